@@ -1,0 +1,20 @@
+//! JSON Schemas of the messages, generated from the types.
+
+use schemars::{Schema, schema_for};
+
+/// Every message with its file name in `schema/`.
+#[must_use]
+pub fn all() -> Vec<(&'static str, Schema)> {
+    vec![
+        (
+            "service-request.json",
+            schema_for!(crate::request::ServiceRequest),
+        ),
+        ("rotate-notify.json", crate::notify::rotate_notify_schema()),
+        ("rotate-ack.json", schema_for!(crate::ack::RotateAck)),
+        (
+            "service-notify.json",
+            schema_for!(crate::notify::ServiceNotify),
+        ),
+    ]
+}
