@@ -1,1 +1,8 @@
-//! x
+//! What Keyturn stores, who may change it and how a presented secret is judged against it.
+//!
+//! Read in this order: [`documents`] (what lies in the store) → [`lifecycle`] (the only changes allowed, pure) → [`store`] (the port: one method
+//! per transaction) → [`mac`] (the keyed hash) → [`verifier`] (the hot path).
+
+pub mod documents;
+pub mod mac;
+pub mod store;

@@ -1,0 +1,90 @@
+//! The keyed hash behind a port: a local key file here, Cloud KMS in production. Only this key turns secrets into hashes.
+
+use async_trait::async_trait;
+use keyturn_proto::{ClientId, VersionId};
+
+/// A MAC over a secret as the store holds it: canonical base64url of 32 bytes. Public in the sense that the store may see it; still never logged.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretHash(String);
+
+/// Why a MAC operation did not happen. Never carries input or output.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MacError {
+    /// This adapter does not hold the key version named.
+    #[error("MAC key version {0} is not available here")]
+    UnknownKey(String),
+    /// The stored hash is not canonical base64url of 32 bytes.
+    #[error("stored hash is not canonical")]
+    MalformedHash,
+    /// The key service failed or was too slow; `retryable` says whether trying again may help.
+    #[error("MAC key service failed: {cause}")]
+    Unavailable {
+        /// A redacted cause.
+        cause: &'static str,
+        /// Whether to try again.
+        retryable: bool,
+    },
+}
+
+/// One MAC result and the exact key version that made it.
+pub struct Maced {
+    /// The hash.
+    pub hash: SecretHash,
+    /// `mac_key_ref`.
+    pub key_ref: String,
+}
+
+/// Makes and checks keyed hashes of secrets (protocol.md §2). The input is always the canonical (client, version, secret).
+#[async_trait]
+pub trait MacKey: Send + Sync {
+    /// Hashes under the primary key version.
+    ///
+    /// # Errors
+    /// [`MacError`].
+    async fn sign(
+        &self,
+        client: &ClientId,
+        version: &VersionId,
+        secret: &str,
+    ) -> Result<Maced, MacError>;
+
+    /// Checks under the key version the hash was made with; constant-time in the secret.
+    ///
+    /// # Errors
+    /// [`MacError`]; a wrong secret is `Ok(false)`.
+    async fn verify(
+        &self,
+        key_ref: &str,
+        client: &ClientId,
+        version: &VersionId,
+        secret: &str,
+        hash: &SecretHash,
+    ) -> Result<bool, MacError>;
+
+    /// The key version that [`MacKey::sign`] uses now.
+    fn primary_ref(&self) -> String;
+}
+
+impl SecretHash {
+    /// Reads a stored hash.
+    ///
+    /// # Errors
+    /// [`MacError::MalformedHash`] unless canonical base64url of 32 bytes (protocol.md §2).
+    pub fn parse(text: &str) -> Result<Self, MacError> {
+        keyturn_proto::encoding::from_b64url_array::<32>("secret_hash", text)
+            .map(|_| Self(text.to_owned()))
+            .map_err(|_| MacError::MalformedHash)
+    }
+
+    /// From the raw MAC.
+    #[must_use]
+    pub fn from_mac(mac: &[u8; 32]) -> Self {
+        Self(keyturn_proto::encoding::b64url(mac))
+    }
+
+    /// The stored spelling.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}

@@ -1,0 +1,397 @@
+//! The port: one method per transaction. Each takes everything it needs to decide and writes its audit record in the same transaction.
+//!
+//! A backend reads the documents, asks [`crate::lifecycle`] for the change, and writes it conditionally. Every method is safe to repeat: the
+//! repeat of something done reports what was done.
+
+use async_trait::async_trait;
+use keyturn_proto::notify::Outcome;
+use keyturn_proto::{ClientId, Npub, RotationId, UnixMs, VersionId};
+
+use crate::documents::{
+    AckEntry, ActiveRotation, AdminDoc, AdminGroupDoc, AuditRecord, ClientDoc, ClientStatus,
+    GroupState, OutboxDoc, RotationDoc, VersionDoc,
+};
+
+/// Why a transaction did not happen. Nothing was changed, except with [`StoreError::Unknown`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The document asked for does not exist.
+    #[error("{what} does not exist")]
+    NotFound {
+        /// Which kind of document.
+        what: &'static str,
+    },
+    /// It exists already, or the state machine forbids the change.
+    #[error("conflict: {why}")]
+    Conflict {
+        /// A stable machine word.
+        why: &'static str,
+    },
+    /// `attempt` or `fence` are no longer ours: somebody else has taken over.
+    #[error("fenced off: the rotation was taken over")]
+    Fenced,
+    /// The store could not be reached, or was too slow.
+    #[error("store unavailable: {cause}")]
+    Unavailable {
+        /// A redacted cause.
+        cause: &'static str,
+    },
+    /// The commit may or may not have happened; settle it by `attempt` and `fence`.
+    #[error("outcome unknown: {cause}")]
+    Unknown {
+        /// A redacted cause.
+        cause: &'static str,
+    },
+    /// What was read breaks the schema.
+    #[error("stored document is damaged: {what}")]
+    Damaged {
+        /// Which kind of document, never its content.
+        what: &'static str,
+    },
+}
+
+/// The result type of the port.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// One use of a proof's nonce.
+#[derive(Clone, Debug)]
+pub struct BurnNonce {
+    /// SHA-256 of the nonce, hex.
+    pub nonce_hash: String,
+    /// The Nostr event that carries it. The same event may come again after a crash and finds its own nonce.
+    pub owner_event: String,
+    /// When the record may be forgotten.
+    pub expires_at: UnixMs,
+    /// Now.
+    pub now: UnixMs,
+}
+
+/// Result of burning a nonce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Burned {
+    /// Ours now (or already, from before a crash).
+    Fresh,
+    /// Used by another event.
+    Reused,
+}
+
+/// Reserves a client for one rotation: idempotency key, TOTP step, `active_rotation`, audit.
+#[derive(Clone, Debug)]
+pub struct Reserve {
+    /// The rotation as it will be recorded, in state `reserved`, with `attempt` 1.
+    pub rotation: RotationDoc,
+    /// The TOTP step that matched, to be accepted once; `None` when policy asks for none.
+    pub totp_step: Option<u64>,
+    /// Minimum time since the last promotion, milliseconds, judged again inside the transaction.
+    pub min_interval_ms: u64,
+    /// For an emergency: retire every living version in this same transaction.
+    pub revoke_living: bool,
+    /// Now.
+    pub now: UnixMs,
+    /// Written with it.
+    pub audit: AuditRecord,
+}
+
+/// Result of [`SecretStore::reserve`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reserved {
+    /// The client is ours.
+    New(ActiveRotation),
+    /// Same id, same content: here is how far it has come.
+    Repeat(Box<RotationDoc>),
+    /// Same id, other content.
+    IdReused,
+    /// Another rotation is active.
+    Busy(RotationId),
+    /// Minimum interval not over; when it will be.
+    TooSoon(UnixMs),
+    /// That TOTP step was used before.
+    TotpReplayed,
+    /// The client is not in a state that can rotate (revoked).
+    NotRotatable(ClientStatus),
+}
+
+/// Records a generated version and its ciphertext (step 4).
+#[derive(Clone, Debug)]
+pub struct Prepare {
+    /// Conditional on this still being the client's active rotation.
+    pub active: ActiveRotation,
+    /// State `pending`.
+    pub version: VersionDoc,
+    /// Who it was sealed for.
+    pub readers: Vec<Npub>,
+    /// The notify's `relay_msg_id`.
+    pub distribution_message_id: String,
+    /// The finished events.
+    pub outbox: Vec<OutboxDoc>,
+    /// Now.
+    pub now: UnixMs,
+    /// Written with it.
+    pub audit: AuditRecord,
+}
+
+/// Records one admin's ack and promotes in the same transaction if that completes the quorum and `not_before` has come.
+#[derive(Clone, Debug)]
+pub struct RecordAck {
+    /// The operation.
+    pub rotation_id: RotationId,
+    /// Must be its new version.
+    pub version_id: VersionId,
+    /// Who, proven or not, when.
+    pub ack: AckEntry,
+    /// How long ciphertext is kept after the end, milliseconds.
+    pub retention_ms: u64,
+    /// Now.
+    pub now: UnixMs,
+    /// Written with it.
+    pub audit: AuditRecord,
+}
+
+/// Result of [`SecretStore::record_ack`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AckResult {
+    /// The rotation afterwards.
+    pub rotation: RotationDoc,
+    /// False if this ack added nothing (repeat, or a reader that does not count).
+    pub counted: bool,
+    /// True if this very transaction promoted.
+    pub promoted: bool,
+}
+
+/// Ends a rotation without promotion.
+#[derive(Clone, Debug)]
+pub struct Cancel {
+    /// The operation.
+    pub rotation_id: RotationId,
+    /// `canceled` or `expired`.
+    pub outcome: Outcome,
+    /// When given, only if the attempt and fence are still these.
+    pub only_if: Option<ActiveRotation>,
+    /// How long ciphertext is kept, milliseconds.
+    pub retention_ms: u64,
+    /// Now.
+    pub now: UnixMs,
+    /// Written with it.
+    pub audit: AuditRecord,
+}
+
+/// Retires versions at once (protocol.md §3, revoke). Without a living version left the client is suspended; a pending rotation of a revoked
+/// version ends as `revoked`.
+#[derive(Clone, Debug)]
+pub struct Revoke {
+    /// Whose.
+    pub client_id: ClientId,
+    /// Which; `None` for all living ones, the pending one included.
+    pub version_id: Option<VersionId>,
+    /// Idempotency key of the action.
+    pub action_id: RotationId,
+    /// SHA-256 of the request, hex.
+    pub request_digest: String,
+    /// TOTP step to accept once.
+    pub totp_step: Option<(Npub, u64)>,
+    /// How long ciphertext is kept, milliseconds.
+    pub retention_ms: u64,
+    /// Now.
+    pub now: UnixMs,
+    /// Written with it.
+    pub audit: AuditRecord,
+}
+
+/// Re-promotes the version in grace; the withdrawn one is retired at once.
+#[derive(Clone, Debug)]
+pub struct Rollback {
+    /// Whose.
+    pub client_id: ClientId,
+    /// The rotation to undo; `None` means the one that made the current version.
+    pub target: Option<RotationId>,
+    /// Idempotency key of the action.
+    pub action_id: RotationId,
+    /// SHA-256 of the request, hex.
+    pub request_digest: String,
+    /// TOTP step to accept once.
+    pub totp_step: Option<(Npub, u64)>,
+    /// Now.
+    pub now: UnixMs,
+    /// Written with it.
+    pub audit: AuditRecord,
+}
+
+/// Result of an action that is not a rotation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ActionResult {
+    /// Done now; the client afterwards.
+    Done(Box<ClientDoc>),
+    /// Done before, same id and content.
+    Repeat(Box<ClientDoc>),
+    /// Same id, other content.
+    IdReused,
+    /// That TOTP step was used before.
+    TotpReplayed,
+}
+
+/// Timed work that is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Reserved but never prepared, and its proof has expired.
+    StaleReservation(RotationDoc),
+    /// The ack deadline has passed without a quorum.
+    Expire(RotationDoc),
+    /// Quorum met and `not_before` reached.
+    Promote(RotationDoc),
+    /// The grace window is over.
+    Retire {
+        /// Whose.
+        client_id: ClientId,
+        /// Which version.
+        version_id: VersionId,
+    },
+    /// Ciphertext past its retention.
+    Purge(Vec<OutboxDoc>),
+}
+
+/// A lease with its fencing number (strictly increasing with every change of owner).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Fencing number.
+    pub fence: u64,
+    /// Until when it is held.
+    pub until: UnixMs,
+}
+
+/// The rotation flow: one method per transaction.
+#[async_trait]
+pub trait SecretStore: Send + Sync {
+    /// Step 2a: uses a nonce once. A create-once record, committed before any TOTP code is looked at.
+    async fn burn_nonce(&self, burn: BurnNonce) -> Result<Burned>;
+    /// A wrong TOTP code: counts it, locks after `max_failures` for `lock_ms`, and writes the audit record. Returns the state afterwards.
+    async fn totp_failed(
+        &self,
+        npub: Npub,
+        max_failures: u32,
+        lock_ms: u64,
+        now: UnixMs,
+        audit: AuditRecord,
+    ) -> Result<AdminDoc>;
+    /// Step 2.
+    async fn reserve(&self, reserve: Reserve) -> Result<Reserved>;
+    /// Step 4.
+    async fn prepare(&self, prepare: Prepare) -> Result<RotationDoc>;
+    /// Step 5 done: these events were read back from the relay.
+    async fn mark_published(&self, event_ids: &[String], now: UnixMs) -> Result<()>;
+    /// Steps 6 and 7.
+    async fn record_ack(&self, ack: RecordAck) -> Result<AckResult>;
+    /// Step 7 when the quorum came before `not_before`.
+    async fn promote(
+        &self,
+        rotation_id: &RotationId,
+        retention_ms: u64,
+        now: UnixMs,
+        audit: AuditRecord,
+    ) -> Result<RotationDoc>;
+    /// Withdraws or expires a rotation; its pending version is `cancelled`.
+    async fn cancel(&self, cancel: Cancel) -> Result<RotationDoc>;
+    /// Step 8.
+    async fn retire(
+        &self,
+        client: &ClientId,
+        version: &VersionId,
+        now: UnixMs,
+        audit: AuditRecord,
+    ) -> Result<ClientDoc>;
+    /// Within grace.
+    async fn rollback(&self, rollback: Rollback) -> Result<ActionResult>;
+    /// At once.
+    async fn revoke(&self, revoke: Revoke) -> Result<ActionResult>;
+    /// Recovery: makes `active` ours under a new attempt, so that a write in doubt cannot land. Also voids the old attempt's pending version and outbox.
+    async fn take_over(
+        &self,
+        active: &ActiveRotation,
+        fence: u64,
+        now: UnixMs,
+        audit: AuditRecord,
+    ) -> Result<ActiveRotation>;
+    /// One rotation.
+    async fn rotation(&self, id: &RotationId) -> Result<Option<RotationDoc>>;
+    /// Every rotation that is not done.
+    async fn active_rotations(&self) -> Result<Vec<RotationDoc>>;
+    /// Timed work that is due at `now`, oldest first, at most `limit`.
+    async fn due(&self, now: UnixMs, limit: usize) -> Result<Vec<Due>>;
+    /// The earliest moment at which [`SecretStore::due`] would return something, as known to the store.
+    async fn next_due(&self) -> Result<Option<UnixMs>>;
+    /// Outbox events of a rotation's present attempt.
+    async fn outbox(&self, rotation: &RotationId) -> Result<Vec<OutboxDoc>>;
+    /// Outbox events not yet read back, of any rotation.
+    async fn unpublished(&self) -> Result<Vec<OutboxDoc>>;
+    /// Forgets outbox events (after they were deleted from the relay) and expired nonces.
+    async fn purge(&self, event_ids: &[String], now: UnixMs) -> Result<()>;
+    /// Takes or renews a lease; `Conflict` while somebody else holds it.
+    async fn lease(&self, name: &str, owner: &str, ttl_ms: u64, now: UnixMs) -> Result<Lease>;
+}
+
+/// What operators and admission look up and register.
+#[async_trait]
+pub trait Registry: Send + Sync {
+    /// Creates a client with its first version (state `current`), or without any.
+    async fn create_client(
+        &self,
+        client: ClientDoc,
+        first: Option<VersionDoc>,
+        audit: AuditRecord,
+    ) -> Result<()>;
+    /// One client.
+    async fn client(&self, id: &ClientId) -> Result<Option<ClientDoc>>;
+    /// Clients in id order, after `after`, at most `limit`.
+    async fn clients(&self, after: Option<&ClientId>, limit: usize) -> Result<Vec<ClientDoc>>;
+    /// All versions of a client, oldest first.
+    async fn versions(&self, id: &ClientId) -> Result<Vec<VersionDoc>>;
+    /// Operator: suspends, revokes or re-activates a client, or changes its groups and policy.
+    async fn update_client(
+        &self,
+        id: &ClientId,
+        status: Option<ClientStatus>,
+        admin_groups: Option<Vec<String>>,
+        policy: Option<crate::documents::PolicyOverrides>,
+        now: UnixMs,
+        audit: AuditRecord,
+    ) -> Result<ClientDoc>;
+    /// Creates or replaces an admin (enrolment keeps a live TOTP lock and step unless the seed changes).
+    async fn put_admin(&self, admin: AdminDoc, audit: AuditRecord) -> Result<()>;
+    /// One admin.
+    async fn admin(&self, npub: &Npub) -> Result<Option<AdminDoc>>;
+    /// All admins.
+    async fn admins(&self) -> Result<Vec<AdminDoc>>;
+    /// Adds a proven MLS signature key to an enrolled admin; a repeat changes nothing.
+    async fn prove_key(
+        &self,
+        npub: &Npub,
+        key: crate::documents::ProvenKey,
+        audit: AuditRecord,
+    ) -> Result<AdminDoc>;
+    /// Creates or replaces a group binding.
+    async fn put_group(&self, group: AdminGroupDoc, audit: AuditRecord) -> Result<()>;
+    /// All groups.
+    async fn groups(&self) -> Result<Vec<AdminGroupDoc>>;
+    /// Suspends or re-activates a group.
+    async fn set_group_state(
+        &self,
+        alias: &str,
+        state: GroupState,
+        now: UnixMs,
+        audit: AuditRecord,
+    ) -> Result<AdminGroupDoc>;
+}
+
+/// The audit trail.
+#[async_trait]
+pub trait AuditTrail: Send + Sync {
+    /// Appends a record of its own (a refusal, an alarm).
+    async fn append(&self, record: AuditRecord) -> Result<()>;
+    /// Records in order of time, newest last: those of `client` when given, at most `limit`.
+    async fn read(&self, client: Option<&ClientId>, limit: usize) -> Result<Vec<AuditRecord>>;
+    /// Whether the store answers at all; for readiness.
+    async fn ping(&self) -> Result<()>;
+}
+
+/// Everything a backend provides.
+pub trait Store: SecretStore + Registry + AuditTrail {}
+impl<T: SecretStore + Registry + AuditTrail> Store for T {}
