@@ -1,1 +1,3 @@
-//! x
+//! Keyturn: secret rotation inside a rust-nostr-relay.
+
+pub mod admission;
