@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use bech32::primitives::decode::CheckedHrpstring;
 use bech32::{Bech32, Hrp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use crate::time::UnixMs;
 
 /// Serialises an id through its one text form.
 macro_rules! text_serde {
-    ($type:ty, $doc:literal) => {
+    ($type:ty, $pattern:literal, $doc:literal) => {
         impl Serialize for $type {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -20,8 +21,7 @@ macro_rules! text_serde {
         }
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-                text.parse().map_err(serde::de::Error::custom)
+                deserializer.deserialize_str(TextVisitor(std::marker::PhantomData))
             }
         }
         impl JsonSchema for $type {
@@ -29,10 +29,23 @@ macro_rules! text_serde {
                 stringify!($type).into()
             }
             fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                schemars::json_schema!({ "type": "string", "description": $doc })
+                schemars::json_schema!({ "type": "string", "pattern": $pattern, "description": $doc })
             }
         }
     };
+}
+
+/// Parses an id out of a string without copying it first. The error names the rule; a value of a wrong type is not repeated in it.
+struct TextVisitor<T>(std::marker::PhantomData<T>);
+
+impl<T: FromStr<Err = Invalid>> serde::de::Visitor<'_> for TextVisitor<T> {
+    type Value = T;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an identifier as a string")
+    }
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
 }
 
 /// The name of an OAuth2 client or X-API consumer. It is a Firestore document id, so Firestore's limits hold: 1 to 1,500
@@ -71,7 +84,11 @@ impl fmt::Display for ClientId {
     }
 }
 
-text_serde!(ClientId, "1 to 1500 bytes, a valid Firestore document id");
+text_serde!(
+    ClientId,
+    "^[^/\\u0000-\\u001f\\u007f-\\u009f]+$",
+    "1 to 1500 bytes, a valid Firestore document id"
+);
 
 /// One secret value of a client: a ULID in its canonical upper-case form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -104,6 +121,7 @@ impl fmt::Display for VersionId {
 
 text_serde!(
     VersionId,
+    "^[0-7][0-9A-HJKMNP-TV-Z]{25}$",
     "ULID, 26 characters of upper-case Crockford base32"
 );
 
@@ -131,10 +149,8 @@ impl FromStr for RotationId {
     type Err = Invalid;
     /// Accepts either case and keeps the canonical one, so that one operation has one id.
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        if text.len() == 36 {
-            if let Ok(uuid) = uuid::Uuid::try_parse(text) {
-                return Ok(Self(uuid.hyphenated().to_string()));
-            }
+        if is_hyphenated_uuid(text) {
+            return Ok(Self(text.to_ascii_lowercase()));
         }
         parse_ulid(&text.to_ascii_uppercase())
             .map(|ulid| Self(ulid.to_string()))
@@ -148,7 +164,11 @@ impl fmt::Display for RotationId {
     }
 }
 
-text_serde!(RotationId, "ULID or hyphenated UUID");
+text_serde!(
+    RotationId,
+    "^([0-7][0-9A-HJKMNP-TV-Z]{25}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$",
+    "ULID (upper case) or hyphenated UUID (lower case); either case is read"
+);
 
 /// A Nostr public key: 32-byte x-only secp256k1 point, not checked to lie on the curve here (whoever verifies a signature does).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -182,11 +202,12 @@ impl FromStr for Npub {
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let rule = Invalid::new("npub", "a NIP-19 npub or 64 hex digits");
         let bytes = if text.starts_with("npub1") {
-            let (hrp, bytes) = bech32::decode(text).map_err(|_| rule.clone())?;
-            if hrp != NPUB_HRP {
+            // NIP-19 is bech32 proper; the general decoder would take a bech32m checksum as well.
+            let checked = CheckedHrpstring::new::<Bech32>(text).map_err(|_| rule.clone())?;
+            if checked.hrp() != NPUB_HRP {
                 return Err(rule);
             }
-            bytes
+            checked.byte_iter().collect()
         } else {
             hex::decode(text).map_err(|_| rule.clone())?
         };
@@ -210,7 +231,11 @@ impl fmt::Debug for Npub {
     }
 }
 
-text_serde!(Npub, "Nostr public key: NIP-19 npub, or 64 hex digits");
+text_serde!(
+    Npub,
+    "^(npub1[02-9ac-hj-np-z]{58}|[0-9a-fA-F]{64})$",
+    "Nostr public key: NIP-19 npub, or 64 hex digits"
+);
 
 /// An MLS group id (RFC 9420 §8.1), 1 to 255 bytes, spelled in lower-case hex. This, not the `nostr_group_id`, is what proofs and
 /// messages mean by `mls_group`.
@@ -258,7 +283,19 @@ impl fmt::Debug for MlsGroupId {
     }
 }
 
-text_serde!(MlsGroupId, "MLS group id, lower-case hex");
+text_serde!(
+    MlsGroupId,
+    "^([0-9a-f]{2}){1,255}$",
+    "MLS group id, lower-case hex"
+);
+
+fn is_hyphenated_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
 
 fn parse_ulid(text: &str) -> Option<ulid::Ulid> {
     let ulid = ulid::Ulid::from_string(text).ok()?;
@@ -273,4 +310,138 @@ fn fresh_ulid(now: UnixMs) -> Result<ulid::Ulid, Invalid> {
     let mut wide = [0u8; 16];
     wide[6..].copy_from_slice(&random);
     Ok(ulid::Ulid::from_parts(now.0, u128::from_be_bytes(wide)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The key of NIP-19's own example.
+    const NPUB: &str = "npub10elfcs4fr0l0r8af98jlmgdh9c8tcxjvz9qkw038js35mp4dma8qzvjptg";
+    const NPUB_HEX: &str = "7e7e9c42a91bfef19fa929e5fda1b72e0ebc1a4c1141673e2794234d86addf4e";
+
+    #[test]
+    fn client_ids_are_firestore_document_ids() {
+        let longest = "x".repeat(1500);
+        for good in ["ext-totp-svc", "ä", "...", "__x", "a b", longest.as_str()] {
+            assert_eq!(good.parse::<ClientId>().unwrap().as_str(), good);
+        }
+        let too_long = "x".repeat(1501);
+        for bad in [
+            "",
+            ".",
+            "..",
+            "____",
+            "__x__",
+            "a/b",
+            "a\nb",
+            "\u{1b}[2J",
+            "\u{85}",
+            &too_long,
+        ] {
+            assert!(bad.parse::<ClientId>().is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_version_has_one_spelling() {
+        let id = "01JM8VEZAMG2DK6T4S9N7TT1C8";
+        assert_eq!(id.parse::<VersionId>().unwrap().to_string(), id);
+        for bad in [
+            "01jm8vezamg2dk6t4s9n7tt1c8",
+            "O1JM8VEZAMG2DK6T4S9N7TT1C8",
+            "01JM8VEZAMG2DK6T4S9N7TT1C",
+            "81JM8VEZAMG2DK6T4S9N7TT1C8",
+            "",
+        ] {
+            assert!(bad.parse::<VersionId>().is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_rotation_id_keeps_the_canonical_case() {
+        for (given, kept) in [
+            ("01jm8vezamg2dk6t4s9n7tt1c8", "01JM8VEZAMG2DK6T4S9N7TT1C8"),
+            (
+                "6BA7B810-9DAD-11D1-80B4-00C04FD430C8",
+                "6ba7b810-9dad-11d1-80b4-00c04fd430c8",
+            ),
+        ] {
+            assert_eq!(given.parse::<RotationId>().unwrap().as_str(), kept);
+        }
+        for bad in [
+            "6ba7b8109dad11d180b400c04fd430c8",
+            "6ba7b810-9dad-11d1-80b4-00c04fd430cg",
+            "6ba7b810-9dad-11d1-80b400c04fd430c8-",
+            "{6ba7b810-9dad-11d1-80b4-00c04fd430}",
+            "..",
+            "",
+        ] {
+            assert!(bad.parse::<RotationId>().is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn fresh_ids_differ_and_carry_their_time() {
+        let now = UnixMs(1_739_750_000_000);
+        let first = VersionId::generate(now).unwrap();
+        assert_ne!(first, VersionId::generate(now).unwrap());
+        assert!(first < VersionId::generate(UnixMs(now.0 + 1)).unwrap());
+        let rotation = RotationId::generate(now).unwrap();
+        assert_eq!(rotation.as_str().parse::<RotationId>().unwrap(), rotation);
+    }
+
+    #[test]
+    fn npubs_are_read_in_both_forms() {
+        let npub: Npub = NPUB.parse().unwrap();
+        assert_eq!(npub.to_hex(), NPUB_HEX);
+        assert_eq!(NPUB_HEX.parse::<Npub>().unwrap(), npub);
+        assert_eq!(npub.to_string(), NPUB);
+    }
+
+    #[test]
+    fn foreign_bech32_is_no_npub() {
+        let bytes = [7u8; 32];
+        let m = bech32::encode::<bech32::Bech32m>(NPUB_HRP, &bytes).unwrap();
+        let nsec = bech32::encode::<Bech32>(Hrp::parse("nsec").unwrap(), &bytes).unwrap();
+        let short = bech32::encode::<Bech32>(NPUB_HRP, &bytes[..31]).unwrap();
+        let upper = NPUB.to_uppercase();
+        for bad in [&m, &nsec, &short, &upper, "npub1", "00", ""] {
+            assert!(bad.parse::<Npub>().is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn group_ids_hold_one_to_255_bytes() {
+        assert_eq!("0AFF".parse::<MlsGroupId>().unwrap().to_string(), "0aff");
+        assert!("00".repeat(255).parse::<MlsGroupId>().is_ok());
+        for bad in ["", "0", "0g", &"00".repeat(256)] {
+            assert!(bad.parse::<MlsGroupId>().is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_value_of_a_wrong_type_is_not_repeated_in_the_error() {
+        let error = serde_json::from_str::<VersionId>("\"c2VjcmV0\"").unwrap_err();
+        assert!(!error.to_string().contains("c2VjcmV0"));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_accepted_survives_the_round_trip(text in "\\PC{0,80}") {
+            if let Ok(id) = text.parse::<ClientId>() {
+                let json = serde_json::to_string(&id).unwrap();
+                prop_assert_eq!(serde_json::from_str::<ClientId>(&json).unwrap(), id);
+            }
+            if let Ok(id) = text.parse::<RotationId>() {
+                prop_assert_eq!(id.as_str().parse::<RotationId>().unwrap(), id);
+            }
+            let _ = text.parse::<Npub>();
+            let _ = text.parse::<MlsGroupId>();
+        }
+    }
 }
