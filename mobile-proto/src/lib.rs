@@ -1,10 +1,12 @@
 //! What travels between Keyturn's relay, its admins, the verifying server and the auditors.
 //!
 //! Pure: no I/O, no clock, no runtime; it builds for mobile and wasm32. The only outside effect is the operating
-//! system's random generator in [`Secret::generate`] and the id constructors.
+//! system's random generator in [`Secret::generate`] and the id constructors. On `wasm32-unknown-unknown` that generator has to be named:
+//! feature `wasm_js` takes the browser's; a program with another host provides its own `getrandom` backend.
 //!
-//! Read in the order the data walks: [`ids`] → [`secret`] → [`canonical`] → [`derive`] → [`action`] → [`request`] →
-//! [`notify`] → [`ack`] → [`error`] → [`kinds`] → [`inner`].
+//! Read in the order the data walks: [`ids`] → [`secret`] → [`canonical`] → [`derive`] → [`action`] → [`nonce`] → [`proof`] →
+//! [`request`] → [`notify`] → [`ack`] → [`error`] → [`kinds`] → [`inner`]. `schema/` and `vectors/` beside `src/` say the same to other
+//! languages; both are generated from this crate by `cargo run -p keyturn-proto --example regenerate`.
 
 pub mod ack;
 pub mod action;
@@ -15,7 +17,9 @@ pub mod error;
 pub mod ids;
 pub mod inner;
 pub mod kinds;
+pub mod nonce;
 pub mod notify;
+pub mod proof;
 pub mod request;
 pub mod schema;
 pub mod secret;

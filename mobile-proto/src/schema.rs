@@ -16,5 +16,11 @@ pub fn all() -> Vec<(&'static str, Schema)> {
             "service-notify.json",
             schema_for!(crate::notify::ServiceNotify),
         ),
+        ("challenge.json", schema_for!(crate::nonce::Challenge)),
+        (
+            "proof-request.json",
+            schema_for!(crate::proof::ProofRequest),
+        ),
+        ("proof-claims.json", schema_for!(crate::proof::ProofClaims)),
     ]
 }
