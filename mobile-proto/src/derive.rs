@@ -51,3 +51,46 @@ fn expand(salt: Option<&[u8]>, secret: &str, info: &[u8], okm: &mut [u8]) {
         .expand(info, okm)
         .expect("a short output");
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    const SECRET: &str = "2nC0WJ6d-3Jb0L6Wj7o5n9Jx9aQmH6r1bE3xqfIuF9k";
+
+    #[test]
+    fn the_ack_key_is_bound_to_all_its_parts() {
+        let key = |secret, client: &str, version: &str, rotation: &str| {
+            ack_key(
+                secret,
+                &client.parse().unwrap(),
+                &version.parse().unwrap(),
+                &rotation.parse().unwrap(),
+            )
+            .verifying_key()
+            .to_bytes()
+        };
+        let (v1, v2) = ("01JM8VEZAMG2DK6T4S9N7TT1C8", "01JM8VEZAMG2DK6T4S9N7TT1C9");
+        let other = "3nC0WJ6d-3Jb0L6Wj7o5n9Jx9aQmH6r1bE3xqfIuF9k";
+        let all = [
+            key(SECRET, "c", v1, v1),
+            key(other, "c", v1, v1),
+            key(SECRET, "d", v1, v1),
+            key(SECRET, "c", v2, v1),
+            key(SECRET, "c", v1, v2),
+        ];
+        let distinct: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(distinct.len(), all.len());
+        assert_eq!(all[0], key(SECRET, "c", v1, v1));
+    }
+
+    #[test]
+    fn another_secret_misses_the_prefilter() {
+        assert_ne!(
+            prefilter(SECRET),
+            prefilter("3nC0WJ6d-3Jb0L6Wj7o5n9Jx9aQmH6r1bE3xqfIuF9k")
+        );
+    }
+}

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::encoding::from_b64url_array;
 use crate::error::{ErrorClass, Invalid};
 use crate::ids::{ClientId, RotationId, VersionId};
 use crate::secret::Secret;
@@ -16,7 +17,8 @@ pub struct NotifyHeader {
     pub client_id: ClientId,
     /// Which value.
     pub version_id: VersionId,
-    /// Hash under `mac_key_ref`, so that the admin can see what the store will hold.
+    /// Hash under `mac_key_ref`, so that the admin can see what the store will hold: 32 bytes, canonical base64url.
+    #[schemars(regex(pattern = r"^[A-Za-z0-9_-]{43}$"))]
     pub secret_hash: String,
     /// The MAC key version used.
     pub mac_key_ref: String,
@@ -57,11 +59,11 @@ impl RotateNotify {
         out.push_str("{\"secret\":\"");
         out.push_str(secret);
         out.push_str("\",");
-        out.push_str(header.trim_start_matches('{'));
+        out.push_str(header.strip_prefix('{').unwrap_or(&header));
         Ok(out)
     }
 
-    /// Parses what [`Self::compose`] made; unknown fields are ignored.
+    /// Parses what [`Self::compose`] made; unknown fields are ignored. A hash that is not canonical is refused (protocol.md §2).
     ///
     /// # Errors
     /// [`Invalid`] without any part of the input.
@@ -72,6 +74,7 @@ impl RotateNotify {
         }
         let invalid = |_| Invalid::new("rotate-notify", "a JSON object with all its fields");
         let header: NotifyHeader = serde_json::from_str(json).map_err(invalid)?;
+        from_b64url_array::<32>("secret_hash", &header.secret_hash)?;
         let SecretField { secret } = serde_json::from_str(json).map_err(invalid)?;
         Ok(Self {
             header,
@@ -206,4 +209,119 @@ pub(crate) fn rotate_notify_schema() -> schemars::Schema {
         required.push("secret".into());
     }
     schema
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    const SECRET: &str = "2nC0WJ6d-3Jb0L6Wj7o5n9Jx9aQmH6r1bE3xqfIuF9k";
+
+    fn header() -> NotifyHeader {
+        NotifyHeader {
+            client_id: "ext-\"totp\"-{svc}".parse().unwrap(),
+            version_id: "01JM8VEZAMG2DK6T4S9N7TT1C8".parse().unwrap(),
+            secret_hash: "LSDynK4JQHtB-kC5lcSb7pfuuFdYN5g2qn63-HGD764".to_owned(),
+            mac_key_ref: "local/1".to_owned(),
+            not_before: UnixMs(1_739_750_600_000),
+            grace_until: Some(UnixMs(1_740_355_400_000)),
+            grace_duration_ms: 604_800_000,
+            rotation_id: "01JM8VEZAMG2DK6T4S9N7TT1C9".parse().unwrap(),
+            issued_at: UnixMs(1_739_750_000_000),
+            relay_msg_id: "m1".to_owned(),
+        }
+    }
+
+    fn notify() -> RotateNotify {
+        RotateNotify {
+            header: header(),
+            secret: Secret::from_text(Zeroizing::new(SECRET.to_owned())).unwrap(),
+        }
+    }
+
+    #[test]
+    fn what_is_composed_parses_back() {
+        let json = notify().compose().unwrap();
+        let back = RotateNotify::parse(&json).unwrap();
+        assert_eq!(back.header, header());
+        assert!(back.secret.expose() == SECRET);
+    }
+
+    #[test]
+    fn the_buffer_never_grows() {
+        let json = notify().compose().unwrap();
+        assert!(json.len() <= json.capacity());
+        let header = serde_json::to_string(&header()).unwrap();
+        assert_eq!(json.len(), header.len() + SECRET.len() + 12);
+        assert!(
+            json.capacity() >= header.len() + SECRET.len() + 16,
+            "it was reallocated"
+        );
+    }
+
+    #[test]
+    fn a_broken_notify_is_refused_without_repeating_it() {
+        let good: serde_json::Value = serde_json::from_str(&notify().compose().unwrap()).unwrap();
+        let canary = "Canary-3Jb0L6Wj7o5n9Jx9aQmH6r1bE3xqfIuF9k";
+        for (field, value) in [
+            ("secret", serde_json::json!(canary)),
+            ("secret", serde_json::json!([canary])),
+            ("secret", serde_json::json!(null)),
+            (
+                "secret_hash",
+                serde_json::json!("LSDynK4JQHtB-kC5lcSb7pfuuFdYN5g2qn63-HGD764="),
+            ),
+            ("secret_hash", serde_json::json!("")),
+            ("version_id", serde_json::json!(canary)),
+            ("not_before", serde_json::json!(-1)),
+        ] {
+            let mut bad = good.clone();
+            bad[field] = value;
+            let error = RotateNotify::parse(&bad.to_string())
+                .map(|_| ())
+                .unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("Canary"), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_answer_survives_the_round_trip() {
+        let id = || Some("01JM8VEZAMG2DK6T4S9N7TT1C8".parse().unwrap());
+        for body in [
+            NotifyState::Accepted {
+                version_id: id(),
+                ack_deadline: Some(UnixMs(1)),
+            },
+            NotifyState::Done {
+                outcome: Outcome::RolledBack,
+                current_version: id(),
+                previous_version: None,
+                grace_until: None,
+            },
+            NotifyState::Acked {
+                proven: true,
+                acks: 1,
+                required: 2,
+            },
+            NotifyState::Refused {
+                error: ErrorClass::PolicyViolation,
+                retry_after_ms: Some(5),
+            },
+        ] {
+            let notify = ServiceNotify {
+                action_id: None,
+                client_id: Some("c".parse().unwrap()),
+                in_reply_to: None,
+                at: UnixMs(9),
+                body,
+            };
+            let json = serde_json::to_string(&notify).unwrap();
+            assert_eq!(
+                serde_json::from_str::<ServiceNotify>(&json).unwrap(),
+                notify
+            );
+        }
+    }
 }

@@ -70,3 +70,40 @@ impl From<Secret> for PresentedSecret {
         Self(secret.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use std::fmt::{Debug, Display};
+
+    use static_assertions::assert_not_impl_any;
+
+    use super::*;
+
+    assert_not_impl_any!(Secret: Debug, Display, Clone, Copy, PartialEq, serde::Serialize, AsRef<str>);
+    assert_not_impl_any!(PresentedSecret: Debug, Display, Clone, Copy, PartialEq, serde::Serialize, AsRef<str>);
+    assert_not_impl_any!(crate::notify::RotateNotify: Debug, Display, Clone, serde::Serialize);
+    assert_not_impl_any!(crate::inner::Inner: Debug, Clone, serde::Serialize);
+
+    #[test]
+    fn a_generated_secret_is_32_bytes_in_43_characters() {
+        let secret = Secret::generate().unwrap();
+        assert_eq!(secret.expose().len(), SECRET_TEXT_LEN);
+        assert!(from_b64url_array::<32>("secret", secret.expose()).is_ok());
+        assert!(secret.expose() != Secret::generate().unwrap().expose());
+    }
+
+    #[test]
+    fn only_canonical_text_of_32_bytes_is_taken_back() {
+        let good = "2nC0WJ6d-3Jb0L6Wj7o5n9Jx9aQmH6r1bE3xqfIuF9k";
+        assert!(Secret::from_text(Zeroizing::new(good.to_owned())).is_ok());
+        let padded = format!("{good}=");
+        let trailing_bits = good.replace("F9k", "F9l");
+        for bad in ["", "short", padded.as_str(), trailing_bits.as_str()] {
+            assert!(Secret::from_text(Zeroizing::new(bad.to_owned())).is_err());
+            assert!(!PresentedSecret::new(bad).looks_generated());
+        }
+        assert!(PresentedSecret::new(good).looks_generated());
+    }
+}

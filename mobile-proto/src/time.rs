@@ -58,3 +58,17 @@ impl UnixMs {
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_saturates_instead_of_wrapping() {
+        assert_eq!(UnixMs(u64::MAX).plus(Duration::MAX), UnixMs(u64::MAX));
+        assert_eq!(UnixMs(5).minus(Duration::from_secs(1)), UnixMs(0));
+        assert_eq!(UnixMs(5).since(UnixMs(9)), Duration::ZERO);
+        assert_eq!(UnixMs::from_secs(u64::MAX), UnixMs(u64::MAX));
+        assert_eq!(UnixMs(1_999).as_secs(), 1);
+    }
+}
