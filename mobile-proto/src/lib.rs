@@ -4,7 +4,7 @@
 //! system's random generator in [`Secret::generate`] and the id constructors. On `wasm32-unknown-unknown` that generator has to be named:
 //! feature `wasm_js` takes the browser's; a program with another host provides its own `getrandom` backend.
 //!
-//! Read in the order the data walks: [`ids`] → [`secret`] → [`canonical`] → [`derive`] → [`action`] → [`nonce`] → [`proof`] →
+//! Read in the order the data walks: [`ids`] → [`secret`] → [`canonical`] → [`mod@derive`] → [`action`] → [`nonce`] → [`proof`] →
 //! [`request`] → [`notify`] → [`ack`] → [`error`] → [`kinds`] → [`inner`]. `schema/` and `vectors/` beside `src/` say the same to other
 //! languages; both are generated from this crate by `cargo run -p keyturn-proto --example regenerate`.
 
