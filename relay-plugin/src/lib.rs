@@ -1,3 +1,10 @@
 //! Keyturn: secret rotation inside a rust-nostr-relay.
+//!
+//! The core (admission, rotation, delivery) knows only ports; the host (`extension`, `host`, `web`, `config`) knows rnostr,
+//! HTTP and the operator. `service` is the boundary between the two.
 
 pub mod admission;
+pub mod config;
+pub mod delivery;
+pub mod service;
+pub mod web;

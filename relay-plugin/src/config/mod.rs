@@ -1,0 +1,125 @@
+//! The configuration: one TOML file, overridden by `KEYTURN_SECTION__FIELD` variables.
+//!
+//! What must always hold: a wrong, missing, unknown or contradictory value stops the start, with the key's full name and
+//! what was expected; nothing outside this module reads the environment; a secret's value is in no error and no `Debug`.
+//! Every key is documented in `keyturn.example.toml`, which a test holds against the readers here.
+
+mod duration;
+mod error;
+mod rules;
+mod secret;
+mod sections;
+mod source;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+pub use error::ConfigError;
+pub use rules::{Admission, Algorithm, Issuer, JwksSource, Policy, TotpPolicy};
+pub use secret::{SecretKey, SecretRef, SecretText};
+pub use sections::{
+    Environment as Profile, Log, LogFormat, Mac, Mls, Outbox, Queue, Relay, RelayAuth, Store, Web,
+};
+pub use source::Environment;
+
+/// The configuration as an operator wrote it. Only [`Config::load`] and [`Config::parse`] make a [`ValidatedConfig`].
+pub struct Config;
+
+/// A configuration every value of which has been checked.
+#[derive(Debug)]
+pub struct ValidatedConfig {
+    /// `[profile]`.
+    pub profile: Profile,
+    /// `[relay]`. Not used when the extension sits in somebody else's relay.
+    pub relay: Relay,
+    /// `[web]`.
+    pub web: Web,
+    /// `[mls]`.
+    pub mls: Mls,
+    /// `[store]`.
+    pub store: Store,
+    /// `[mac]`.
+    pub mac: Mac,
+    /// `[issuer]`.
+    pub issuer: Issuer,
+    /// `[admission]`.
+    pub admission: Admission,
+    /// `[policy]`.
+    pub policy: Policy,
+    /// `[outbox]`.
+    pub outbox: Outbox,
+    /// `[queue]`.
+    pub queue: Queue,
+    /// `[log]`.
+    pub log: Log,
+}
+
+impl Config {
+    /// Reads and checks a configuration file. Relative paths in it are relative to the file's directory.
+    pub fn load(path: &Path, environment: Environment) -> Result<ValidatedConfig, ConfigError> {
+        let unreadable = |source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        };
+        let text = zeroize::Zeroizing::new(fs::read_to_string(path).map_err(unreadable)?);
+        let path = std::path::absolute(path).map_err(unreadable)?;
+        Self::parse(&text, &path, environment)
+    }
+
+    /// As [`Config::load`], with the text already read. Pure: touches no file.
+    pub fn parse(
+        text: &str,
+        path: &Path,
+        environment: Environment,
+    ) -> Result<ValidatedConfig, ConfigError> {
+        Self::parse_with_keys(text, path, environment).map(|(config, _)| config)
+    }
+
+    fn parse_with_keys(
+        text: &str,
+        path: &Path,
+        environment: Environment,
+    ) -> Result<(ValidatedConfig, BTreeSet<String>), ConfigError> {
+        let root = text
+            .parse::<toml::Table>()
+            .map_err(|error| syntax(text, path, &error))?;
+        let base = path
+            .parent()
+            .map(Path::to_owned)
+            .unwrap_or_else(|| PathBuf::from("."));
+        let mut keys = source::Keys::new(root, environment, &base);
+        let profile = Profile::read(&mut keys)?;
+        let config = ValidatedConfig {
+            profile,
+            relay: Relay::read(&mut keys)?,
+            web: Web::read(&mut keys)?,
+            mls: Mls::read(&mut keys)?,
+            store: Store::read(&mut keys)?,
+            mac: Mac::read(&mut keys)?,
+            issuer: Issuer::read(&mut keys, profile)?,
+            admission: Admission::read(&mut keys)?,
+            policy: Policy::read(&mut keys, profile)?,
+            outbox: Outbox::read(&mut keys)?,
+            queue: Queue::read(&mut keys)?,
+            log: Log::read(&mut keys)?,
+        };
+        Ok((config, keys.finish()?))
+    }
+}
+
+/// The parser's own rendering repeats the source line, which may hold a secret; this keeps the words and the place.
+fn syntax(text: &str, path: &Path, error: &toml::de::Error) -> ConfigError {
+    let start = error.span().map_or(0, |span| span.start);
+    let line = 1 + text.bytes().take(start).filter(|b| *b == b'\n').count();
+    ConfigError::Syntax {
+        path: path.to_owned(),
+        line,
+        message: error.message().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

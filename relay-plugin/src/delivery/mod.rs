@@ -1,0 +1,3 @@
+//! Getting events out of and into the relay.
+
+pub mod port;

@@ -1,0 +1,3 @@
+//! Our own HTTP listener: health, readiness, metrics, challenges.
+
+pub mod readiness;
