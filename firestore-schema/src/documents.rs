@@ -241,6 +241,8 @@ pub struct RotationDoc {
     pub ack_deadline: UnixMs,
     /// When it ended.
     pub completed_at: Option<UnixMs>,
+    /// When the admins were told how it ended; until then the end is announced again after a crash.
+    pub announced_at: Option<UnixMs>,
 }
 
 /// `outbox/{eventId}`: a finished, signed event, ciphertext only.

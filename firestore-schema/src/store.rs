@@ -167,6 +167,8 @@ pub struct Cancel {
     pub outcome: Outcome,
     /// When given, only if the attempt and fence are still these.
     pub only_if: Option<ActiveRotation>,
+    /// TOTP step to accept once, when an admin asked for it; a used one is `Conflict` with `totp.replayed`.
+    pub totp_step: Option<(Npub, u64)>,
     /// How long ciphertext is kept, milliseconds.
     pub retention_ms: u64,
     /// Now.
@@ -245,6 +247,8 @@ pub enum Due {
         /// Which version.
         version_id: VersionId,
     },
+    /// Over, and its end was not announced yet (`announced_at` is empty); due from `completed_at` on.
+    Announce(RotationDoc),
     /// Ciphertext past its retention.
     Purge(Vec<OutboxDoc>),
 }
@@ -290,6 +294,8 @@ pub trait SecretStore: Send + Sync {
     ) -> Result<RotationDoc>;
     /// Withdraws or expires a rotation; its pending version is `cancelled`.
     async fn cancel(&self, cancel: Cancel) -> Result<RotationDoc>;
+    /// The admins were told how it ended; a repeat changes nothing.
+    async fn mark_announced(&self, rotation_id: &RotationId, now: UnixMs) -> Result<()>;
     /// Step 8.
     async fn retire(
         &self,
