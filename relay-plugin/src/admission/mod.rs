@@ -1,10 +1,253 @@
-//! Admission: membership → jwt → totp → replay → policy → limits, ending in a [`Permit`].
+//! Admission: request → membership → jwt → replay → totp → policy → limits, ending in a [`Permit`].
 //!
 //! Nothing is generated, stored or sealed without a permit, and only this module can make one. A refusal names its finer reason for the audit
-//! trail and only its class for the requester.
+//! trail and only its class for the requester. What a refused request leaves behind is its audit record, the use of its challenge and TOTP
+//! step, and the count of a wrong code: nothing else.
+//!
+//! Read the steps in that order, one file each. Beside them: [`challenge`] (issued to everybody, checked in `jwt`), `jws`, `jwk` and `jwks`
+//! (signature, keys, their cache), [`totp_seed`] (seeds at rest), `breaker` (who is not listened to), [`trail`] (which refusals are recorded
+//! one by one), [`recovery`] (judging again without proofs).
 
+mod breaker;
+pub mod challenge;
+mod jwk;
+mod jwks;
+mod jws;
+mod jwt;
+mod limits;
+pub mod membership;
 pub mod opened;
 pub mod permit;
+mod policy;
+pub mod recovery;
+mod refused;
+mod replay;
+pub mod request;
+pub mod settings;
+mod totp;
+pub mod totp_seed;
+pub mod trail;
 
+use std::sync::Arc;
+
+use keyturn_proto::nonce::Challenge;
+use keyturn_proto::{ClientId, RotationId, ServiceRequest, UnixMs, canonical};
+use keyturn_store::documents::{Actor, AuditRecord};
+use keyturn_store::store::Store;
+
+pub use challenge::{ChallengeKey, Challenger, NoRandomness};
+pub use jwks::JwksError;
+pub use membership::Leaf;
 pub use opened::{GroupContext, Opened};
 pub use permit::{Permit, Refusal};
+pub use request::hints;
+pub use settings::Settings;
+pub use totp_seed::SeedKey;
+
+use refused::Refused;
+
+/// The secret keys that admission works with.
+pub struct Keys {
+    /// Makes and checks challenges; the same on every instance.
+    pub challenge: ChallengeKey,
+    /// Opens the TOTP seeds.
+    pub totp_seed: SeedKey,
+}
+
+/// The gate. One per process, shared by every carriage of requests.
+pub struct Admission {
+    store: Arc<dyn Store>,
+    settings: Settings,
+    challenger: Challenger,
+    seed_key: SeedKey,
+    jwks: jwks::Jwks,
+    limits: limits::Limits,
+    trail: trail::Trail,
+}
+
+impl Admission {
+    /// Sets the gate up; asks nobody yet.
+    ///
+    /// # Errors
+    /// [`JwksError::Client`] when no HTTP client can be made.
+    pub fn new(store: Arc<dyn Store>, settings: Settings, keys: Keys) -> Result<Self, JwksError> {
+        let Keys {
+            challenge,
+            totp_seed,
+        } = keys;
+        Ok(Self {
+            challenger: Challenger::new(challenge, settings.challenge_ttl, settings.issuer.leeway),
+            seed_key: totp_seed,
+            jwks: jwks::Jwks::new(&settings.issuer)?,
+            limits: limits::Limits::new(settings.limits),
+            trail: trail::Trail::default(),
+            store,
+            settings,
+        })
+    }
+
+    /// A fresh challenge for `GET /kr/v1/challenge`.
+    ///
+    /// # Errors
+    /// [`NoRandomness`].
+    pub fn challenge(&self, now: UnixMs) -> Result<Challenge, NoRandomness> {
+        self.challenger.issue(now)
+    }
+
+    /// Fetches the issuer's keys now: for readiness and `doctor`.
+    ///
+    /// # Errors
+    /// [`JwksError`].
+    pub async fn probe_issuer(&self, now: UnixMs) -> Result<(), JwksError> {
+        self.jwks.probe(now).await
+    }
+
+    /// Judges one request. A refusal is already audited and counted when this returns.
+    ///
+    /// Dropping the future half-way is safe: the same event judged again finds the uses it recorded.
+    ///
+    /// # Errors
+    /// The [`Refusal`] to answer; [`hints`] say whom and about what.
+    pub async fn admit(&self, opened: &Opened, now: UnixMs) -> Result<Permit, Refusal> {
+        match self.judge(opened, now).await {
+            Ok(permit) => {
+                metrics::counter!("keyturn_admission_permitted_total", "action" => permit.action.as_str())
+                    .increment(1);
+                Ok(permit)
+            }
+            Err(refused) => {
+                self.refused(opened, &refused, now).await;
+                Err(refused.refusal)
+            }
+        }
+    }
+
+    /// The steps, in order. Cheap ones first: a sender that trips the breaker costs no parsing and no cryptography.
+    async fn judge(&self, opened: &Opened, now: UnixMs) -> Result<Permit, Refused> {
+        self.limits.listen_to(&opened.sender, now)?;
+        let request = request::parse(opened)?;
+        self.limits.listen_to_anybody(request.action_type, now)?;
+        let store = self.store.as_ref();
+        let member = membership::check(store, opened, &request.client_id).await?;
+        let issuer = &self.settings.issuer;
+        let proof =
+            jwt::verify(&self.jwks, &self.challenger, issuer, opened, &request, now).await?;
+        replay::burn(store, &proof.challenge, opened, now).await?;
+        let second_factor = totp::SecondFactor {
+            store,
+            settings: self.settings.totp,
+            seed_key: &self.seed_key,
+            opened,
+            admin: &member.admin,
+        };
+        let named = (
+            Some(request.action_id.clone()),
+            Some(request.client_id.clone()),
+        );
+        let audit = |reason| record(opened, reason, named.clone(), now);
+        let totp_step = second_factor.check(&request, &proof, audit, now).await?;
+        let terms = policy::judge(
+            &self.settings.policy,
+            &member.client,
+            request.action_type,
+            &request.params,
+            opened.received_at,
+            now,
+        )?;
+        self.limits
+            .spend(&request.client_id, opened.sender, request.action_type, now)?;
+        Ok(permit(opened, request, member, &proof, totp_step, terms))
+    }
+
+    /// Counts and audits a refusal.
+    async fn refused(&self, opened: &Opened, refused: &Refused, now: UnixMs) {
+        let Refusal {
+            class,
+            reason,
+            retry_after_ms: _,
+        } = refused.refusal;
+        metrics::counter!("keyturn_admission_refused_total", "class" => class.as_str(), "reason" => reason)
+            .increment(1);
+        self.limits.note(opened.sender, refused, now);
+        tracing::info!(
+            class = class.as_str(), reason, sender = %opened.sender, group = opened.group.alias,
+            event = opened.event_id, "request refused"
+        );
+        if refused.audited {
+            return;
+        }
+        let record = record(opened, reason, hints(opened), now);
+        self.append(self.trail.admit(opened.sender, reason, record, now))
+            .await;
+    }
+
+    /// Writes the counts of refusals that were not recorded one by one ([`trail`]). Call it now and then, and with `all` at shutdown.
+    pub async fn flush_trail(&self, now: UnixMs, all: bool) {
+        self.append(self.trail.drain(now, all)).await;
+    }
+
+    /// A refusal stands whether or not it could be recorded; that it could not is an alarm of its own.
+    async fn append(&self, records: Vec<AuditRecord>) {
+        for record in records {
+            let reason = record.reason.clone();
+            if let Err(error) = self.store.append(record).await {
+                metrics::counter!("keyturn_audit_append_failed_total").increment(1);
+                tracing::error!(%error, reason, "a refusal could not be recorded in the audit trail");
+            }
+        }
+    }
+}
+
+fn permit(
+    opened: &Opened,
+    request: ServiceRequest,
+    member: membership::Member,
+    proof: &jwt::Proof,
+    totp_step: Option<u64>,
+    terms: policy::Terms,
+) -> Permit {
+    let digest = canonical::request_digest(
+        request.action_type,
+        &request.client_id,
+        &request.action_id,
+        &request.params,
+        &opened.group.mls_group_id,
+    );
+    Permit {
+        action: request.action_type,
+        action_id: request.action_id,
+        params: request.params,
+        requester: opened.sender,
+        client: member.client,
+        group: opened.group.clone(),
+        event_id: opened.event_id.clone(),
+        request_digest: hex::encode(digest),
+        totp_step,
+        proof_expires_at: proof.expires_at,
+        grace_ms: terms.grace_ms,
+        not_before: terms.not_before,
+        min_interval_ms: terms.min_interval_ms,
+    }
+}
+
+/// The audit record of a refusal: who, what, when, why. Never a token or a code.
+fn record(
+    opened: &Opened,
+    reason: &'static str,
+    (rotation_id, client_id): (Option<RotationId>, Option<ClientId>),
+    now: UnixMs,
+) -> AuditRecord {
+    AuditRecord {
+        at: now,
+        actor: Actor::Admin {
+            npub: opened.sender,
+        },
+        event: trail::REFUSED.to_owned(),
+        reason: reason.to_owned(),
+        client_id,
+        rotation_id,
+        version_id: None,
+        group: Some(opened.group.alias.clone()),
+        nostr_event: Some(opened.event_id.clone()),
+    }
+}
