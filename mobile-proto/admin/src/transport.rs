@@ -1,0 +1,400 @@
+//! One relay, as the admin app needs it: publish and know that it is stored, fetch without holes, listen.
+//!
+//! What must hold: nothing here waits without a deadline, and a fetch that was cut short (timeout, lost connection, a full buffer) is an
+//! error, never a shorter list: an MLS member that misses a commit in silence is lost. A NOTICE in place of an OK (rnostr answers oversize
+//! events so) ends the wait as well.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use nostr::filter::MatchEventOptions;
+use nostr::{Event, EventId, Filter, Keys, RelayUrl, SubscriptionId, Timestamp};
+use nostr_sdk::pool::{RelayLimits, RelayNotification, RelayOptions};
+use nostr_sdk::{Client, ClientOptions, Relay, RelayMessage, RelayStatus, SubscribeOptions};
+use tokio::sync::broadcast;
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// How many events one page of a fetch asks for; relays may give fewer.
+const PAGE: usize = 250;
+/// Pages of one fetch; together far above what an admin's groups hold.
+const MAX_PAGES: usize = 400;
+/// After a NOTICE, how much longer an OK may still come.
+const NOTICE_PATIENCE: Duration = Duration::from_secs(1);
+/// Between two looks whether an event is stored; the host relay commits every 100 ms.
+const READ_BACK_EVERY: Duration = Duration::from_millis(40);
+/// How soon a lost connection is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Why the relay did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// No connection within the deadline.
+    #[error("cannot connect to {url}: {reason}")]
+    Connect {
+        /// Where to.
+        url: String,
+        /// What the network said.
+        reason: String,
+    },
+    /// `OK false`: the relay's own words, without control characters.
+    #[error("the relay refused the event: {0}")]
+    Refused(String),
+    /// Neither OK nor a stored event; with the NOTICE that came instead.
+    #[error("the relay did not accept the event: {0}")]
+    Notice(String),
+    /// The deadline passed.
+    #[error("the relay did not answer in time ({0})")]
+    Timeout(&'static str),
+    /// The connection went away while an answer was awaited.
+    #[error("the connection to the relay was lost")]
+    Lost,
+    /// The relay closed the subscription.
+    #[error("the relay closed the subscription: {0}")]
+    Closed(String),
+    /// More arrived at once than could be buffered.
+    #[error("more arrived than could be buffered")]
+    Lagged,
+    /// Anything else the client library reports.
+    #[error("relay client: {0}")]
+    Client(String),
+}
+
+/// What [`Connection::next`] heard.
+#[derive(Debug)]
+pub enum Heard {
+    /// An event that was published just now.
+    Live(Box<Event>),
+    /// Something may have been missed (reconnected, or too much at once): [`Connection::listen`] and fetch again.
+    Resync,
+}
+
+/// A connection to one relay. Reconnects by itself, and says so with [`Heard::Resync`].
+pub struct Connection {
+    client: Client,
+    relay: Relay,
+    live: broadcast::Receiver<RelayNotification>,
+    subscription: Option<Subscription>,
+}
+
+/// The live subscription.
+struct Subscription {
+    id: SubscriptionId,
+    /// Before its EOSE a relay sends what is stored, in an order of its own. That is left to [`Connection::fetch_all`].
+    live: bool,
+}
+
+impl Connection {
+    /// Connects and, if the relay asks (NIP-42), authenticates as `keys`.
+    ///
+    /// # Errors
+    /// [`RelayError::Connect`].
+    pub async fn open(url: &RelayUrl, keys: &Keys, patience: Duration) -> Result<Self, RelayError> {
+        install_tls_provider();
+        let failed = |reason: String| RelayError::Connect {
+            url: url.to_string(),
+            reason,
+        };
+        let client = Client::builder()
+            .signer(keys.clone())
+            .opts(ClientOptions::new().automatic_authentication(true))
+            .build();
+        // The library's default limits would drop a Welcome of a large group in silence.
+        let options = RelayOptions::new()
+            .limits(RelayLimits::disable())
+            .retry_interval(RETRY)
+            .adjust_retry_interval(false)
+            .notification_channel_size(16_384);
+        client
+            .pool()
+            .add_relay(url.clone(), options)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        let relay = client
+            .relay(url.clone())
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        let live = relay.notifications();
+        relay
+            .try_connect(patience)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        Ok(Self {
+            client,
+            relay,
+            live,
+            subscription: None,
+        })
+    }
+
+    /// Sends `event` and waits for its OK.
+    ///
+    /// # Errors
+    /// [`RelayError::Refused`], [`RelayError::Notice`], [`RelayError::Timeout`], [`RelayError::Lost`].
+    pub async fn publish(&self, event: &Event, deadline: Instant) -> Result<(), RelayError> {
+        let mut notices = self.relay.notifications();
+        let mut sending = std::pin::pin!(self.relay.send_event(event));
+        let mut notice = None::<String>;
+        let mut until = deadline;
+        loop {
+            tokio::select! {
+                sent = &mut sending => {
+                    return match sent {
+                        Ok(_) => Ok(()),
+                        Err(error) => Err(publish_error(error, notice)),
+                    };
+                }
+                heard = notices.recv() => {
+                    if let Ok(RelayNotification::Message { message: RelayMessage::Notice(text) }) = heard {
+                        notice = Some(printable(&text));
+                        until = until.min(Instant::now() + NOTICE_PATIENCE);
+                    }
+                }
+                () = tokio::time::sleep_until(until) => {
+                    return Err(notice.map_or(RelayError::Timeout("OK"), RelayError::Notice));
+                }
+            }
+        }
+    }
+
+    /// As [`Self::publish`], and then reads the event back by its id. The host relay says OK before it commits and writes each batch in
+    /// reverse order, so that only this makes the order of two events of one group certain.
+    ///
+    /// # Errors
+    /// Those of [`Self::publish`]; [`RelayError::Timeout`] if it is never stored.
+    pub async fn publish_stored(&self, event: &Event, deadline: Instant) -> Result<(), RelayError> {
+        self.publish(event, deadline).await?;
+        loop {
+            let filter = Filter::new().id(event.id).limit(1);
+            if !self.page(&filter, deadline).await?.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() + READ_BACK_EVERY >= deadline {
+                return Err(RelayError::Timeout("read back"));
+            }
+            sleep(READ_BACK_EVERY).await;
+        }
+    }
+
+    /// Everything that matches `filter`, oldest first. Pages downwards with a limit, because a request without one is answered
+    /// differently by different relays (rnostr: the oldest 300).
+    ///
+    /// # Errors
+    /// Any [`RelayError`]; never a partial answer.
+    pub async fn fetch_all(
+        &self,
+        filter: &Filter,
+        deadline: Instant,
+    ) -> Result<Vec<Event>, RelayError> {
+        let mut found: HashMap<EventId, Event> = HashMap::new();
+        let mut until = None::<Timestamp>;
+        for _ in 0..MAX_PAGES {
+            let mut page_filter = filter.clone().limit(PAGE);
+            if let Some(until) = until {
+                page_filter = page_filter.until(until);
+            }
+            let page = self.page(&page_filter, deadline).await?;
+            let Some(oldest) = page.iter().map(|event| event.created_at).min() else {
+                break;
+            };
+            let before = found.len();
+            found.extend(page.into_iter().map(|event| (event.id, event)));
+            // `until` is inclusive: the next page repeats the oldest second. Nothing new means that this second is exhausted.
+            let exhausted = found.len() == before;
+            if exhausted && oldest.as_secs() == 0 {
+                break;
+            }
+            until = Some(if exhausted { oldest - 1 } else { oldest });
+        }
+        let mut events: Vec<Event> = found.into_values().collect();
+        events.sort_by_key(|event| (event.created_at, event.id));
+        Ok(events)
+    }
+
+    /// One REQ until its EOSE.
+    async fn page(&self, filter: &Filter, deadline: Instant) -> Result<Vec<Event>, RelayError> {
+        let mut heard = self.relay.notifications();
+        let id = SubscriptionId::generate();
+        self.relay
+            .subscribe_with_id(id.clone(), filter.clone(), SubscribeOptions::default())
+            .await
+            .map_err(client_error)?;
+        let collected = collect(&mut heard, &id, filter, deadline).await;
+        // A failure to say CLOSE changes nothing about what was received.
+        let _ = self.relay.unsubscribe(&id).await;
+        collected
+    }
+
+    /// Replaces the live subscription: from its EOSE on, [`Self::next`] hears what is published. A fetch that starts after this call meets
+    /// it without a gap.
+    ///
+    /// # Errors
+    /// [`RelayError::Client`], [`RelayError::Lost`].
+    pub async fn listen(&mut self, filters: Vec<Filter>) -> Result<(), RelayError> {
+        if let Some(old) = self.subscription.take() {
+            self.relay
+                .unsubscribe(&old.id)
+                .await
+                .map_err(client_error)?;
+        }
+        self.live = self.relay.notifications();
+        let id = SubscriptionId::generate();
+        self.subscription = Some(Subscription {
+            id: id.clone(),
+            live: false,
+        });
+        self.relay
+            .subscribe_with_id(id, filters, SubscribeOptions::default())
+            .await
+            .map_err(client_error)
+    }
+
+    /// The next event of the live subscription; `None` when the deadline passes first. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`RelayError::Closed`]. A lost connection is no error: it is tried again until the deadline.
+    pub async fn next(&mut self, deadline: Instant) -> Result<Option<Heard>, RelayError> {
+        loop {
+            let heard = match timeout_at(deadline, self.live.recv()).await {
+                Err(_elapsed) => return Ok(None),
+                Ok(Err(broadcast::error::RecvError::Lagged(_))) => return Ok(Some(Heard::Resync)),
+                Ok(Err(broadcast::error::RecvError::Closed)) => return Err(RelayError::Lost),
+                Ok(Ok(heard)) => heard,
+            };
+            let Some(subscription) = &mut self.subscription else {
+                continue;
+            };
+            match heard {
+                RelayNotification::Message { message } => match message {
+                    RelayMessage::Event {
+                        subscription_id,
+                        event,
+                    } if subscription.live && *subscription_id == subscription.id => {
+                        return Ok(Some(Heard::Live(Box::new(event.into_owned()))));
+                    }
+                    RelayMessage::EndOfStoredEvents(id) if *id == subscription.id => {
+                        subscription.live = true;
+                    }
+                    RelayMessage::Closed {
+                        subscription_id,
+                        message,
+                    } if *subscription_id == subscription.id
+                        && !message.starts_with("auth-required") =>
+                    {
+                        return Err(RelayError::Closed(printable(&message)));
+                    }
+                    _ => {}
+                },
+                // The client library renews the subscription by itself, but what came in between is not told apart from what is old.
+                RelayNotification::RelayStatus {
+                    status: RelayStatus::Connected,
+                } => return Ok(Some(Heard::Resync)),
+                RelayNotification::Shutdown => return Err(RelayError::Lost),
+                _ => {}
+            }
+        }
+    }
+
+    /// Closes the connection.
+    pub async fn close(self) {
+        self.client.shutdown().await;
+    }
+}
+
+async fn collect(
+    heard: &mut broadcast::Receiver<RelayNotification>,
+    id: &SubscriptionId,
+    filter: &Filter,
+    deadline: Instant,
+) -> Result<Vec<Event>, RelayError> {
+    let mut events = Vec::new();
+    let mut seen = BTreeSet::new();
+    loop {
+        let heard = match timeout_at(deadline, heard.recv()).await {
+            Err(_elapsed) => return Err(RelayError::Timeout("stored events")),
+            Ok(Err(broadcast::error::RecvError::Lagged(_))) => return Err(RelayError::Lagged),
+            Ok(Err(broadcast::error::RecvError::Closed)) => return Err(RelayError::Lost),
+            Ok(Ok(heard)) => heard,
+        };
+        match heard {
+            RelayNotification::Message { message } => match message {
+                RelayMessage::Event {
+                    subscription_id,
+                    event,
+                } if *subscription_id == *id
+                    // A relay may send what was not asked for, and twice.
+                    && filter.match_event(&event, MatchEventOptions::new())
+                    && seen.insert(event.id) =>
+                {
+                    events.push(event.into_owned());
+                }
+                RelayMessage::EndOfStoredEvents(done) if *done == *id => return Ok(events),
+                RelayMessage::Closed {
+                    subscription_id,
+                    message,
+                } if *subscription_id == *id && !message.starts_with("auth-required") => {
+                    return Err(RelayError::Closed(printable(&message)));
+                }
+                _ => {}
+            },
+            RelayNotification::RelayStatus { status } if gone(status) => {
+                return Err(RelayError::Lost);
+            }
+            RelayNotification::AuthenticationFailed => {
+                return Err(RelayError::Closed("authentication failed".to_owned()));
+            }
+            RelayNotification::Shutdown => return Err(RelayError::Lost),
+            _ => {}
+        }
+    }
+}
+
+const fn gone(status: RelayStatus) -> bool {
+    matches!(
+        status,
+        RelayStatus::Disconnected | RelayStatus::Terminated | RelayStatus::Banned
+    )
+}
+
+fn client_error(error: nostr_sdk::pool::relay::Error) -> RelayError {
+    use nostr_sdk::pool::relay::Error;
+    match error {
+        Error::NotConnected | Error::NotReady | Error::ReceivedShutdown => RelayError::Lost,
+        Error::Timeout => RelayError::Timeout("relay"),
+        other => RelayError::Client(printable(&other.to_string())),
+    }
+}
+
+fn publish_error(error: nostr_sdk::pool::relay::Error, notice: Option<String>) -> RelayError {
+    use nostr_sdk::pool::relay::Error;
+    match (error, notice) {
+        (Error::RelayMessage(reason), _) => RelayError::Refused(printable(&reason)),
+        (Error::Timeout, Some(notice)) => RelayError::Notice(notice),
+        (other, _) => client_error(other),
+    }
+}
+
+/// What a stranger wrote, fit for a terminal: no control characters, at most 300 characters.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(300)
+        .collect()
+}
+
+/// One rustls provider for wss and https. A second one is in the dependency graph (`ring`, through the websocket library), so that the
+/// choice has to be made; a choice that the program made earlier stands.
+pub fn install_tls_provider() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relays_words_cannot_steer_the_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\r\nc\u{9b}d"), "a [2Jb  c d");
+        assert_eq!(printable(&"x".repeat(1000)).len(), 300);
+    }
+}
