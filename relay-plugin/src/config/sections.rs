@@ -321,17 +321,25 @@ impl Log {
         let level = keys.text(
             "log.level",
             "a level or a filter such as \"info,keyturn=debug\"",
-            |text| {
-                text.parse::<tracing_subscriber::filter::Targets>()
-                    .ok()
-                    .map(|_| text.to_owned())
-            },
+            |text| valid_filter(text).then(|| text.to_owned()),
         )?;
         Ok(Self {
             format: format.unwrap_or(LogFormat::Json),
             level: level.unwrap_or_else(|| "info".to_owned()),
         })
     }
+}
+
+/// Stricter than the parser of `Targets`, which takes a misspelt level for a target to be shown in full.
+fn valid_filter(text: &str) -> bool {
+    text.split(',').all(|directive| {
+        let level = directive
+            .split_once('=')
+            .map_or(directive, |(_, level)| level);
+        level
+            .parse::<tracing_subscriber::filter::LevelFilter>()
+            .is_ok()
+    })
 }
 
 fn own(text: &str) -> Option<String> {
