@@ -11,6 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use keyturn_proto::nonce::Challenge;
 use nostr::{Event, PublicKey};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -84,15 +85,6 @@ impl ServedSet {
         change(&mut next);
         *slot = Some(Arc::new(next));
     }
-}
-
-/// A challenge for a `jwt_proof` nonce, as `GET /kr/v1/challenge` answers it.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Challenge {
-    /// Opaque to the client: time, random bytes and a MAC.
-    pub challenge: String,
-    /// Unix milliseconds.
-    pub expires_at: u64,
 }
 
 /// Why no challenge could be issued. The answer to the client says no more than this.

@@ -30,24 +30,30 @@ pub struct Deleted {
     pub absent: Vec<EventId>,
 }
 
-/// Which stored events to read. Empty sets mean "do not ask by this"; at least one of `groups` and `recipients`
-/// should be given, otherwise every event of the kinds is walked.
-#[derive(Debug, Clone, Default)]
+/// Which stored events to read.
+#[derive(Debug, Clone)]
 pub struct Scan {
     /// Event kinds. Must not be empty.
     pub kinds: Vec<u16>,
-    /// Values of the `h` tag (nostr_group_id, 32 bytes).
-    pub groups: Vec<[u8; 32]>,
-    /// Values of the `p` tag.
-    pub recipients: Vec<PublicKey>,
-    /// Authors.
-    pub authors: Vec<PublicKey>,
+    /// What else the events have in common.
+    pub by: By,
     /// Oldest `created_at` wanted, unix seconds.
     pub since: Option<u64>,
     /// Most events in one page.
     pub page: usize,
     /// Where the page before ended.
     pub after: Option<Cursor>,
+}
+
+/// The index a scan walks. An empty list finds nothing.
+#[derive(Debug, Clone)]
+pub enum By {
+    /// One of these nostr_group_ids in the `h` tag.
+    Groups(Vec<[u8; 32]>),
+    /// One of these public keys in the `p` tag.
+    Recipients(Vec<PublicKey>),
+    /// One of these authors.
+    Authors(Vec<PublicKey>),
 }
 
 /// The end of a page. Ordered scans resume at a second, skipping what was already handed out of it.
@@ -62,6 +68,9 @@ pub struct Cursor {
 pub struct Page {
     /// The events.
     pub events: Vec<Event>,
+    /// Stored events that rnostr takes and the `nostr` crate does not (an empty tag, say). They are left out, since
+    /// anybody could stop a recovery with one otherwise.
+    pub unreadable: usize,
     /// Present when there may be more.
     pub next: Option<Cursor>,
 }
@@ -104,9 +113,6 @@ pub enum ReadError {
     /// LMDB or the event index failed.
     #[error("the relay's database failed: {0}")]
     Database(String),
-    /// A stored event does not parse as a Nostr event.
-    #[error("a stored event does not parse: {0}")]
-    Corrupt(String),
 }
 
 /// The relay, seen from the core.
