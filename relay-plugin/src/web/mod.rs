@@ -1,3 +1,60 @@
 //! Our own HTTP listener: health, readiness, metrics, challenges.
+//!
+//! Apart from the relay's, because that one answers every route with wildcard CORS. What must always hold: no CORS headers;
+//! every answer but the metrics is JSON, errors too; a slow or silent client holds a connection for a bounded time.
 
 pub mod readiness;
+mod routes;
+mod serve;
+
+use std::{net::TcpListener, sync::Arc, time::Duration};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{config::ValidatedConfig, service::ChallengeIssuer};
+use readiness::Readiness;
+
+/// How often histograms are condensed; without it they grow.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// What the listener shows.
+pub struct Web {
+    /// Limits.
+    pub config: Arc<ValidatedConfig>,
+    /// Behind `/readyz`.
+    pub readiness: Readiness,
+    /// Behind `/metrics`; `None` when the recorder is somebody else's.
+    pub metrics: Option<PrometheusHandle>,
+    /// Behind `/kr/v1/challenge`; `None` until the core is up.
+    pub challenges: watch::Receiver<Option<Arc<dyn ChallengeIssuer>>>,
+    /// Ends it.
+    pub stopping: CancellationToken,
+}
+
+impl Web {
+    /// Serves until `stopping`, then lets requests under way finish.
+    pub async fn serve(self, listener: TcpListener) {
+        if let Some(metrics) = self.metrics.clone() {
+            let stopping = self.stopping.clone();
+            tokio::spawn(async move {
+                while tokio::time::timeout(UPKEEP, stopping.cancelled())
+                    .await
+                    .is_err()
+                {
+                    metrics.run_upkeep();
+                }
+            });
+        }
+        let limits = serve::Limits {
+            request: self.config.web.request_timeout,
+            header: self.config.web.request_timeout,
+            body: self.config.web.max_body_bytes,
+        };
+        let stopping = self.stopping.clone();
+        if let Err(error) = serve::serve(listener, routes::router(self), limits, stopping).await {
+            tracing::error!(%error, "the web listener stopped");
+        }
+    }
+}
