@@ -4,7 +4,14 @@
 //! HTTP and the operator. `service` is the boundary between the two.
 
 pub mod admission;
+pub mod cli;
 pub mod config;
 pub mod delivery;
+pub mod extension;
+pub mod hardening;
+pub mod host;
+pub mod metrics;
+pub mod running;
 pub mod service;
+pub mod telemetry;
 pub mod web;

@@ -1,0 +1,113 @@
+//! The command line: what can be asked, and who answers. One file per command.
+//!
+//! A command is a variant of `Command`, a file here with its arguments and a `run`, and a variant of [`CliError`].
+//! Standard output is for results, standard error for logs and problems.
+
+pub mod serve;
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    config::{Config, Environment, ValidatedConfig},
+    hardening,
+    service::ServiceFactory,
+    telemetry,
+};
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "keyturn",
+    version,
+    about = "Rotates client secrets over MLS, inside a Nostr relay"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the relay with the rotation service
+    Serve {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+}
+
+/// Where the configuration is.
+#[derive(Debug, clap::Args)]
+pub struct ConfigFile {
+    /// The configuration file; keyturn.example.toml documents every key
+    #[arg(long = "config", value_name = "FILE")]
+    path: PathBuf,
+}
+
+impl ConfigFile {
+    /// Reads it and sets up logging as it says.
+    pub fn load(&self) -> Result<ValidatedConfig, CliError> {
+        let config = Config::load(&self.path, Environment::from_process())?;
+        telemetry::init(&config.log)?;
+        Ok(config)
+    }
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    /// Logging could not be set up.
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::TelemetryError),
+    /// The process could not be closed off.
+    #[error(transparent)]
+    Hardening(#[from] hardening::HardeningError),
+    /// Something chose a TLS provider before us.
+    #[error("a TLS provider is installed already")]
+    Tls,
+    /// `serve` failed.
+    #[error(transparent)]
+    Serve(#[from] serve::ServeError),
+}
+
+impl CliError {
+    /// 2 for what the operator has to change in the configuration, 1 for everything else.
+    const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) => 2,
+            Self::Telemetry(_) | Self::Hardening(_) | Self::Tls | Self::Serve(_) => 1,
+        }
+    }
+}
+
+/// Parses the arguments of this process, runs the command, and reports. `core` makes the service that `serve` runs.
+pub fn main(core: impl FnOnce() -> Box<dyn ServiceFactory>) -> ExitCode {
+    match run(Cli::parse().command, core) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Logging may not be set up yet, and a broken pipe leaves nobody to tell.
+            let _ = writeln!(io::stderr(), "keyturn: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(command: Command, core: impl FnOnce() -> Box<dyn ServiceFactory>) -> Result<(), CliError> {
+    // Before any secret is read.
+    hardening::close_off_memory()?;
+    // Two providers are in the dependency graph; without a choice, the first TLS connection would panic.
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| CliError::Tls)?;
+    match command {
+        Command::Serve { config } => Ok(serve::run(config.load()?, core())?),
+    }
+}
