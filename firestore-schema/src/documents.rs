@@ -85,6 +85,10 @@ pub struct PolicyOverrides {
     pub min_interval_ms: Option<u64>,
     /// Acks needed.
     pub quorum: Option<u32>,
+    /// The operator suspended the client: until the operator lifts it, no rotation begins and none makes the client active again. Kept by
+    /// the lifecycle; an update of the policy does not change it.
+    #[serde(default)]
+    pub held: bool,
 }
 
 /// Who works on the client's rotation: every commit of the flow is conditional on all three.
@@ -391,4 +395,90 @@ pub struct AuditRecord {
     pub group: Option<String>,
     /// The Nostr event that caused it, hex.
     pub nostr_event: Option<String>,
+}
+
+/// How far an action has come, in [`ActionDoc`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ActionState {
+    /// Admitted; only a rotation stays in this state for a while.
+    Admitted,
+    /// Over.
+    Done,
+}
+
+/// `service_actions/{actionId}`: the generic record of any action that was admitted, and the idempotency key of those that are no rotation.
+/// Bears no hash of a secret: auditors read it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ActionDoc {
+    /// Document id; for a rotation its `rotation_id`.
+    pub action_id: RotationId,
+    /// Whose secret.
+    pub client_id: ClientId,
+    /// What was asked for.
+    pub action_type: Action,
+    /// Protocol profile.
+    pub profile: String,
+    /// Who asked.
+    pub requester: Actor,
+    /// SHA-256 of the request, hex.
+    pub request_digest: String,
+    /// See [`ActionState`].
+    pub state: ActionState,
+    /// How a rotation ended.
+    pub outcome: Option<Outcome>,
+    /// When it was admitted.
+    pub created_at: UnixMs,
+    /// When it ended.
+    pub completed_at: Option<UnixMs>,
+}
+
+impl ActionDoc {
+    /// The generic record of a rotation.
+    #[must_use]
+    pub fn of(rotation: &RotationDoc) -> Self {
+        Self {
+            action_id: rotation.rotation_id.clone(),
+            client_id: rotation.client_id.clone(),
+            action_type: rotation.action,
+            profile: keyturn_proto::request::PROFILE.to_owned(),
+            requester: Actor::Admin {
+                npub: rotation.requested_by,
+            },
+            request_digest: rotation.request_digest.clone(),
+            state: match rotation.state {
+                RotationState::Done => ActionState::Done,
+                RotationState::Reserved | RotationState::Prepared | RotationState::QuorumMet => {
+                    ActionState::Admitted
+                }
+            },
+            outcome: rotation.outcome,
+            created_at: rotation.created_at,
+            completed_at: rotation.completed_at,
+        }
+    }
+}
+
+/// `nonces/{hash}`: one use of a proof's nonce, created once and never changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NonceDoc {
+    /// Document id: SHA-256 of the nonce, hex.
+    pub nonce_hash: String,
+    /// The Nostr event that used it.
+    pub owner_event: String,
+    /// When the record may be forgotten.
+    pub expires_at: UnixMs,
+}
+
+/// `leases/{name}`: who does the timed work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LeaseDoc {
+    /// Document id.
+    pub name: String,
+    /// Who holds it.
+    pub owner: String,
+    /// Fencing number, one higher with every change of hands.
+    pub fence: u64,
+    /// Until when it is held.
+    pub until: UnixMs,
 }

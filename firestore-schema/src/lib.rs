@@ -4,5 +4,7 @@
 //! per transaction) → [`mac`] (the keyed hash) → [`verifier`] (the hot path).
 
 pub mod documents;
+pub mod lifecycle;
 pub mod mac;
+pub mod sqlite;
 pub mod store;

@@ -1,5 +1,9 @@
 //! The keyed hash behind a port: a local key file here, Cloud KMS in production. Only this key turns secrets into hashes.
 
+pub mod local;
+
+pub use local::{KeyFileError, LocalMacKey};
+
 use async_trait::async_trait;
 use keyturn_proto::{ClientId, VersionId};
 

@@ -1,0 +1,164 @@
+//! Enrolment and the TOTP state of an admin (protocol.md §6.3), and leases.
+
+use keyturn_proto::UnixMs;
+
+use super::draft::conflict;
+use super::{Change, Verdict};
+use crate::documents::{AdminDoc, AdminGroupDoc, AuditRecord, LeaseDoc, ProvenKey};
+use crate::store::{Result, StoreError};
+
+/// Result of offering a TOTP step for acceptance.
+pub(super) enum Step {
+    Accepted(AdminDoc),
+    Replayed,
+}
+
+/// Accepts a step once: only one later than the last. RFC 6238 §5.2.
+pub(super) fn take_step(admin: Option<&AdminDoc>, step: u64, now: UnixMs) -> Result<Step> {
+    let mut admin = admin.ok_or(StoreError::NotFound { what: "admin" })?.clone();
+    let totp = admin.totp.as_mut().ok_or(StoreError::NotFound {
+        what: "totp enrolment",
+    })?;
+    if totp.locked_until.is_some_and(|until| now < until) {
+        return Err(conflict("totp.locked"));
+    }
+    if totp.last_step.is_some_and(|last| step <= last) {
+        return Ok(Step::Replayed);
+    }
+    totp.last_step = Some(step);
+    totp.failures = 0;
+    totp.locked_until = None;
+    admin.updated_at = now;
+    Ok(Step::Accepted(admin))
+}
+
+/// Counts a wrong code. The count goes on after a lock has ended, so that each further wrong code locks again; only a right one resets it.
+///
+/// # Errors
+/// [`StoreError::NotFound`] without a TOTP enrolment.
+pub fn totp_failed(
+    mut admin: AdminDoc,
+    max_failures: u32,
+    lock_ms: u64,
+    now: UnixMs,
+    audit: AuditRecord,
+) -> Result<Verdict<AdminDoc>> {
+    let totp = admin.totp.as_mut().ok_or(StoreError::NotFound {
+        what: "totp enrolment",
+    })?;
+    totp.failures = totp.failures.saturating_add(1);
+    if totp.failures >= max_failures {
+        totp.locked_until = Some(UnixMs(now.0.saturating_add(lock_ms)));
+    }
+    admin.updated_at = now;
+    Ok(written(admin, audit))
+}
+
+/// Creates or replaces an enrolment. While the seed stays the same, its accepted step and its lock stay as well: enrolling again must not
+/// open a replay or lift a lock.
+#[must_use]
+pub fn enrol(
+    known: Option<AdminDoc>,
+    mut admin: AdminDoc,
+    audit: AuditRecord,
+) -> Verdict<AdminDoc> {
+    if let Some(known) = known {
+        admin.created_at = known.created_at;
+        if let (Some(new), Some(old)) = (admin.totp.as_mut(), known.totp) {
+            if new.seed_ciphertext == old.seed_ciphertext {
+                *new = old;
+            }
+        }
+    }
+    written(admin, audit)
+}
+
+/// Records a proven MLS signature key. `others` are the admins that may hold it already: one key never speaks for two.
+///
+/// # Errors
+/// [`StoreError::Conflict`] for an inactive admin or a key of somebody else.
+pub fn prove_key(
+    mut admin: AdminDoc,
+    others: &[AdminDoc],
+    key: ProvenKey,
+    audit: AuditRecord,
+) -> Result<Verdict<AdminDoc>> {
+    let holds = |admin: &AdminDoc| {
+        admin
+            .signature_keys
+            .iter()
+            .any(|known| known.key == key.key)
+    };
+    if holds(&admin) {
+        return Ok(Verdict::unchanged(admin));
+    }
+    if !admin.active {
+        return Err(conflict("admin.inactive"));
+    }
+    if others
+        .iter()
+        .any(|other| other.npub != admin.npub && holds(other))
+    {
+        return Err(conflict("key.other_admin"));
+    }
+    admin.updated_at = key.at;
+    admin.signature_keys.push(key);
+    Ok(written(admin, audit))
+}
+
+/// Takes or renews a lease. The holder renews under the same fence; any other hand, also the same owner after a lapse, gets a higher one.
+///
+/// # Errors
+/// [`StoreError::Conflict`] while somebody else holds it.
+pub fn lease(
+    known: Option<&LeaseDoc>,
+    name: &str,
+    owner: &str,
+    ttl_ms: u64,
+    now: UnixMs,
+) -> Result<LeaseDoc> {
+    let until = UnixMs(now.0.saturating_add(ttl_ms));
+    let fence = match known {
+        None => 1,
+        Some(held) if now < held.until && held.owner == owner => held.fence,
+        Some(held) if now < held.until => return Err(conflict("lease.held")),
+        Some(lapsed) => lapsed
+            .fence
+            .checked_add(1)
+            .ok_or(conflict("lease.exhausted"))?,
+    };
+    Ok(LeaseDoc {
+        name: name.to_owned(),
+        owner: owner.to_owned(),
+        fence,
+        until,
+    })
+}
+
+fn written(admin: AdminDoc, audit: AuditRecord) -> Verdict<AdminDoc> {
+    Verdict {
+        change: Change {
+            admin: Some(admin.clone()),
+            audit: vec![audit],
+            ..Change::default()
+        },
+        answer: admin,
+    }
+}
+
+/// One MLS group has one alias: two aliases would be two rosters and two approvals for the same members.
+///
+/// # Errors
+/// [`StoreError::Conflict`] when another alias holds one of the ids.
+pub fn check_group(group: &AdminGroupDoc, known: &[AdminGroupDoc]) -> Result<()> {
+    let taken = known.iter().any(|other| {
+        other.alias != group.alias
+            && ((other.mls_group_id.is_some() && other.mls_group_id == group.mls_group_id)
+                || (other.nostr_group_id.is_some() && other.nostr_group_id == group.nostr_group_id))
+    });
+    if taken {
+        Err(conflict("group.id_taken"))
+    } else {
+        Ok(())
+    }
+}

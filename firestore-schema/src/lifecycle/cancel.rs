@@ -1,0 +1,59 @@
+//! Ends a rotation without promotion. The old secret stays current throughout.
+
+use keyturn_proto::UnixMs;
+use keyturn_proto::notify::Outcome;
+
+use super::draft::{Draft, conflict};
+use super::table::{RotationEvent, VersionEvent};
+use super::{Family, Verdict};
+use crate::documents::{RotationDoc, RotationState};
+use crate::store::{Cancel, Result, StoreError};
+
+/// # Errors
+/// [`StoreError::Fenced`] when `only_if` no longer holds; [`StoreError::Conflict`] when the rotation ended otherwise, or may not expire yet.
+pub fn cancel(
+    family: Family,
+    mut rotation: RotationDoc,
+    command: Cancel,
+) -> Result<Verdict<RotationDoc>> {
+    let Cancel {
+        rotation_id: _,
+        outcome,
+        only_if,
+        retention_ms,
+        now,
+        audit,
+    } = command;
+    let event = match outcome {
+        Outcome::Canceled => RotationEvent::Cancel,
+        Outcome::Expired => RotationEvent::Expire,
+        Outcome::Promoted | Outcome::RolledBack | Outcome::Revoked => {
+            return Err(conflict("cancel.outcome"));
+        }
+    };
+    if rotation.state == RotationState::Done {
+        return if rotation.outcome == Some(outcome) {
+            Ok(Verdict::unchanged(rotation))
+        } else {
+            Err(conflict("rotation.over"))
+        };
+    }
+    if only_if.is_some_and(|ours| family.client.active_rotation != Some(ours)) {
+        return Err(StoreError::Fenced);
+    }
+    if event == RotationEvent::Expire && now < rotation.ack_deadline {
+        return Err(conflict("expire.too_early"));
+    }
+    let mut draft = Draft::of(family)?;
+    if let Some(version) = rotation.new_version {
+        draft.step(version, VersionEvent::Cancel, now)?;
+    }
+    draft.rotation(&mut rotation, event, now)?;
+    let (_, mut change) = draft.finish(now);
+    change.end(&rotation, UnixMs(now.0.saturating_add(retention_ms)));
+    change.audit.push(audit);
+    Ok(Verdict {
+        answer: rotation,
+        change,
+    })
+}

@@ -1,0 +1,53 @@
+//! Timed work, found from the documents alone: no deadline lives in memory.
+
+use keyturn_proto::UnixMs;
+use keyturn_proto::notify::Outcome;
+
+use crate::documents::{OutboxDoc, RotationDoc, RotationState, VersionDoc, VersionState};
+use crate::store::Due;
+
+/// When a rotation next needs the timer: a reservation at the end of its proof, a prepared one at its ack deadline, one with a quorum at `not_before`.
+#[must_use]
+pub fn rotation_due_at(rotation: &RotationDoc) -> Option<UnixMs> {
+    match rotation.state {
+        RotationState::Reserved => Some(rotation.proof_expires_at.min(rotation.ack_deadline)),
+        RotationState::Prepared => Some(rotation.ack_deadline),
+        RotationState::QuorumMet => Some(rotation.not_before),
+        RotationState::Done => None,
+    }
+}
+
+/// What is to be done with a rotation at `now`.
+#[must_use]
+pub fn rotation_due(rotation: RotationDoc, now: UnixMs) -> Option<Due> {
+    if now < rotation_due_at(&rotation)? {
+        return None;
+    }
+    match rotation.state {
+        RotationState::Reserved => Some(Due::StaleReservation(rotation)),
+        RotationState::Prepared => Some(Due::Expire(rotation)),
+        RotationState::QuorumMet => Some(Due::Promote(rotation)),
+        RotationState::Done => None,
+    }
+}
+
+/// When a version is to be retired.
+#[must_use]
+pub fn version_due_at(version: &VersionDoc) -> Option<UnixMs> {
+    match version.state {
+        VersionState::Grace => version.not_after,
+        VersionState::Pending
+        | VersionState::Current
+        | VersionState::Retired
+        | VersionState::Cancelled => None,
+    }
+}
+
+/// Whether an event may still be published: sealed in the present attempt of a rotation that is under way or was promoted (an admin
+/// whose group gets its event a little after the quorum of another group still needs the secret).
+#[must_use]
+pub fn publishable(rotation: &RotationDoc, event: &OutboxDoc) -> bool {
+    event.attempt == rotation.attempt
+        && rotation.state != RotationState::Reserved
+        && matches!(rotation.outcome, None | Some(Outcome::Promoted))
+}

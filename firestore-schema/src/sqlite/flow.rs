@@ -1,0 +1,317 @@
+//! The rotation flow: read, ask the lifecycle, write, in one transaction each.
+
+use async_trait::async_trait;
+use keyturn_proto::{ClientId, Npub, RotationId, UnixMs, VersionId};
+use rusqlite::{OptionalExtension as _, Transaction};
+
+use super::load::ms;
+use super::open::SqliteStore;
+use super::{apply, error, load, timers};
+use crate::documents::{ActiveRotation, AdminDoc, AuditRecord, ClientDoc, OutboxDoc, RotationDoc};
+use crate::lifecycle::{self, Verdict, due};
+use crate::store::{
+    AckResult, ActionResult, BurnNonce, Burned, Cancel, Due, Lease, Prepare, RecordAck, Reserve,
+    Reserved, Result, Revoke, Rollback, SecretStore, StoreError,
+};
+
+/// Commits a verdict's change set and hands out its answer.
+pub(super) fn settle<T>(tx: &Transaction<'_>, verdict: Verdict<T>) -> Result<T> {
+    apply::change(tx, verdict.change)?;
+    Ok(verdict.answer)
+}
+
+#[async_trait]
+impl SecretStore for SqliteStore {
+    async fn burn_nonce(&self, burn: BurnNonce) -> Result<Burned> {
+        self.writer
+            .write(move |tx| {
+                if apply::nonce(tx, &burn.nonce_hash, &burn.owner_event, burn.expires_at)? {
+                    return Ok(Burned::Fresh);
+                }
+                let owner: Option<String> = tx
+                    .prepare_cached("SELECT owner_event FROM nonces WHERE nonce_hash = ?1")
+                    .and_then(|mut statement| {
+                        statement
+                            .query_row([&burn.nonce_hash], |row| row.get(0))
+                            .optional()
+                    })
+                    .map_err(error::sql)?;
+                Ok(if owner.as_ref() == Some(&burn.owner_event) {
+                    Burned::Fresh
+                } else {
+                    Burned::Reused
+                })
+            })
+            .await
+    }
+
+    async fn totp_failed(
+        &self,
+        npub: Npub,
+        max_failures: u32,
+        lock_ms: u64,
+        now: UnixMs,
+        audit: AuditRecord,
+    ) -> Result<AdminDoc> {
+        self.writer
+            .write(move |tx| {
+                let admin =
+                    load::admin(tx, &npub)?.ok_or(StoreError::NotFound { what: "admin" })?;
+                let verdict = lifecycle::totp_failed(admin, max_failures, lock_ms, now, audit)?;
+                settle(tx, verdict)
+            })
+            .await
+    }
+
+    async fn reserve(&self, reserve: Reserve) -> Result<Reserved> {
+        self.writer
+            .write(move |tx| {
+                let known = load::known(tx, &reserve.rotation.rotation_id)?;
+                let family = load::family(tx, &reserve.rotation.client_id)?;
+                let active = load::active(tx, &family.client)?;
+                let admin = load::admin(tx, &reserve.rotation.requested_by)?;
+                let verdict = lifecycle::reserve(family, known, active, admin.as_ref(), reserve)?;
+                settle(tx, verdict)
+            })
+            .await
+    }
+
+    async fn prepare(&self, prepare: Prepare) -> Result<RotationDoc> {
+        self.writer
+            .write(move |tx| {
+                let (rotation, family) =
+                    load::rotation_and_family(tx, &prepare.active.rotation_id)?;
+                settle(tx, lifecycle::prepare(family, rotation, prepare)?)
+            })
+            .await
+    }
+
+    async fn mark_published(&self, event_ids: &[String], now: UnixMs) -> Result<()> {
+        let ids = event_ids.to_vec();
+        self.writer
+            .write(move |tx| {
+                let sql = "SELECT doc FROM outbox WHERE event_id = ?1 AND published = 0";
+                for id in &ids {
+                    let found: Option<OutboxDoc> = load::one(tx, "outbox", sql, [id])?;
+                    if let Some(mut event) = found {
+                        event.published_at = Some(now);
+                        apply::outbox_event(tx, &event)?;
+                    }
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    async fn record_ack(&self, ack: RecordAck) -> Result<AckResult> {
+        self.writer
+            .write(move |tx| {
+                let (rotation, family) = load::rotation_and_family(tx, &ack.rotation_id)?;
+                let acker = load::admin(tx, &ack.ack.npub)?;
+                settle(
+                    tx,
+                    lifecycle::record_ack(family, rotation, acker.as_ref(), ack)?,
+                )
+            })
+            .await
+    }
+
+    async fn promote(
+        &self,
+        rotation_id: &RotationId,
+        retention_ms: u64,
+        now: UnixMs,
+        audit: AuditRecord,
+    ) -> Result<RotationDoc> {
+        let id = rotation_id.clone();
+        self.writer
+            .write(move |tx| {
+                let (rotation, family) = load::rotation_and_family(tx, &id)?;
+                let verdict = lifecycle::promote(family, rotation, retention_ms, now, audit)?;
+                settle(tx, verdict)
+            })
+            .await
+    }
+
+    async fn cancel(&self, cancel: Cancel) -> Result<RotationDoc> {
+        self.writer
+            .write(move |tx| {
+                let (rotation, family) = load::rotation_and_family(tx, &cancel.rotation_id)?;
+                settle(tx, lifecycle::cancel(family, rotation, cancel)?)
+            })
+            .await
+    }
+
+    async fn retire(
+        &self,
+        client: &ClientId,
+        version: &VersionId,
+        now: UnixMs,
+        audit: AuditRecord,
+    ) -> Result<ClientDoc> {
+        let (client, version) = (client.clone(), *version);
+        self.writer
+            .write(move |tx| {
+                let family = load::family(tx, &client)?;
+                let state = load::version(tx, &client, &version.to_string())?
+                    .ok_or(StoreError::NotFound { what: "version" })?
+                    .state;
+                settle(tx, lifecycle::retire(family, version, state, now, audit)?)
+            })
+            .await
+    }
+
+    async fn rollback(&self, rollback: Rollback) -> Result<ActionResult> {
+        self.writer
+            .write(move |tx| {
+                let known = load::known(tx, &rollback.action_id)?;
+                let family = load::family(tx, &rollback.client_id)?;
+                let current = family.client.current_version;
+                let made_by = family
+                    .living
+                    .iter()
+                    .find(|doc| Some(doc.version_id) == current)
+                    .and_then(|doc| doc.rotation_id.clone());
+                let made_current = match made_by {
+                    Some(id) => load::rotation(tx, &id)?,
+                    None => None,
+                };
+                let admin = match &rollback.totp_step {
+                    Some((npub, _)) => load::admin(tx, npub)?,
+                    None => None,
+                };
+                let verdict =
+                    lifecycle::rollback(family, known, made_current, admin.as_ref(), rollback)?;
+                settle(tx, verdict)
+            })
+            .await
+    }
+
+    async fn revoke(&self, revoke: Revoke) -> Result<ActionResult> {
+        self.writer
+            .write(move |tx| {
+                let known = load::known(tx, &revoke.action_id)?;
+                let family = load::family(tx, &revoke.client_id)?;
+                let active = load::active(tx, &family.client)?;
+                let exists = match &revoke.version_id {
+                    Some(id) => load::version(tx, &revoke.client_id, &id.to_string())?.is_some(),
+                    None => true,
+                };
+                let admin = match &revoke.totp_step {
+                    Some((npub, _)) => load::admin(tx, npub)?,
+                    None => None,
+                };
+                let verdict =
+                    lifecycle::revoke(family, known, active, exists, admin.as_ref(), revoke)?;
+                settle(tx, verdict)
+            })
+            .await
+    }
+
+    async fn take_over(
+        &self,
+        active: &ActiveRotation,
+        fence: u64,
+        now: UnixMs,
+        audit: AuditRecord,
+    ) -> Result<ActiveRotation> {
+        let active = active.clone();
+        self.writer
+            .write(move |tx| {
+                let (rotation, family) = load::rotation_and_family(tx, &active.rotation_id)?;
+                let verdict = lifecycle::take_over(family, rotation, &active, fence, now, audit)?;
+                settle(tx, verdict)
+            })
+            .await
+    }
+
+    async fn rotation(&self, id: &RotationId) -> Result<Option<RotationDoc>> {
+        let id = id.clone();
+        self.reader.read(move |tx| load::rotation(tx, &id)).await
+    }
+
+    async fn active_rotations(&self) -> Result<Vec<RotationDoc>> {
+        self.reader
+            .read(|tx| {
+                let sql = "SELECT doc FROM rotations WHERE done = 0";
+                let mut docs: Vec<RotationDoc> = load::all(tx, "rotation", sql, [])?;
+                docs.sort_by(|a, b| {
+                    (a.created_at, &a.rotation_id).cmp(&(b.created_at, &b.rotation_id))
+                });
+                Ok(docs)
+            })
+            .await
+    }
+
+    async fn due(&self, now: UnixMs, limit: usize) -> Result<Vec<Due>> {
+        self.reader
+            .read(move |tx| timers::due(tx, now, limit))
+            .await
+    }
+
+    async fn next_due(&self) -> Result<Option<UnixMs>> {
+        self.reader.read(timers::next_due).await
+    }
+
+    async fn outbox(&self, rotation: &RotationId) -> Result<Vec<OutboxDoc>> {
+        let id = rotation.clone();
+        self.reader
+            .read(move |tx| {
+                let rotation =
+                    load::rotation(tx, &id)?.ok_or(StoreError::NotFound { what: "rotation" })?;
+                let sql = "SELECT doc FROM outbox WHERE rotation_id = ?1 ORDER BY event_id";
+                let mut docs: Vec<OutboxDoc> = load::all(tx, "outbox", sql, [id.as_str()])?;
+                docs.retain(|doc| doc.attempt == rotation.attempt);
+                Ok(docs)
+            })
+            .await
+    }
+
+    async fn unpublished(&self) -> Result<Vec<OutboxDoc>> {
+        self.reader
+            .read(|tx| {
+                let sql = "SELECT doc FROM outbox WHERE published = 0";
+                let mut waiting: Vec<OutboxDoc> = Vec::new();
+                for event in load::all::<OutboxDoc>(tx, "outbox", sql, [])? {
+                    let rotation = load::rotation(tx, &event.rotation_id)?
+                        .ok_or(StoreError::Damaged { what: "outbox" })?;
+                    if due::publishable(&rotation, &event) {
+                        waiting.push(event);
+                    }
+                }
+                waiting
+                    .sort_by(|a, b| (a.created_at, &a.event_id).cmp(&(b.created_at, &b.event_id)));
+                Ok(waiting)
+            })
+            .await
+    }
+
+    async fn purge(&self, event_ids: &[String], now: UnixMs) -> Result<()> {
+        let ids = event_ids.to_vec();
+        self.writer
+            .write(move |tx| {
+                let sql = "DELETE FROM outbox WHERE event_id = ?1 AND delete_after <= ?2";
+                for id in &ids {
+                    apply::run(tx, sql, (id, ms(now)))?;
+                }
+                apply::run(tx, "DELETE FROM nonces WHERE expires_at <= ?1", [ms(now)])?;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn lease(&self, name: &str, owner: &str, ttl_ms: u64, now: UnixMs) -> Result<Lease> {
+        let (name, owner) = (name.to_owned(), owner.to_owned());
+        self.writer
+            .write(move |tx| {
+                let known = load::lease(tx, &name)?;
+                let lease = lifecycle::lease(known.as_ref(), &name, &owner, ttl_ms, now)?;
+                apply::lease(tx, &lease)?;
+                Ok(Lease {
+                    fence: lease.fence,
+                    until: lease.until,
+                })
+            })
+            .await
+    }
+}

@@ -1,0 +1,150 @@
+//! Reading documents.
+
+use keyturn_proto::{ClientId, Npub, RotationId, UnixMs};
+use rusqlite::{OptionalExtension as _, Params, Transaction};
+use serde::de::DeserializeOwned;
+
+use super::error;
+use crate::documents::{
+    ActionDoc, AdminDoc, AdminGroupDoc, ClientDoc, LeaseDoc, RotationDoc, VersionDoc,
+};
+use crate::lifecycle::{Family, Known};
+use crate::store::{Result, StoreError};
+
+/// A time as SQLite holds it: 63 bits are 292 million years.
+pub(super) fn ms(time: UnixMs) -> i64 {
+    i64::try_from(time.0).unwrap_or(i64::MAX)
+}
+
+fn parse<T: DeserializeOwned>(what: &'static str, json: &str) -> Result<T> {
+    // serde's message can quote the value, so only the kind of document goes on.
+    serde_json::from_str(json).map_err(|_| StoreError::Damaged { what })
+}
+
+/// The one document that `sql` selects.
+pub(super) fn one<T: DeserializeOwned>(
+    tx: &Transaction<'_>,
+    what: &'static str,
+    sql: &str,
+    params: impl Params,
+) -> Result<Option<T>> {
+    let json: Option<String> = tx
+        .prepare_cached(sql)
+        .map_err(error::sql)?
+        .query_row(params, |row| row.get(0))
+        .optional()
+        .map_err(error::sql)?;
+    json.map(|json| parse(what, &json)).transpose()
+}
+
+/// All documents that `sql` selects.
+pub(super) fn all<T: DeserializeOwned>(
+    tx: &Transaction<'_>,
+    what: &'static str,
+    sql: &str,
+    params: impl Params,
+) -> Result<Vec<T>> {
+    let mut statement = tx.prepare_cached(sql).map_err(error::sql)?;
+    let mut rows = statement.query(params).map_err(error::sql)?;
+    let mut docs = Vec::new();
+    while let Some(row) = rows.next().map_err(error::sql)? {
+        let json = row
+            .get_ref(0)
+            .map_err(error::sql)?
+            .as_str()
+            .map_err(|_| StoreError::Damaged { what })?;
+        docs.push(parse(what, json)?);
+    }
+    Ok(docs)
+}
+
+pub(super) fn client(tx: &Transaction<'_>, id: &ClientId) -> Result<Option<ClientDoc>> {
+    let sql = "SELECT doc FROM clients WHERE client_id = ?1";
+    one(tx, "client", sql, [id.as_str()])
+}
+
+/// A client with the versions that its snapshot names.
+pub(super) fn family(tx: &Transaction<'_>, id: &ClientId) -> Result<Family> {
+    let client = client(tx, id)?.ok_or(StoreError::NotFound { what: "client" })?;
+    let sql = "SELECT doc FROM versions WHERE client_id = ?1 AND version_id = ?2";
+    let mut living = Vec::with_capacity(client.snapshot.len());
+    for entry in &client.snapshot {
+        let key = [id.as_str(), &entry.version_id.to_string()];
+        living.push(one(tx, "version", sql, key)?.ok_or(StoreError::Damaged { what: "client" })?);
+    }
+    Ok(Family { client, living })
+}
+
+pub(super) fn rotation(tx: &Transaction<'_>, id: &RotationId) -> Result<Option<RotationDoc>> {
+    let sql = "SELECT doc FROM rotations WHERE rotation_id = ?1";
+    one(tx, "rotation", sql, [id.as_str()])
+}
+
+/// A rotation that must exist, and its client's family.
+pub(super) fn rotation_and_family(
+    tx: &Transaction<'_>,
+    id: &RotationId,
+) -> Result<(RotationDoc, Family)> {
+    let rotation = rotation(tx, id)?.ok_or(StoreError::NotFound { what: "rotation" })?;
+    let family = family(tx, &rotation.client_id)?;
+    Ok((rotation, family))
+}
+
+/// The rotation that the client's `active_rotation` names.
+pub(super) fn active(tx: &Transaction<'_>, client: &ClientDoc) -> Result<Option<RotationDoc>> {
+    let Some(active) = &client.active_rotation else {
+        return Ok(None);
+    };
+    rotation(tx, &active.rotation_id)?
+        .ok_or(StoreError::Damaged { what: "client" })
+        .map(Some)
+}
+
+/// What was recorded before under this id.
+pub(super) fn known(tx: &Transaction<'_>, id: &RotationId) -> Result<Known> {
+    let sql = "SELECT doc FROM actions WHERE action_id = ?1";
+    let action: Option<ActionDoc> = one(tx, "action", sql, [id.as_str()])?;
+    Ok(Known {
+        rotation: rotation(tx, id)?,
+        action,
+    })
+}
+
+pub(super) fn version(
+    tx: &Transaction<'_>,
+    client: &ClientId,
+    version: &str,
+) -> Result<Option<VersionDoc>> {
+    let sql = "SELECT doc FROM versions WHERE client_id = ?1 AND version_id = ?2";
+    one(tx, "version", sql, [client.as_str(), version])
+}
+
+pub(super) fn versions(tx: &Transaction<'_>, client: &ClientId) -> Result<Vec<VersionDoc>> {
+    let sql = "SELECT doc FROM versions WHERE client_id = ?1";
+    let mut docs: Vec<VersionDoc> = all(tx, "version", sql, [client.as_str()])?;
+    docs.sort_by_key(|doc| (doc.created_at, doc.version_id));
+    Ok(docs)
+}
+
+pub(super) fn admin(tx: &Transaction<'_>, npub: &Npub) -> Result<Option<AdminDoc>> {
+    let sql = "SELECT doc FROM admins WHERE npub = ?1";
+    one(tx, "admin", sql, [npub.to_hex()])
+}
+
+pub(super) fn admins(tx: &Transaction<'_>) -> Result<Vec<AdminDoc>> {
+    all(tx, "admin", "SELECT doc FROM admins ORDER BY npub", [])
+}
+
+pub(super) fn groups(tx: &Transaction<'_>) -> Result<Vec<AdminGroupDoc>> {
+    let sql = "SELECT doc FROM admin_groups ORDER BY alias";
+    all(tx, "admin group", sql, [])
+}
+
+pub(super) fn lease(tx: &Transaction<'_>, name: &str) -> Result<Option<LeaseDoc>> {
+    one(
+        tx,
+        "lease",
+        "SELECT doc FROM leases WHERE name = ?1",
+        [name],
+    )
+}

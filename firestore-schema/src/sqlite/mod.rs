@@ -1,0 +1,23 @@
+//! The embedded store: one SQLite file, several processes.
+//!
+//! What must always hold:
+//! - every port method is one `BEGIN IMMEDIATE` transaction, so that what the lifecycle judged is what is changed, also against another process;
+//! - `synchronous=FULL`: what was answered survives a power cut;
+//! - the file is readable by its owner only;
+//! - errors name kinds of documents and stable causes, never values.
+//!
+//! Documents are JSON columns; what queries need stands beside them in indexed columns, and partial unique indexes repeat the invariants that SQL
+//! can express (one current version, one active rotation per client).
+
+mod apply;
+mod audit;
+mod error;
+mod flow;
+mod load;
+mod open;
+mod registry;
+mod schema;
+mod timers;
+mod worker;
+
+pub use open::{OpenError, SqliteStore};

@@ -1,0 +1,159 @@
+//! Opening the file: owner-only, WAL, the newest schema.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::schema::{self, SchemaError};
+use super::worker::Worker;
+
+/// How long a transaction waits for another process's.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// Why the store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file is not there, or may not be read or written.
+    #[error("cannot open {}: {cause}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// The operating system's error.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// Others than the owner may read or write it.
+    #[error("{} has mode {mode:04o}; it must be 0600: chmod 600 it", path.display())]
+    Mode {
+        /// Which file.
+        path: PathBuf,
+        /// The permission bits found.
+        mode: u32,
+    },
+    /// It is a database of another program, or no database.
+    #[error("{} is not a Keyturn database", path.display())]
+    Foreign {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A newer Keyturn wrote it.
+    #[error("{} has schema {found}; this program knows up to {known}", path.display())]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// Schema number in the file.
+        found: i64,
+        /// Newest schema number known.
+        known: i64,
+    },
+    /// SQLite failed.
+    #[error("SQLite cannot use {}", path.display())]
+    Sqlite {
+        /// Which file.
+        path: PathBuf,
+        /// SQLite's error; about the file, not about documents.
+        #[source]
+        cause: rusqlite::Error,
+    },
+}
+
+/// The SQLite backend. Clones share the same two connections (one writes, one reads).
+#[derive(Clone)]
+pub struct SqliteStore {
+    pub(super) writer: Worker,
+    pub(super) reader: Worker,
+}
+
+impl SqliteStore {
+    /// Opens the file, creating it with mode 0600 if needed. Blocks for the time that takes.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let file = |cause| OpenError::File {
+            path: path.to_owned(),
+            cause,
+        };
+        let sqlite = |cause| OpenError::Sqlite {
+            path: path.to_owned(),
+            cause,
+        };
+        own_file(path)?;
+        let schema = |error| match error {
+            SchemaError::Sql(cause)
+                if cause.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) =>
+            {
+                OpenError::Foreign {
+                    path: path.to_owned(),
+                }
+            }
+            SchemaError::Sql(cause) => sqlite(cause),
+            SchemaError::Foreign => OpenError::Foreign {
+                path: path.to_owned(),
+            },
+            SchemaError::Newer { found, known } => OpenError::Newer {
+                path: path.to_owned(),
+                found,
+                known,
+            },
+        };
+        let mut writer = connect(path).map_err(schema)?;
+        schema::migrate(&mut writer).map_err(schema)?;
+        let reader = connect(path).map_err(schema)?;
+        reader
+            .pragma_update(None, "query_only", true)
+            .map_err(sqlite)?;
+        Ok(Self {
+            writer: Worker::start("keyturn-store-w", writer).map_err(file)?,
+            reader: Worker::start("keyturn-store-r", reader).map_err(file)?,
+        })
+    }
+}
+
+/// Creates the file owner-only, or checks that an existing one is. SQLite gives its `-wal` and `-shm` files the mode of the database.
+fn own_file(path: &Path) -> Result<(), OpenError> {
+    let fail = |cause| OpenError::File {
+        path: path.to_owned(),
+        cause,
+    };
+    let created = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    match created {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let mode = std::fs::metadata(path).map_err(fail)?.permissions().mode() & 0o7777;
+            if mode & 0o077 == 0 {
+                Ok(())
+            } else {
+                Err(OpenError::Mode {
+                    path: path.to_owned(),
+                    mode,
+                })
+            }
+        }
+        Err(error) => Err(fail(error)),
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, SchemaError> {
+    // No OPEN_CREATE: the file exists by now, and a URI in its name must not be interpreted.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags)?;
+    db.busy_timeout(BUSY)?;
+    // Before the journal mode, which would be written into somebody else's file.
+    schema::check_ours(&db)?;
+    db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    db.pragma_update(None, "foreign_keys", true)?;
+    // Purged ciphertext must not linger in free pages.
+    db.pragma_update(None, "secure_delete", true)?;
+    db.pragma_update(None, "trusted_schema", false)?;
+    db.set_prepared_statement_cache_capacity(64);
+    Ok(db)
+}

@@ -1,0 +1,143 @@
+//! The schema, as numbered steps that are applied once and never edited.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+/// Marks the file as ours ("KTRN"), so that no other program's database is touched.
+const APPLICATION_ID: i32 = 0x4b54_524e;
+
+const STEPS: &[&str] = &[STEP_1];
+
+const STEP_1: &str = "
+CREATE TABLE clients (
+    client_id TEXT NOT NULL PRIMARY KEY,
+    doc TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE versions (
+    client_id TEXT NOT NULL REFERENCES clients (client_id),
+    version_id TEXT NOT NULL,
+    state TEXT NOT NULL,
+    rotation_id TEXT,
+    due_at INTEGER,
+    doc TEXT NOT NULL,
+    PRIMARY KEY (client_id, version_id)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX versions_one_current ON versions (client_id) WHERE state = 'current';
+CREATE UNIQUE INDEX versions_one_grace ON versions (client_id) WHERE state = 'grace';
+CREATE UNIQUE INDEX versions_one_pending ON versions (client_id) WHERE state = 'pending';
+CREATE UNIQUE INDEX versions_one_per_rotation ON versions (rotation_id) WHERE rotation_id IS NOT NULL;
+CREATE INDEX versions_due ON versions (due_at) WHERE due_at IS NOT NULL;
+CREATE TRIGGER versions_stay_dead BEFORE UPDATE OF state ON versions
+    WHEN old.state IN ('retired', 'cancelled') AND new.state <> old.state
+    BEGIN SELECT RAISE(ABORT, 'a dead version stays dead'); END;
+
+CREATE TABLE rotations (
+    rotation_id TEXT NOT NULL PRIMARY KEY,
+    client_id TEXT NOT NULL REFERENCES clients (client_id),
+    done INTEGER NOT NULL,
+    due_at INTEGER,
+    doc TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX rotations_one_active ON rotations (client_id) WHERE done = 0;
+CREATE INDEX rotations_due ON rotations (due_at) WHERE due_at IS NOT NULL;
+
+CREATE TABLE actions (
+    action_id TEXT NOT NULL PRIMARY KEY,
+    client_id TEXT NOT NULL,
+    doc TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE outbox (
+    event_id TEXT NOT NULL PRIMARY KEY,
+    rotation_id TEXT NOT NULL REFERENCES rotations (rotation_id),
+    published INTEGER NOT NULL,
+    delete_after INTEGER,
+    doc TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX outbox_by_rotation ON outbox (rotation_id);
+CREATE INDEX outbox_unpublished ON outbox (event_id) WHERE published = 0;
+CREATE INDEX outbox_due ON outbox (delete_after) WHERE delete_after IS NOT NULL;
+
+CREATE TABLE admins (
+    npub TEXT NOT NULL PRIMARY KEY,
+    doc TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE admin_groups (
+    alias TEXT NOT NULL PRIMARY KEY,
+    doc TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE nonces (
+    nonce_hash TEXT NOT NULL PRIMARY KEY,
+    owner_event TEXT NOT NULL,
+    expires_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX nonces_expiry ON nonces (expires_at);
+
+CREATE TABLE leases (
+    name TEXT NOT NULL PRIMARY KEY,
+    doc TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE audit (
+    seq INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    at INTEGER NOT NULL,
+    client_id TEXT,
+    doc TEXT NOT NULL
+) STRICT;
+CREATE INDEX audit_by_client ON audit (client_id, seq) WHERE client_id IS NOT NULL;
+CREATE TRIGGER audit_is_append_only_update BEFORE UPDATE ON audit
+    BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
+CREATE TRIGGER audit_is_append_only_delete BEFORE DELETE ON audit
+    BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
+";
+
+/// Why a file's schema cannot be used.
+#[derive(Debug)]
+pub(super) enum SchemaError {
+    Sql(rusqlite::Error),
+    Foreign,
+    Newer { found: i64, known: i64 },
+}
+
+impl From<rusqlite::Error> for SchemaError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+/// Refuses another program's database.
+pub(super) fn check_ours(db: &Connection) -> Result<(), SchemaError> {
+    let application: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let empty: bool = db.query_row(
+        "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)",
+        [],
+        |row| row.get(0),
+    )?;
+    if application == APPLICATION_ID || empty {
+        Ok(())
+    } else {
+        Err(SchemaError::Foreign)
+    }
+}
+
+/// Brings the file to the newest schema, in one transaction; two processes that start together apply it once.
+pub(super) fn migrate(db: &mut Connection) -> Result<(), SchemaError> {
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let known = STEPS.len() as i64;
+    let found: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found > known {
+        return Err(SchemaError::Newer { found, known });
+    }
+    let done = usize::try_from(found).unwrap_or(0);
+    for step in STEPS.iter().skip(done) {
+        tx.execute_batch(step)?;
+    }
+    if found < known {
+        tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+        tx.pragma_update(None, "user_version", known)?;
+    }
+    tx.commit()?;
+    Ok(())
+}

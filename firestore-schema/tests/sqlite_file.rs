@@ -1,0 +1,87 @@
+//! The SQLite file itself: who may read it, whose it is, two openers at once.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use keyturn_store::sqlite::{OpenError, SqliteStore};
+use keyturn_store::store::AuditTrail as _;
+
+#[tokio::test]
+async fn the_file_and_its_companions_are_owner_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let store = SqliteStore::open(&path).unwrap();
+    store.ping().await.unwrap();
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{:?}", entry.file_name());
+        names.push(entry.file_name());
+    }
+    assert!(names.contains(&"store.db-wal".into()), "{names:?}");
+}
+
+#[test]
+fn a_file_that_others_can_read_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    drop(SqliteStore::open(&path).unwrap());
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let Err(error) = SqliteStore::open(&path) else {
+        panic!("a world-readable store was opened")
+    };
+    assert!(error.to_string().contains("0644"), "{error}");
+}
+
+#[test]
+fn somebody_elses_database_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("other.db");
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("CREATE TABLE theirs (x)").unwrap();
+    drop(other);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(matches!(
+        SqliteStore::open(&path),
+        Err(OpenError::Foreign { .. })
+    ));
+
+    let text = dir.path().join("notes.txt");
+    std::fs::write(
+        &text,
+        "not a database at all, but longer than a header of one",
+    )
+    .unwrap();
+    std::fs::set_permissions(&text, std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(matches!(
+        SqliteStore::open(&text),
+        Err(OpenError::Foreign { .. })
+    ));
+}
+
+#[test]
+fn a_newer_schema_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    drop(SqliteStore::open(&path).unwrap());
+    let db = rusqlite::Connection::open(&path).unwrap();
+    db.pragma_update(None, "user_version", 99).unwrap();
+    drop(db);
+    let Err(OpenError::Newer { found: 99, .. }) = SqliteStore::open(&path) else {
+        panic!("a newer schema was opened")
+    };
+}
+
+#[test]
+fn two_openers_at_once_make_one_schema() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let open = || SqliteStore::open(&path).map(drop);
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..4).map(|_| scope.spawn(open)).collect();
+        for one in all {
+            one.join().unwrap().unwrap();
+        }
+    });
+}
