@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 
 use nostr::{Event, PublicKey};
-use openmls::group::MlsGroup;
+use openmls::group::{
+    MIXED_CIPHERTEXT_WIRE_FORMAT_POLICY, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroup,
+};
 use openmls::prelude::{
     CredentialType, Extension, ExtensionType, Extensions, ProposalType,
     RequiredCapabilitiesExtension, SenderRatchetConfiguration, UnknownExtension,
 };
+use openmls_traits::OpenMlsProvider as _;
 use tls_codec::Serialize as _;
 
 use crate::commit::{Plan, commit, current_exporter, enter, load, store_welcomes};
@@ -17,6 +20,7 @@ use crate::keypackage::lifetime;
 use crate::member::{GroupInfo, Member};
 use crate::storage::events::{self, PendingWelcome};
 use crate::storage::rows::{self, GroupRow};
+use crate::welcome::join_config;
 use crate::wire::group_data::{GroupData, GroupImage};
 use crate::wire::group_event;
 use crate::wire::key_package_event::VerifiedKeyPackage;
@@ -88,7 +92,7 @@ impl Member {
             let mut mls = MlsGroup::builder()
                 .with_group_id(crate::ids::to_openmls(&id))
                 .ciphersuite(CIPHERSUITE)
-                .with_wire_format_policy(openmls::group::MIXED_CIPHERTEXT_WIRE_FORMAT_POLICY)
+                .with_wire_format_policy(MIXED_CIPHERTEXT_WIRE_FORMAT_POLICY)
                 .use_ratchet_tree_extension(true)
                 .sender_ratchet_configuration(SenderRatchetConfiguration::new(
                     OUT_OF_ORDER,
@@ -170,11 +174,18 @@ impl Member {
                 return Err(CommitError::NoAdmin);
             }
             let mut mls = load(work, group)?;
+            // SelfRemove travels as PublicMessage, alone of all; OpenMLS derives that from the policy.
+            let policy = |mls: &mut MlsGroup, policy| {
+                mls.set_configuration(work.provider.storage(), &join_config(policy))
+                    .map_err(StoreError::from)
+            };
+            policy(&mut mls, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)?;
             let message = mls
                 .leave_group_via_self_remove(&work.provider, &work.me.signer)
                 .map_err(MlsError::at("SelfRemove"))?
                 .tls_serialize_detached()
                 .map_err(MlsError::at("SelfRemove encoding"))?;
+            policy(&mut mls, MIXED_CIPHERTEXT_WIRE_FORMAT_POLICY)?;
             work.keep(group, mls);
             let exporter = current_exporter(work, &row)?;
             let event =

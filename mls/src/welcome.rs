@@ -5,7 +5,9 @@
 //! changes nothing unless the caller says so.
 
 use nostr::{Event, EventId, PublicKey};
-use openmls::group::{MlsGroupJoinConfig, StagedWelcome};
+use openmls::group::{
+    MIXED_CIPHERTEXT_WIRE_FORMAT_POLICY, MlsGroupJoinConfig, StagedWelcome, WireFormatPolicy,
+};
 use openmls::prelude::{MlsMessageBodyIn, MlsMessageIn, SenderRatchetConfiguration, Welcome};
 use openmls_traits::OpenMlsProvider as _;
 use openmls_traits::storage::StorageProvider as _;
@@ -90,9 +92,10 @@ pub struct Joined {
     pub delete_events: Vec<EventId>,
 }
 
-pub(crate) fn join_config() -> MlsGroupJoinConfig {
+/// How groups are run. The policy is MIXED_CIPHERTEXT but while a SelfRemove is sent.
+pub(crate) fn join_config(policy: WireFormatPolicy) -> MlsGroupJoinConfig {
     MlsGroupJoinConfig::builder()
-        .wire_format_policy(openmls::group::MIXED_CIPHERTEXT_WIRE_FORMAT_POLICY)
+        .wire_format_policy(policy)
         .use_ratchet_tree_extension(true)
         .sender_ratchet_configuration(SenderRatchetConfiguration::new(OUT_OF_ORDER, FORWARD))
         .max_past_epochs(PAST_EPOCHS)
@@ -195,12 +198,16 @@ fn join(
         .collect();
     // Lifetimes of other leaves are not judged here: a member who slept for three months must not keep
     // everybody else from joining. Who may be in the group is decided by the roster.
-    let staged = StagedWelcome::build_from_welcome(&work.provider, &join_config(), welcome)
-        .map_err(MlsError::at("Welcome"))?
-        .skip_lifetime_validation()
-        .replace_old_group()
-        .build()
-        .map_err(MlsError::at("Welcome"))?;
+    let staged = StagedWelcome::build_from_welcome(
+        &work.provider,
+        &join_config(MIXED_CIPHERTEXT_WIRE_FORMAT_POLICY),
+        welcome,
+    )
+    .map_err(MlsError::at("Welcome"))?
+    .skip_lifetime_validation()
+    .replace_old_group()
+    .build()
+    .map_err(MlsError::at("Welcome"))?;
     let id = MlsGroupId::from_bytes(staged.group_context().group_id().as_slice())
         .map_err(|_| WelcomeError::Malformed)?;
     let data =
