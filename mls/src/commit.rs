@@ -573,6 +573,10 @@ pub(crate) fn merge_own(
     )?;
     enter(work, group, &mls)?;
     rows::set_self_update(work.db, group, Some(mls.epoch().as_u64()))?;
+    if let Some((_, after)) = &facts.nostr_group_id {
+        // A change of address that we made ourselves is approved.
+        rows::set_nostr_group_id(work.db, group, after)?;
+    }
     work.keep(group, mls);
     events::supersede(work.db, group, *source_epoch, true)?;
     events::release_welcomes(work.db, group, *source_epoch)?;

@@ -109,9 +109,6 @@ pub(crate) fn own(
     limit(work, row)?;
     let commit = events::commit_at(work.db, &row.id, pending.source_epoch)?
         .ok_or(StoreError::Corrupt("a merged commit without a row"))?;
-    if facts.nostr_group_id.is_some() {
-        own_address(work, row)?;
-    }
     Ok(Opened {
         inbound: Inbound::Commit(Box::new(CommitApplied {
             event_id: held.event.id,
@@ -127,13 +124,6 @@ pub(crate) fn own(
         moved: true,
         thawed: false,
     })
-}
-
-/// A change of address that we made ourselves is approved.
-fn own_address(work: &Work<'_>, row: &GroupRow) -> Result<(), StoreError> {
-    let row = rows::group(work.db, &row.id)?.ok_or(StoreError::Corrupt("a group is missing"))?;
-    let data = rows::group_data(work.db, &row)?;
-    rows::set_nostr_group_id(work.db, &row.id, &data.nostr_group_id)
 }
 
 /// Decides whether the commit may be applied to `epoch`, and makes that epoch the current one if it is

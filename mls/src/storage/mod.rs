@@ -63,8 +63,10 @@ pub(crate) fn open(path: &Path, key: &StorageKey) -> Result<(Connection, File), 
     let lock = lock(path)?;
     protect(path)?;
     let mut connection = Connection::open(path).map_err(StoreError::from)?;
+    // SQLCipher would report a wrong key on stderr; here it is a typed error.
     connection
-        .execute_batch(&key.pragma())
+        .execute_batch("PRAGMA cipher_log_level = NONE;")
+        .and_then(|()| connection.execute_batch(&key.pragma()))
         .map_err(StoreError::from)?;
     // The first read decides: without the right key the first page does not authenticate.
     match connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| {
