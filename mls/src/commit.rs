@@ -97,6 +97,9 @@ impl Member {
         npubs: &[PublicKey],
         now: UnixMs,
     ) -> Result<StagedCommit, CommitError> {
+        if npubs.contains(&self.npub()) {
+            return Err(CommitError::OwnLeaf);
+        }
         let members = self.members(group)?;
         let mut removes = Vec::new();
         for npub in npubs {

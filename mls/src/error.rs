@@ -145,6 +145,9 @@ pub enum CommitError {
     /// Already a member.
     #[error("{0} is already a member")]
     AlreadyMember(PublicKey),
+    /// Nobody removes himself by a commit of his own; see [`crate::Member::leave`].
+    #[error("a member leaves by SelfRemove, not by his own commit")]
+    OwnLeaf,
     /// Nothing to do.
     #[error("nothing to commit")]
     Nothing,

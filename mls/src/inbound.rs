@@ -33,20 +33,20 @@ pub type Decide<'d> = &'d mut dyn FnMut(&AppMessage) -> Disposition;
 /// Why the transaction of an event is undone.
 pub(crate) enum Halt {
     /// The event is worth nothing: remember its id, change nothing else.
-    Drop(Inbound),
+    Drop(Box<Inbound>),
     /// A refused commit; `Some(epoch)` if peers may follow it.
-    Refuse(Inbound, Option<u64>),
+    Refuse(Box<Inbound>, Option<u64>),
     /// Not openable yet. `suspicious`: none of our keys fits.
     Keep { suspicious: bool },
     /// The caller does not want it now.
-    Defer(DeferredInfo),
+    Defer(Box<DeferredInfo>),
     /// Our own failure.
-    Error(ReceiveError),
+    Error(Box<ReceiveError>),
 }
 
 impl<E: Into<ReceiveError>> From<E> for Halt {
     fn from(error: E) -> Self {
-        Self::Error(error.into())
+        Self::Error(Box::new(error.into()))
     }
 }
 
@@ -208,10 +208,10 @@ impl Member {
             events::unhold(work.db, &id)
         };
         match halt {
-            Halt::Error(error) => return Err(error),
+            Halt::Error(error) => return Err(*error),
             Halt::Drop(inbound) => {
                 self.transact(drop_event)?;
-                out.push(inbound);
+                out.push(*inbound);
             }
             Halt::Refuse(inbound, rival) => {
                 self.transact(|work| {
@@ -221,7 +221,7 @@ impl Member {
                     drop_event(work)
                 })?;
                 tracing::warn!(%group, event = %id, ?inbound, "commit refused");
-                out.push(inbound);
+                out.push(*inbound);
             }
             Halt::Defer(info) => {
                 let message = DeferredMessage {
@@ -237,7 +237,7 @@ impl Member {
                     group: group.clone(),
                     received_at: held.received_at,
                     stored: held.stored,
-                    deferred: Some(info),
+                    deferred: Some(*info),
                 };
                 self.transact(|work| events::hold(work.db, &deferred, limit))?;
                 out.push(Inbound::Deferred(message));
@@ -274,10 +274,10 @@ fn freeze(work: &Work<'_>, group: &MlsGroupId, suspicious: bool) -> Result<bool,
 }
 
 fn invalid(held: &Held, reason: Invalid) -> Halt {
-    Halt::Drop(Inbound::Invalid {
+    Halt::Drop(Box::new(Inbound::Invalid {
         event_id: held.event.id,
         reason,
-    })
+    }))
 }
 
 /// Opens the outer layer and hands over by content type.
@@ -343,12 +343,12 @@ pub(crate) fn process(
 
 pub(crate) fn refused(held: &Held, reason: CommitRefusal, rival: Option<u64>) -> Halt {
     Halt::Refuse(
-        Inbound::CommitRefused {
+        Box::new(Inbound::CommitRefused {
             event_id: held.event.id,
             group: held.group.clone(),
             reason,
             peers_may_follow: rival.is_some(),
-        },
+        }),
         rival,
     )
 }
@@ -428,11 +428,11 @@ fn application(
             },
         )?),
         Disposition::Defer { label } => {
-            return Err(Halt::Defer(DeferredInfo {
+            return Err(Halt::Defer(Box::new(DeferredInfo {
                 sender: leaf.npub,
                 epoch,
                 label,
-            }));
+            })));
         }
     };
     Ok(Opened {

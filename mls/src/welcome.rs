@@ -104,13 +104,13 @@ pub(crate) fn join_config(policy: WireFormatPolicy) -> MlsGroupJoinConfig {
 
 /// Leaves the transaction without a change.
 enum Halt {
-    Outcome(WelcomeOutcome),
-    Error(WelcomeError),
+    Outcome(Box<WelcomeOutcome>),
+    Error(Box<WelcomeError>),
 }
 
 impl<E: Into<WelcomeError>> From<E> for Halt {
     fn from(error: E) -> Self {
-        Self::Error(error.into())
+        Self::Error(Box::new(error.into()))
     }
 }
 
@@ -141,8 +141,8 @@ impl Member {
                     delete_events,
                 }))
             }
-            Err(Halt::Outcome(outcome)) => Ok(outcome),
-            Err(Halt::Error(error)) => Err(error),
+            Err(Halt::Outcome(outcome)) => Ok(*outcome),
+            Err(Halt::Error(error)) => Err(*error),
         }
     }
 
@@ -238,16 +238,16 @@ fn join(
     });
     match (decision, served.is_some()) {
         (Decision::Refuse, _) => {
-            return Err(Halt::Outcome(WelcomeOutcome::Refused {
+            return Err(Halt::Outcome(Box::new(WelcomeOutcome::Refused {
                 welcomer,
                 group: id,
-            }));
+            })));
         }
         (Decision::Join, true) => {
-            return Err(Halt::Outcome(WelcomeOutcome::AlreadyServed {
+            return Err(Halt::Outcome(Box::new(WelcomeOutcome::AlreadyServed {
                 welcomer,
                 group: id,
-            }));
+            })));
         }
         (Decision::Join, false) => {}
         (Decision::Replace, _) => {

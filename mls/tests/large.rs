@@ -31,5 +31,9 @@ fn a_hundred_members_join_by_gift_wrap_and_read_what_the_service_seals() {
         eprintln!("99 open: {:?}", start.elapsed());
     }
     let hash = peers[0].roster_hash(&group).unwrap();
-    assert!(peers.iter().all(|peer| peer.roster_hash(&group).unwrap() == hash));
+    assert!(
+        peers
+            .iter()
+            .all(|peer| peer.roster_hash(&group).unwrap() == hash)
+    );
 }

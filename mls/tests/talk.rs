@@ -237,7 +237,10 @@ fn a_plain_member_may_only_renew_his_leaf() {
         Err(keyturn_mls::error::CommitError::NotAdmin)
     ));
     let maker = peers[0].npub();
-    assert!(matches!(peers[0].remove(&group, &[maker], clock.0), Err(_)));
+    assert!(matches!(
+        peers[0].remove(&group, &[maker], clock.0),
+        Err(keyturn_mls::error::CommitError::OwnLeaf)
+    ));
     let staged = peers[2].self_update(&group, clock.0).unwrap();
     common::publish(&mut peers, 2, &staged, &clock);
 }

@@ -65,7 +65,7 @@ pub(crate) fn open(path: &Path, key: &StorageKey) -> Result<(Connection, File), 
     let mut connection = Connection::open(path).map_err(StoreError::from)?;
     // SQLCipher would report a wrong key on stderr; here it is a typed error.
     connection
-        .execute_batch("PRAGMA cipher_log_level = NONE;")
+        .execute_batch("PRAGMA cipher_log_level = NONE; PRAGMA cipher_memory_security = ON;")
         .and_then(|()| connection.execute_batch(&key.pragma()))
         .map_err(StoreError::from)?;
     // The first read decides: without the right key the first page does not authenticate.
