@@ -8,3 +8,4 @@ pub mod lifecycle;
 pub mod mac;
 pub mod sqlite;
 pub mod store;
+pub mod verifier;

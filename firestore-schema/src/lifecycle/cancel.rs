@@ -3,23 +3,28 @@
 use keyturn_proto::UnixMs;
 use keyturn_proto::notify::Outcome;
 
+use super::admins::{Step, take_step};
 use super::draft::{Draft, conflict};
 use super::table::{RotationEvent, VersionEvent};
 use super::{Family, Verdict};
-use crate::documents::{RotationDoc, RotationState};
+use crate::documents::{AdminDoc, RotationDoc, RotationState};
 use crate::store::{Cancel, Result, StoreError};
 
+/// `admin` is the enrolment that `totp_step` names.
+///
 /// # Errors
 /// [`StoreError::Fenced`] when `only_if` no longer holds; [`StoreError::Conflict`] when the rotation ended otherwise, or may not expire yet.
 pub fn cancel(
     family: Family,
     mut rotation: RotationDoc,
+    admin: Option<&AdminDoc>,
     command: Cancel,
 ) -> Result<Verdict<RotationDoc>> {
     let Cancel {
         rotation_id: _,
         outcome,
         only_if,
+        totp_step,
         retention_ms,
         now,
         audit,
@@ -44,6 +49,14 @@ pub fn cancel(
     if event == RotationEvent::Expire && now < rotation.ack_deadline {
         return Err(conflict("expire.too_early"));
     }
+    let admin = match totp_step
+        .map(|(_, step)| take_step(admin, step, now))
+        .transpose()?
+    {
+        Some(Step::Replayed) => return Err(conflict("totp.replayed")),
+        Some(Step::Accepted(admin)) => Some(admin),
+        None => None,
+    };
     let mut draft = Draft::of(family)?;
     if let Some(version) = rotation.new_version {
         draft.step(version, VersionEvent::Cancel, now)?;
@@ -51,6 +64,7 @@ pub fn cancel(
     draft.rotation(&mut rotation, event, now)?;
     let (_, mut change) = draft.finish(now);
     change.end(&rotation, UnixMs(now.0.saturating_add(retention_ms)));
+    change.admin = admin;
     change.audit.push(audit);
     Ok(Verdict {
         answer: rotation,

@@ -3,16 +3,21 @@
 use keyturn_proto::UnixMs;
 use keyturn_proto::notify::Outcome;
 
+use super::Verdict;
+use super::draft::conflict;
 use crate::documents::{OutboxDoc, RotationDoc, RotationState, VersionDoc, VersionState};
-use crate::store::Due;
+use crate::store::{Due, Result};
 
-/// When a rotation next needs the timer: a reservation at the end of its proof, a prepared one at its ack deadline, one with a quorum at `not_before`.
+/// When a rotation next needs the timer: a reservation at the end of its proof, a prepared one at its ack deadline, one with a quorum at `not_before`,
+/// one that has ended until its end is announced.
 #[must_use]
 pub fn rotation_due_at(rotation: &RotationDoc) -> Option<UnixMs> {
     match rotation.state {
         RotationState::Reserved => Some(rotation.proof_expires_at.min(rotation.ack_deadline)),
         RotationState::Prepared => Some(rotation.ack_deadline),
         RotationState::QuorumMet => Some(rotation.not_before),
+        // Told to the admins once it is over.
+        RotationState::Done if rotation.announced_at.is_none() => rotation.completed_at,
         RotationState::Done => None,
     }
 }
@@ -27,7 +32,7 @@ pub fn rotation_due(rotation: RotationDoc, now: UnixMs) -> Option<Due> {
         RotationState::Reserved => Some(Due::StaleReservation(rotation)),
         RotationState::Prepared => Some(Due::Expire(rotation)),
         RotationState::QuorumMet => Some(Due::Promote(rotation)),
-        RotationState::Done => None,
+        RotationState::Done => Some(Due::Announce(rotation)),
     }
 }
 
@@ -50,4 +55,20 @@ pub fn publishable(rotation: &RotationDoc, event: &OutboxDoc) -> bool {
     event.attempt == rotation.attempt
         && rotation.state != RotationState::Reserved
         && matches!(rotation.outcome, None | Some(Outcome::Promoted))
+}
+
+/// The end of a rotation was announced; the first time counts.
+///
+/// # Errors
+/// [`crate::store::StoreError::Conflict`] while the rotation is under way.
+pub fn announced(mut rotation: RotationDoc, now: UnixMs) -> Result<Verdict<()>> {
+    if rotation.state != RotationState::Done {
+        return Err(conflict("rotation.under_way"));
+    }
+    let mut verdict = Verdict::unchanged(());
+    if rotation.announced_at.is_none() {
+        rotation.announced_at = Some(now);
+        verdict.change.rotations.push(rotation);
+    }
+    Ok(verdict)
 }

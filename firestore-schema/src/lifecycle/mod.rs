@@ -30,6 +30,7 @@ pub use admins::{check_group, enrol, lease, prove_key, totp_failed};
 pub use cancel::cancel;
 pub use clients::{ClientUpdate, create_client, update_client};
 pub use draft::snapshot_of;
+pub use due::announced;
 pub use prepare::prepare;
 pub use promote::promote;
 pub use reserve::reserve;

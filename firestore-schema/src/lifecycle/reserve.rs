@@ -149,6 +149,7 @@ fn fresh(
         outcome: None::<Outcome>,
         attempt: 1,
         completed_at: None,
+        announced_at: None,
         ..rotation
     };
     fresh.quorum.acks.clear();

@@ -92,3 +92,32 @@ impl SecretHash {
         &self.0
     }
 }
+
+#[async_trait]
+impl<T: MacKey + ?Sized> MacKey for std::sync::Arc<T> {
+    async fn sign(
+        &self,
+        client: &ClientId,
+        version: &VersionId,
+        secret: &str,
+    ) -> Result<Maced, MacError> {
+        (**self).sign(client, version, secret).await
+    }
+
+    async fn verify(
+        &self,
+        key_ref: &str,
+        client: &ClientId,
+        version: &VersionId,
+        secret: &str,
+        hash: &SecretHash,
+    ) -> Result<bool, MacError> {
+        (**self)
+            .verify(key_ref, client, version, secret, hash)
+            .await
+    }
+
+    fn primary_ref(&self) -> String {
+        (**self).primary_ref()
+    }
+}

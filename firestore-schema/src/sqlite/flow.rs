@@ -137,7 +137,23 @@ impl SecretStore for SqliteStore {
         self.writer
             .write(move |tx| {
                 let (rotation, family) = load::rotation_and_family(tx, &cancel.rotation_id)?;
-                settle(tx, lifecycle::cancel(family, rotation, cancel)?)
+                let admin = match &cancel.totp_step {
+                    Some((npub, _)) => load::admin(tx, npub)?,
+                    None => None,
+                };
+                let verdict = lifecycle::cancel(family, rotation, admin.as_ref(), cancel)?;
+                settle(tx, verdict)
+            })
+            .await
+    }
+
+    async fn mark_announced(&self, rotation_id: &RotationId, now: UnixMs) -> Result<()> {
+        let id = rotation_id.clone();
+        self.writer
+            .write(move |tx| {
+                let rotation =
+                    load::rotation(tx, &id)?.ok_or(StoreError::NotFound { what: "rotation" })?;
+                settle(tx, lifecycle::announced(rotation, now)?)
             })
             .await
     }

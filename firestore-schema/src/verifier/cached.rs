@@ -1,0 +1,147 @@
+//! A client's snapshot, made ready: always two slots, so that every call does the same work whatever the client has.
+
+use std::time::Duration;
+
+use keyturn_proto::{ClientId, PresentedSecret, UnixMs, VersionId};
+use subtle::ConstantTimeEq as _;
+
+use super::memo::{Memo, MemoKey, MemoPrefix};
+use super::source::ClientSnapshot;
+use super::{Verified, Which};
+use crate::documents::{ClientStatus, SnapshotEntry, VersionState};
+use crate::mac::SecretHash;
+
+/// Tolerance for clocks that disagree; never applied to a dead version, because dead versions are not in the snapshot.
+const TOLERANCE: Duration = Duration::from_secs(2);
+
+/// One client as of `read_at`.
+pub(super) struct Cached {
+    pub(super) client_id: Option<ClientId>,
+    pub(super) read_at: UnixMs,
+    /// Current, then previous.
+    pub(super) slots: [Slot; 2],
+}
+
+/// A place for a version; an empty one costs the same as a full one.
+pub(super) struct Slot {
+    prefix: MemoPrefix,
+    pub(super) entry: Option<Entry>,
+}
+
+/// A version that may verify inside its window.
+pub(super) struct Entry {
+    pub(super) version_id: VersionId,
+    which: Which,
+    not_before: UnixMs,
+    not_after: Option<UnixMs>,
+    pub(super) hash: SecretHash,
+    pub(super) key_ref: String,
+    /// `None` for an imported secret.
+    prefilter: Option<[u8; 4]>,
+}
+
+impl Cached {
+    pub(super) fn of(
+        memo: &Memo,
+        client: &ClientId,
+        snapshot: ClientSnapshot,
+        read_at: UnixMs,
+    ) -> Self {
+        let place = |state, which| {
+            let entry = snapshot
+                .entries
+                .iter()
+                .find(|entry| entry.state == state)
+                .filter(|_| snapshot.status == ClientStatus::Active)
+                .and_then(|entry| Entry::of(entry, which));
+            Slot::new(memo, client.as_str(), entry)
+        };
+        Self {
+            client_id: Some(client.clone()),
+            read_at,
+            slots: [
+                place(VersionState::Current, Which::Current),
+                place(VersionState::Grace, Which::Previous),
+            ],
+        }
+    }
+
+    pub(super) fn unknown(memo: &Memo, read_at: UnixMs) -> Self {
+        Self {
+            client_id: None,
+            read_at,
+            slots: [Slot::new(memo, "", None), Slot::new(memo, "", None)],
+        }
+    }
+}
+
+impl Slot {
+    fn new(memo: &Memo, client: &str, entry: Option<Entry>) -> Self {
+        let prefix = match &entry {
+            Some(entry) => memo.prefix(
+                client,
+                &entry.version_id.to_string(),
+                entry.hash.as_str(),
+                &entry.key_ref,
+            ),
+            // No version id is empty, so nothing remembered can ever hit.
+            None => memo.prefix(client, "", "", ""),
+        };
+        Self { prefix, entry }
+    }
+
+    pub(super) fn memo_key(&self, secret: &PresentedSecret) -> MemoKey {
+        self.prefix.key(secret)
+    }
+
+    /// The answer if the secret is right: only inside the window.
+    pub(super) fn verified(&self, now: UnixMs) -> Option<Verified> {
+        let entry = self.entry.as_ref()?;
+        let begun = entry.not_before <= now.plus(TOLERANCE);
+        let over = entry
+            .not_after
+            .is_some_and(|end| now >= end.plus(TOLERANCE));
+        (begun && !over).then_some(Verified {
+            version_id: entry.version_id,
+            which: entry.which,
+        })
+    }
+
+    /// Whether the MAC key is worth asking.
+    pub(super) fn passes(&self, prefilter: &[u8; 4], looks_generated: bool) -> bool {
+        match self.entry.as_ref().map(|entry| entry.prefilter) {
+            None => false,
+            Some(None) => true,
+            Some(Some(expected)) => looks_generated & bool::from(expected.ct_eq(prefilter)),
+        }
+    }
+}
+
+impl Entry {
+    /// `None` for an entry that breaks the schema: it cannot verify, and must not stop the other one.
+    fn of(entry: &SnapshotEntry, which: Which) -> Option<Self> {
+        let prefilter = match &entry.prefilter {
+            None => Some(None),
+            Some(text) => {
+                let mut bytes = [0u8; 4];
+                hex::decode_to_slice(text, &mut bytes)
+                    .is_ok()
+                    .then_some(Some(bytes))
+            }
+        };
+        let parsed = prefilter.zip(SecretHash::parse(&entry.secret_hash).ok());
+        let Some((prefilter, hash)) = parsed else {
+            tracing::error!(version = %entry.version_id, "verify snapshot is damaged");
+            return None;
+        };
+        Some(Self {
+            version_id: entry.version_id,
+            which,
+            not_before: entry.not_before,
+            not_after: entry.not_after,
+            hash,
+            key_ref: entry.mac_key_ref.clone(),
+            prefilter,
+        })
+    }
+}

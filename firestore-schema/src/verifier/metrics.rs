@@ -1,0 +1,46 @@
+//! Counters without values: no client, no version, no source in a label.
+
+use metrics::{Counter, counter};
+
+use super::{Verified, VerifyError, Which};
+
+/// Handles, looked up once: the hot path only adds.
+pub(super) struct Counters {
+    current: Counter,
+    previous: Counter,
+    refused: Counter,
+    unavailable: Counter,
+    /// MAC verifications asked for.
+    pub(super) mac_calls: Counter,
+    /// Verifications refused by a limit.
+    pub(super) limited: Counter,
+    /// Snapshots read from the source.
+    pub(super) reads: Counter,
+}
+
+impl Counters {
+    pub(super) fn bind() -> Self {
+        let result = |name: &'static str| counter!("keyturn_verify_total", "result" => name);
+        Self {
+            current: result("current"),
+            previous: result("previous"),
+            refused: result("refused"),
+            unavailable: result("unavailable"),
+            mac_calls: counter!("keyturn_verify_mac_calls_total"),
+            limited: counter!("keyturn_verify_limited_total"),
+            reads: counter!("keyturn_verify_snapshot_reads_total"),
+        }
+    }
+
+    pub(super) fn result(&self, result: &Result<Verified, VerifyError>) {
+        match result {
+            Ok(verified) => match verified.which {
+                Which::Current => &self.current,
+                Which::Previous => &self.previous,
+            },
+            Err(VerifyError::Refused) => &self.refused,
+            Err(VerifyError::Unavailable { .. }) => &self.unavailable,
+        }
+        .increment(1);
+    }
+}

@@ -1,0 +1,414 @@
+//! Judges a presented secret (protocol.md §7): the hot path of the whole system. Read-only.
+//!
+//! What must always hold:
+//! - an unknown client, a client that may not verify and a wrong secret get the same answer by the same local work;
+//! - states and windows are judged on every call, whatever is remembered;
+//! - what is remembered is only that a MAC was right, under a key that dies with the process; never a secret, never a wrong guess;
+//! - in steady state a verification costs at most two HMACs in memory and asks neither the store nor the MAC key.
+//!
+//! One difference cannot be hidden locally: for an imported secret there is no prefilter, so a wrong guess at an existing client costs a MAC
+//! verification. Those are limited per client and per source.
+
+mod cached;
+mod flight;
+mod limits;
+mod memo;
+mod metrics;
+mod source;
+
+pub use limits::Rate;
+pub use source::{ClientSnapshot, SnapshotSource, SourceError};
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use keyturn_proto::{ClientId, PresentedSecret, UnixMs, VersionId};
+
+use self::cached::{Cached, Slot};
+use self::flight::Flights;
+use self::limits::Limits;
+use self::memo::{Memo, MemoKey};
+use self::metrics::Counters;
+use crate::mac::{MacError, MacKey};
+
+/// Longest secret that is looked at; longer ones are nobody's.
+const MAX_SECRET: usize = 1024;
+/// protocol.md §7: pointers are cached for at most this long.
+const MAX_TTL: Duration = Duration::from_secs(60);
+
+/// Bounds and lifetimes.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How long a client's snapshot is used without asking again, at most 60 s. Whoever calls [`Verifier::invalidate`] from a listener can
+    /// afford the maximum.
+    pub snapshot_ttl: Duration,
+    /// How old a snapshot may get while the source does not answer; then [`VerifyError::Unavailable`].
+    pub max_stale: Duration,
+    /// Clients kept in memory.
+    pub max_clients: u64,
+    /// How long a right MAC is remembered.
+    pub memo_ttl: Duration,
+    /// How many right MACs are remembered.
+    pub max_memos: u64,
+    /// MAC verifications for one client.
+    pub mac_per_client: Rate,
+    /// MAC verifications for one source (an IPv4 address or an IPv6 /64).
+    pub mac_per_source: Rate,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            snapshot_ttl: Duration::from_secs(5),
+            max_stale: Duration::from_secs(60),
+            max_clients: 100_000,
+            memo_ttl: Duration::from_secs(3600),
+            max_memos: 200_000,
+            mac_per_client: Rate {
+                per_second: 20,
+                burst: 100,
+            },
+            mac_per_source: Rate {
+                per_second: 20,
+                burst: 100,
+            },
+        }
+    }
+}
+
+/// Which version matched; goes into tokens, so that the switch-over can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// The version.
+    pub version_id: VersionId,
+    /// Its place.
+    pub which: Which,
+}
+
+/// The place of the version that matched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The one to use.
+    Current,
+    /// The one in grace.
+    Previous,
+}
+
+/// Why a secret was not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyError {
+    /// Unknown client, wrong secret, dead version, suspended client, too many guesses: nobody is told which.
+    #[error("refused")]
+    Refused,
+    /// Neither yes nor no can be said now.
+    #[error("cannot verify now: {cause}")]
+    Unavailable {
+        /// What is missing.
+        cause: &'static str,
+    },
+}
+
+/// Why a verifier could not be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VerifierError {
+    /// The operating system's random generator failed.
+    #[error("the random generator failed")]
+    Random,
+    /// A setting is out of range.
+    #[error("`{setting}` must be {expected}")]
+    Setting {
+        /// Which.
+        setting: &'static str,
+        /// What would have been right.
+        expected: &'static str,
+    },
+}
+
+/// The verifier over a source of snapshots and a MAC key. Shared by reference; all state is inside.
+pub struct Verifier<S, M> {
+    source: S,
+    mac: M,
+    settings: Settings,
+    clients: moka::sync::Cache<Box<str>, Arc<Cached>>,
+    /// Counts invalidations, so that a read that began before one is not kept after it.
+    invalidations: AtomicU64,
+    unknown: Arc<Cached>,
+    memo: Memo,
+    limits: Limits,
+    reads: Flights<ClientId, Result<Arc<Cached>, SourceError>>,
+    checks: Flights<MemoKey, Result<bool, MacError>>,
+    counters: Counters,
+}
+
+/// What the local part of a verification came to.
+enum Local {
+    Known(Verified),
+    Refused,
+    /// These slots need the MAC key; [`MemoKey`] per slot.
+    Ask([Option<MemoKey>; 2]),
+}
+
+/// Local work done for one call; equal for an unknown client and a wrong secret.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Work {
+    memo_macs: u32,
+    prefilters: u32,
+}
+
+impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
+    /// Install a metrics recorder before: counters bind to the one that is there.
+    ///
+    /// # Errors
+    /// [`VerifierError`].
+    pub fn new(source: S, mac: M, settings: Settings) -> Result<Self, VerifierError> {
+        if settings.snapshot_ttl > MAX_TTL {
+            return Err(VerifierError::Setting {
+                setting: "snapshot_ttl",
+                expected: "at most 60 s",
+            });
+        }
+        if settings.max_stale < settings.snapshot_ttl {
+            return Err(VerifierError::Setting {
+                setting: "max_stale",
+                expected: "no shorter than snapshot_ttl",
+            });
+        }
+        let memo = Memo::new(settings.max_memos, settings.memo_ttl)?;
+        Ok(Self {
+            source,
+            mac,
+            clients: moka::sync::Cache::builder()
+                .max_capacity(settings.max_clients)
+                .time_to_live(settings.max_stale)
+                .build(),
+            invalidations: AtomicU64::new(0),
+            unknown: Arc::new(Cached::unknown(&memo, UnixMs(0))),
+            memo,
+            limits: Limits::new(settings.mac_per_client, settings.mac_per_source)?,
+            reads: Flights::default(),
+            checks: Flights::default(),
+            counters: Counters::bind(),
+            settings,
+        })
+    }
+
+    /// Judges one presented secret. `client_id` is the text as it came: an invalid one answers like an unknown one.
+    ///
+    /// # Errors
+    /// [`VerifyError`].
+    pub async fn verify(
+        &self,
+        client_id: &str,
+        secret: &PresentedSecret,
+        source: IpAddr,
+        now: UnixMs,
+    ) -> Result<Verified, VerifyError> {
+        let result = self.judge(client_id, secret, source, now).await;
+        self.counters.result(&result);
+        result
+    }
+
+    async fn judge(
+        &self,
+        client_id: &str,
+        secret: &PresentedSecret,
+        source: IpAddr,
+        now: UnixMs,
+    ) -> Result<Verified, VerifyError> {
+        if secret.expose().len() > MAX_SECRET {
+            return Err(VerifyError::Refused);
+        }
+        let cached = match self.fresh(client_id, now) {
+            Some(cached) => cached,
+            None => Box::pin(self.read(client_id, now)).await?,
+        };
+        match self.local(&cached, secret, now, &mut Work::default()) {
+            Local::Known(verified) => Ok(verified),
+            Local::Refused => Err(VerifyError::Refused),
+            Local::Ask(slots) => Box::pin(self.ask(&cached, slots, secret, source, now)).await,
+        }
+    }
+
+    /// The part that needs nobody: what is remembered, and the prefilter. Always two MACs unless something remembered hits, always one
+    /// prefilter after that.
+    fn local(
+        &self,
+        cached: &Cached,
+        secret: &PresentedSecret,
+        now: UnixMs,
+        work: &mut Work,
+    ) -> Local {
+        let mut keys = [None, None];
+        for (slot, key) in cached.slots.iter().zip(&mut keys) {
+            let memo_key = slot.memo_key(secret);
+            work.memo_macs += 1;
+            let remembered = self.memo.holds(&memo_key, now);
+            if let (true, Some(verified)) = (remembered, slot.verified(now)) {
+                return Local::Known(verified);
+            }
+            *key = Some(memo_key);
+        }
+        let prefilter = keyturn_proto::derive::prefilter(secret.expose());
+        let looks_generated = secret.looks_generated();
+        work.prefilters += 1;
+        for (slot, key) in cached.slots.iter().zip(&mut keys) {
+            if slot.verified(now).is_none() || !slot.passes(&prefilter, looks_generated) {
+                *key = None;
+            }
+        }
+        if keys.iter().all(Option::is_none) {
+            Local::Refused
+        } else {
+            Local::Ask(keys)
+        }
+    }
+
+    /// Asks the MAC key about the slots that are left, current first.
+    async fn ask(
+        &self,
+        cached: &Cached,
+        slots: [Option<MemoKey>; 2],
+        secret: &PresentedSecret,
+        source: IpAddr,
+        now: UnixMs,
+    ) -> Result<Verified, VerifyError> {
+        let mut missing = None;
+        for (slot, key) in cached.slots.iter().zip(slots) {
+            let (Some(key), Some(verified)) = (key, slot.verified(now)) else {
+                continue;
+            };
+            if !self.limits.allow(&cached.client_id, source) {
+                self.counters.limited.increment(1);
+                break;
+            }
+            match self.check(cached, slot, &key, secret).await {
+                Ok(true) => {
+                    self.memo.remember(key, now);
+                    return Ok(verified);
+                }
+                Ok(false) => {}
+                Err(MacError::Unavailable { cause, .. }) => missing = Some(cause),
+                Err(error) => {
+                    // Names the key version or nothing; never input or output.
+                    tracing::error!(%error, version = %verified.version_id, "stored version cannot be verified");
+                    missing = Some("the MAC key version of a stored secret is not usable here");
+                }
+            }
+        }
+        match missing {
+            Some(cause) => Err(VerifyError::Unavailable { cause }),
+            None => Err(VerifyError::Refused),
+        }
+    }
+
+    /// One MAC verification, shared by everybody who asks the same at the same time.
+    async fn check(
+        &self,
+        cached: &Cached,
+        slot: &Slot,
+        key: &MemoKey,
+        secret: &PresentedSecret,
+    ) -> Result<bool, MacError> {
+        let Some((entry, client)) = slot.entry.as_ref().zip(cached.client_id.as_ref()) else {
+            return Ok(false);
+        };
+        self.checks
+            .join(*key, || async {
+                self.counters.mac_calls.increment(1);
+                let version = &entry.version_id;
+                self.mac
+                    .verify(
+                        &entry.key_ref,
+                        client,
+                        version,
+                        secret.expose(),
+                        &entry.hash,
+                    )
+                    .await
+            })
+            .await
+    }
+
+    fn fresh(&self, client_id: &str, now: UnixMs) -> Option<Arc<Cached>> {
+        let cached = self.clients.get(client_id)?;
+        (now.since(cached.read_at) < self.settings.snapshot_ttl).then_some(cached)
+    }
+
+    /// Reads through; while the source fails, what was read before serves until it is too old.
+    async fn read(&self, client_id: &str, now: UnixMs) -> Result<Arc<Cached>, VerifyError> {
+        let Ok(id) = client_id.parse::<ClientId>() else {
+            return Ok(Arc::clone(&self.unknown));
+        };
+        let read = self
+            .reads
+            .join(id.clone(), || self.read_source(&id, now))
+            .await;
+        read.or_else(|error| {
+            tracing::warn!(%error, "verify source");
+            self.clients
+                .get(client_id)
+                .filter(|cached| now.since(cached.read_at) < self.settings.max_stale)
+                .ok_or(VerifyError::Unavailable {
+                    cause: "the source of verify snapshots does not answer",
+                })
+        })
+    }
+
+    async fn read_source(&self, id: &ClientId, now: UnixMs) -> Result<Arc<Cached>, SourceError> {
+        let before = self.invalidations.load(Ordering::Acquire);
+        self.counters.reads.increment(1);
+        let snapshot = self.source.snapshot(id).await?;
+        let cached = Arc::new(match snapshot {
+            Some(snapshot) => Cached::of(&self.memo, id, snapshot, now),
+            None => Cached::unknown(&self.memo, now),
+        });
+        if self.invalidations.load(Ordering::Acquire) == before {
+            self.clients.insert(id.as_str().into(), Arc::clone(&cached));
+            // An invalidation between the check and the insert must win.
+            if self.invalidations.load(Ordering::Acquire) != before {
+                self.clients.invalidate(id.as_str());
+            }
+        }
+        Ok(cached)
+    }
+
+    /// Forgets a client's snapshot, because it has changed.
+    pub fn invalidate(&self, client: &ClientId) {
+        self.invalidations.fetch_add(1, Ordering::AcqRel);
+        self.reads.forget(client);
+        self.clients.invalidate(client.as_str());
+    }
+
+    /// Forgets every snapshot, because changes may have been missed.
+    pub fn invalidate_all(&self) {
+        self.invalidations.fetch_add(1, Ordering::AcqRel);
+        self.reads.forget_all();
+        self.clients.invalidate_all();
+    }
+
+    /// Whether a version that a token names still verifies; lets a server drop tokens at a revoke.
+    ///
+    /// # Errors
+    /// [`VerifyError::Unavailable`] when that cannot be said now.
+    pub async fn is_version_live(
+        &self,
+        client: &ClientId,
+        version: &VersionId,
+        now: UnixMs,
+    ) -> Result<bool, VerifyError> {
+        let cached = match self.fresh(client.as_str(), now) {
+            Some(cached) => cached,
+            None => self.read(client.as_str(), now).await?,
+        };
+        Ok(cached
+            .slots
+            .iter()
+            .filter_map(|slot| slot.verified(now))
+            .any(|live| live.version_id == *version))
+    }
+}
+
+#[cfg(test)]
+mod tests;

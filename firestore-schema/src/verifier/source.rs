@@ -1,0 +1,58 @@
+//! Where snapshots come from.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use keyturn_proto::ClientId;
+
+use crate::documents::{ClientDoc, ClientStatus, SnapshotEntry};
+use crate::store::Registry;
+
+/// What the verifier needs of a client document.
+#[derive(Clone, Debug)]
+pub struct ClientSnapshot {
+    /// Only active clients verify.
+    pub status: ClientStatus,
+    /// Living versions.
+    pub entries: Vec<SnapshotEntry>,
+}
+
+/// The source did not answer; the cause is redacted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no snapshot: {cause}")]
+pub struct SourceError {
+    /// What went wrong.
+    pub cause: &'static str,
+}
+
+/// Reads one client's snapshot, never torn.
+#[async_trait]
+pub trait SnapshotSource: Send + Sync {
+    /// `None` for an unknown client.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    async fn snapshot(&self, client: &ClientId) -> Result<Option<ClientSnapshot>, SourceError>;
+}
+
+impl From<ClientDoc> for ClientSnapshot {
+    fn from(doc: ClientDoc) -> Self {
+        Self {
+            status: doc.status,
+            entries: doc.snapshot,
+        }
+    }
+}
+
+/// Every store is a source.
+#[async_trait]
+impl<R: Registry + ?Sized> SnapshotSource for Arc<R> {
+    async fn snapshot(&self, client: &ClientId) -> Result<Option<ClientSnapshot>, SourceError> {
+        match self.client(client).await {
+            Ok(doc) => Ok(doc.map(ClientSnapshot::from)),
+            Err(_) => Err(SourceError {
+                cause: "the store did not answer",
+            }),
+        }
+    }
+}
