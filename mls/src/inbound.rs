@@ -98,6 +98,29 @@ impl Member {
         Ok(out)
     }
 
+    /// Whether `event` is an application message of an epoch we have keys for, judged from its outer layer alone: nothing is opened, nothing
+    /// changes. Whatever may change the group (a commit, a proposal, an event we cannot place) is `false`, so that a caller can let it wait
+    /// until the relay has stored it.
+    pub fn is_application(&self, event: &Event) -> Result<bool, StoreError> {
+        let Ok(verified) = VerifiedGroupEvent::verify(event) else {
+            return Ok(false);
+        };
+        let Some(group) = rows::by_address(&self.db, &verified.group())? else {
+            return Ok(false);
+        };
+        let exporters = rows::exporters(&self.db, &group)?;
+        let frame = exporters
+            .iter()
+            .find_map(|(_, secret)| Some(Zeroizing::new(verified.open(secret)?)));
+        let message = frame.and_then(|bytes| {
+            MlsMessageIn::tls_deserialize_exact_bytes(&bytes)
+                .ok()?
+                .try_into_protocol_message()
+                .ok()
+        });
+        Ok(message.is_some_and(|message| message.content_type() == ContentType::Application))
+    }
+
     /// Messages that were deferred, oldest first.
     pub fn deferred(&self, group: &MlsGroupId) -> Result<Vec<DeferredMessage>, StoreError> {
         Ok(events::held(&self.db, group, true)?
