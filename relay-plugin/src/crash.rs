@@ -1,0 +1,96 @@
+//! The places at which a test kills the process (architecture.md, "Crash safety"). Without the feature `crash-points` nothing of this is
+//! compiled: [`point`] is empty, and no environment is read.
+
+/// One numbered step, or a gap between two effects that must not be lost or doubled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// Step 0: opened, and kept in the member's inbox.
+    AfterInbox,
+    /// Step 1: admitted; the nonce is burnt.
+    AfterAdmit,
+    /// Step 2.
+    AfterReserve,
+    /// Step 3: the ratchet has advanced, nothing is recorded.
+    AfterSeal,
+    /// Step 4: recorded, nothing is published.
+    AfterPrepare,
+    /// Within step 5: the relay has it, the store does not know.
+    BeforeMarkPublished,
+    /// Step 5.
+    AfterPublish,
+    /// Step 6: an ack is recorded; the inbox row is still there.
+    AfterAck,
+    /// Step 7: promoted, nobody was told.
+    AfterPromote,
+    /// Step 8: the old version is retired.
+    AfterRetire,
+}
+
+impl Point {
+    /// All of them, in the order of a rotation.
+    pub const ALL: [Self; 10] = [
+        Self::AfterInbox,
+        Self::AfterAdmit,
+        Self::AfterReserve,
+        Self::AfterSeal,
+        Self::AfterPrepare,
+        Self::BeforeMarkPublished,
+        Self::AfterPublish,
+        Self::AfterAck,
+        Self::AfterPromote,
+        Self::AfterRetire,
+    ];
+
+    /// Its name, as a test arms it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AfterInbox => "after_inbox",
+            Self::AfterAdmit => "after_admit",
+            Self::AfterReserve => "after_reserve",
+            Self::AfterSeal => "after_seal",
+            Self::AfterPrepare => "after_prepare",
+            Self::BeforeMarkPublished => "before_mark_published",
+            Self::AfterPublish => "after_publish",
+            Self::AfterAck => "after_ack",
+            Self::AfterPromote => "after_promote",
+            Self::AfterRetire => "after_retire",
+        }
+    }
+
+    /// By its name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|point| point.name() == name)
+    }
+}
+
+/// Passing a point costs nothing in a product build.
+#[cfg(not(feature = "crash-points"))]
+pub(crate) const fn point(_: Point) {}
+
+#[cfg(feature = "crash-points")]
+pub use armed::arm;
+#[cfg(feature = "crash-points")]
+pub(crate) use armed::point;
+
+#[cfg(feature = "crash-points")]
+mod armed {
+    use std::sync::OnceLock;
+
+    use super::Point;
+
+    // Global because a crash is: one point per process, armed once by `main` before anything runs.
+    static ARMED: OnceLock<Point> = OnceLock::new();
+
+    /// Makes the process abort when it first passes `point`. Later calls change nothing.
+    pub fn arm(point: Point) {
+        ARMED.get_or_init(|| point);
+    }
+
+    pub(crate) fn point(point: Point) {
+        if ARMED.get() == Some(&point) {
+            std::process::abort();
+        }
+    }
+}
