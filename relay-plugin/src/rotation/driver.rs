@@ -1,0 +1,217 @@
+//! Carries out what is due: expiry, promotion, retirement, announcements, deletion, and whatever a crash or an outage left half done.
+//!
+//! What must always hold: every deadline is found again in the store; memory holds only how long to wait after a failure. One thing that
+//! fails never holds up the others. Nothing is done without the lease.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use keyturn_proto::{RotationId, UnixMs};
+use keyturn_store::documents::RotationDoc;
+use keyturn_store::store::{Due, StoreError};
+use tokio_util::sync::CancellationToken;
+
+use super::engine::Engine;
+use super::failure::Failure;
+use super::machine::{self, Doubt, Effect, Event};
+
+/// How much is taken from the store at once.
+const BATCH: usize = 64;
+
+/// When to try again what failed; forgotten with the process, because the store still has the work.
+#[derive(Default)]
+pub struct Backoff {
+    pauses: HashMap<String, (UnixMs, Duration)>,
+    swept: Option<UnixMs>,
+}
+
+const RESUME: &str = "resume/";
+
+impl Backoff {
+    fn waits(&self, key: &str, now: UnixMs) -> bool {
+        self.pauses.get(key).is_some_and(|(until, _)| now < *until)
+    }
+
+    /// Rotations whose pause is over.
+    fn resumable(&self, now: UnixMs) -> Vec<RotationId> {
+        let over = self.pauses.iter().filter(|(_, (until, _))| now >= *until);
+        over.filter_map(|(key, _)| key.strip_prefix(RESUME)?.parse().ok())
+            .collect()
+    }
+
+    fn sweep_due(&mut self, now: UnixMs, every: Duration) -> bool {
+        let due = self.swept.is_none_or(|swept| now >= swept.plus(every));
+        if due {
+            self.swept = Some(now);
+        }
+        due
+    }
+
+    fn failed(&mut self, key: &str, now: UnixMs, first: Duration, longest: Duration) {
+        let pause = self
+            .pauses
+            .get(key)
+            .map_or(first, |(_, pause)| (*pause * 2).min(longest));
+        self.pauses.insert(key.to_owned(), (now.plus(pause), pause));
+    }
+
+    fn succeeded(&mut self, key: &str) {
+        self.pauses.remove(key);
+    }
+
+    fn next(&self) -> Option<UnixMs> {
+        self.pauses.values().map(|(until, _)| *until).min()
+    }
+}
+
+impl Engine {
+    /// Runs until `stop`. Finishes the effect under way, then returns.
+    pub async fn drive(&self, stop: CancellationToken) {
+        let mut backoff = Backoff::default();
+        while !stop.is_cancelled() {
+            let next = self.turn(&mut backoff).await;
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.woken() => {}
+                () = self.clock().sleep_until(next) => {}
+            }
+        }
+    }
+
+    /// One turn: lease, due work, half-done work. Returns when to look again at the latest.
+    pub async fn turn(&self, backoff: &mut Backoff) -> UnixMs {
+        let now = self.now();
+        let settings = self.settings();
+        let latest = now.plus(settings.sweep.min(settings.lease / 3));
+        let soon = now.plus(settings.retry);
+        match self.hold_lease().await {
+            Ok(true) => {}
+            Ok(false) => return latest,
+            Err(error) => {
+                tracing::warn!(%error, "the lease could not be renewed");
+                return soon.min(latest);
+            }
+        }
+        let next = async {
+            self.due_work(backoff).await?;
+            self.left_behind(backoff).await?;
+            self.store().next_due().await
+        }
+        .await;
+        match next {
+            // What is due already and failed waits for its backoff; a moment is always left for others.
+            Ok(next) => {
+                let due = next.map(|at| match backoff.next() {
+                    Some(retry) if at <= now => retry,
+                    _ => at,
+                });
+                let wanted = due.into_iter().chain(backoff.next()).min();
+                let floor = self.now().plus(Duration::from_millis(5));
+                wanted.map_or(latest, |at| at.max(floor).min(latest))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the store did not say what is due");
+                soon.min(latest)
+            }
+        }
+    }
+
+    async fn due_work(&self, backoff: &mut Backoff) -> Result<(), StoreError> {
+        let due = self.store().due(self.now(), BATCH).await?;
+        for work in due {
+            let key = key(&work);
+            if backoff.waits(&key, self.now()) {
+                continue;
+            }
+            let result = self.carry_out(work).await;
+            self.settle(backoff, &key, result);
+        }
+        Ok(())
+    }
+
+    async fn carry_out(&self, work: Due) -> Result<(), Failure> {
+        match work {
+            Due::StaleReservation(rotation)
+            | Due::Expire(rotation)
+            | Due::Promote(rotation)
+            | Due::Announce(rotation) => self.ticked(&rotation).await,
+            Due::Retire {
+                client_id,
+                version_id,
+            } => self.retire(&client_id, &version_id).await,
+            Due::Purge(events) => self.purge(&events).await,
+        }
+    }
+
+    async fn ticked(&self, rotation: &RotationDoc) -> Result<(), Failure> {
+        // Somebody is at it: a request on its way through prepare. A later turn finds what is left.
+        let Some(_claim) = self.claim(&rotation.rotation_id) else {
+            return Err(Failure::Again("rotation.claimed"));
+        };
+        match machine::step(rotation, Event::Ticked, self.now()) {
+            Some(Effect::Promote) => self.promote(rotation).await,
+            Some(Effect::Announce) => self.announce_end(rotation).await,
+            Some(Effect::Cancel { outcome, reason }) => {
+                self.end(rotation, outcome, reason).await.map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes up what was left behind: named by whoever left it, or found by the sweep. Rotations that wait for acks cost nothing here.
+    async fn left_behind(&self, backoff: &mut Backoff) -> Result<(), StoreError> {
+        let mut ids = self.take_later();
+        ids.extend(backoff.resumable(self.now()));
+        if backoff.sweep_due(self.now(), self.settings().sweep) {
+            ids.extend(self.half_done().await?);
+        }
+        for id in ids {
+            let key = resume_key(&id);
+            if backoff.waits(&key, self.now()) {
+                continue;
+            }
+            let Some(_claim) = self.claim(&id) else {
+                continue;
+            };
+            let result = match self.resume(&id, Doubt::OlderAttempt).await {
+                Ok(_) => Ok(()),
+                // It was cancelled for that reason: nothing is left to try.
+                Err(Failure::Refused(_)) => Ok(()),
+                Err(again) => Err(again),
+            };
+            self.settle(backoff, &key, result);
+        }
+        Ok(())
+    }
+
+    fn settle(&self, backoff: &mut Backoff, key: &str, result: Result<(), Failure>) {
+        match result {
+            Ok(()) => backoff.succeeded(key),
+            Err(failure) => {
+                metrics::counter!("keyturn_driver_failures_total").increment(1);
+                tracing::warn!(work = key, reason = failure.reason(), "to be tried again");
+                let settings = self.settings();
+                backoff.failed(key, self.now(), settings.retry, settings.sweep);
+            }
+        }
+    }
+}
+
+fn resume_key(id: &RotationId) -> String {
+    format!("{RESUME}{id}")
+}
+
+fn key(work: &Due) -> String {
+    match work {
+        Due::StaleReservation(rotation) | Due::Expire(rotation) => {
+            format!("end/{}", rotation.rotation_id)
+        }
+        Due::Promote(rotation) => format!("promote/{}", rotation.rotation_id),
+        Due::Announce(rotation) => format!("announce/{}", rotation.rotation_id),
+        Due::Retire {
+            client_id,
+            version_id,
+        } => format!("retire/{client_id}/{version_id}"),
+        Due::Purge(_) => "purge".to_owned(),
+    }
+}

@@ -1,0 +1,224 @@
+//! What every step works with, and the order of the steps for one request.
+//!
+//! What must always hold: two tasks never work on one rotation at once ([`Engine::claim`]); whoever ends or changes something wakes the
+//! driver, which finds everything else in the store.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use keyturn_proto::notify::NotifyState;
+use keyturn_proto::{Action, RotationId, ServiceNotify, UnixMs};
+use keyturn_store::documents::RotationDoc;
+use keyturn_store::mac::MacKey;
+use keyturn_store::store::Store;
+use tokio::sync::Notify;
+
+use super::failure::Failure;
+use super::lease::Fence;
+use super::ports::{Clock, Distributor, Gate};
+use super::request::Authorised;
+use super::reserve::Reservation;
+use super::settings::Settings;
+
+/// The ports the engine is built from.
+pub struct Parts {
+    /// Documents, registry, audit trail.
+    pub store: Arc<dyn Store>,
+    /// The key that hashes secrets.
+    pub mac: Arc<dyn MacKey>,
+    /// Who may ask, and who may read.
+    pub gate: Arc<dyn Gate>,
+    /// The way to the admins.
+    pub distributor: Arc<dyn Distributor>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// What the operator decided.
+    pub settings: Settings,
+}
+
+/// The rotation engine of this process. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) parts: Parts,
+    pub(super) fence: Fence,
+    claimed: Mutex<HashSet<RotationId>>,
+    later: Mutex<BTreeSet<RotationId>>,
+    wake: Notify,
+}
+
+/// This task's exclusive right to work on one rotation; given back on drop, also by a panic.
+pub struct Claim {
+    engine: Engine,
+    id: RotationId,
+}
+
+/// What a permitted action came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// To be told to the group the request came from.
+    Tell(NotifyState),
+    /// The rotation is reserved: the request may be forgotten, [`Engine::carry_on`] goes on and answers.
+    Carry(Box<RotationDoc>),
+}
+
+impl Engine {
+    /// An engine at rest: nothing happens until it is asked, or [`super::driver`] runs.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(Inner {
+            parts,
+            fence: Fence::default(),
+            claimed: Mutex::default(),
+            later: Mutex::default(),
+            wake: Notify::new(),
+        }))
+    }
+
+    pub(super) fn store(&self) -> &dyn Store {
+        self.0.parts.store.as_ref()
+    }
+
+    pub(super) fn mac(&self) -> &dyn MacKey {
+        self.0.parts.mac.as_ref()
+    }
+
+    pub(super) fn gate(&self) -> &dyn Gate {
+        self.0.parts.gate.as_ref()
+    }
+
+    pub(super) fn distributor(&self) -> &dyn Distributor {
+        self.0.parts.distributor.as_ref()
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        self.0.parts.clock.as_ref()
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.0.parts.settings
+    }
+
+    pub(super) fn fence(&self) -> &Fence {
+        &self.0.fence
+    }
+
+    /// Now.
+    #[must_use]
+    pub fn now(&self) -> UnixMs {
+        self.clock().now()
+    }
+
+    /// Whether this instance holds the lease and may act.
+    #[must_use]
+    pub fn acts(&self) -> bool {
+        self.fence().current(self.now()).is_some()
+    }
+
+    /// Lets the driver look at the store again.
+    pub fn wake(&self) {
+        self.0.wake.notify_one();
+    }
+
+    /// Leaves a rotation to the driver's next turn. A hint only: the sweep finds it as well.
+    pub fn later(&self, id: &RotationId) {
+        let mut later = self.0.later.lock().unwrap_or_else(PoisonError::into_inner);
+        later.insert(id.clone());
+        drop(later);
+        self.wake();
+    }
+
+    pub(super) fn take_later(&self) -> BTreeSet<RotationId> {
+        std::mem::take(&mut *self.0.later.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) async fn woken(&self) {
+        self.0.wake.notified().await;
+    }
+
+    /// The right to work on `id`; `None` while another task of this process does.
+    #[must_use]
+    pub fn claim(&self, id: &RotationId) -> Option<Claim> {
+        self.claims().insert(id.clone()).then(|| Claim {
+            engine: self.clone(),
+            id: id.clone(),
+        })
+    }
+
+    fn claims(&self) -> std::sync::MutexGuard<'_, HashSet<RotationId>> {
+        // A set of ids is whole whenever the lock is free, also after a panic elsewhere.
+        self.0
+            .claimed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Carries out what a permit allows, up to the point from which recovery would go on by itself.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn act(&self, authorised: Authorised) -> Result<Answer, Failure> {
+        match authorised.permit().action() {
+            Action::Rotation | Action::Emergency => match authorised.reserve(self).await? {
+                Reservation::New(rotation) => Ok(Answer::Carry(rotation)),
+                Reservation::Repeat(rotation) => self.repeat(&rotation).await,
+            },
+            Action::Cancel => self.cancel(authorised).await.map(Answer::Tell),
+            Action::Rollback => self.rollback(authorised).await.map(Answer::Tell),
+            Action::Revoke => self.revoke(authorised).await.map(Answer::Tell),
+            Action::Status => self.status(&authorised).await.map(Answer::Tell),
+        }
+    }
+
+    /// Takes a reserved rotation to its admins, and tells the group that it is under way. The same call serves a fresh reservation, a repeat
+    /// of a request and recovery: it goes by what the store holds.
+    ///
+    /// # Errors
+    /// [`Failure`]: `Refused` has cancelled the rotation; `Again` leaves it for the driver.
+    pub async fn carry_on(
+        &self,
+        rotation: RotationDoc,
+        in_reply_to: Option<String>,
+    ) -> Result<(), Failure> {
+        let Some(claim) = self.claim(&rotation.rotation_id) else {
+            return Ok(());
+        };
+        let carried = self
+            .resume(&rotation.rotation_id, super::recover::Doubt::None)
+            .await;
+        drop(claim);
+        let Some(prepared) = carried? else {
+            return Ok(());
+        };
+        self.tell(
+            &prepared.mls_group,
+            &ServiceNotify {
+                action_id: Some(prepared.rotation_id.clone()),
+                client_id: Some(prepared.client_id.clone()),
+                in_reply_to,
+                at: self.now(),
+                body: NotifyState::Accepted {
+                    version_id: prepared.new_version,
+                    ack_deadline: Some(prepared.ack_deadline),
+                },
+            },
+        )
+        .await;
+        Ok(())
+    }
+
+    /// Tells a group something once, now. What must arrive although the process dies is announced by the driver from the store instead.
+    pub async fn tell(&self, alias: &str, notify: &ServiceNotify) {
+        if let Err(error) = self.distributor().announce(alias, notify).await {
+            metrics::counter!("keyturn_announcements_failed_total").increment(1);
+            tracing::warn!(group = alias, %error, "a group could not be told");
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.engine.claims().remove(&self.id);
+    }
+}

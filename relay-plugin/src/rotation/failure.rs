@@ -1,0 +1,111 @@
+//! The two ways in which a step does not happen: for good, or for now.
+
+use keyturn_proto::ErrorClass;
+use keyturn_store::mac::MacError;
+use keyturn_store::store::StoreError;
+
+use super::ports::{AudienceError, DeliveryError};
+use crate::admission::Refusal;
+
+/// Why a step did not happen.
+#[derive(Debug)]
+pub enum Failure {
+    /// For good: the requester is told the class, the audit trail the reason.
+    Refused(Refusal),
+    /// For now: nothing is answered, the work stays where it is recorded and is taken up again. The word is for the log.
+    Again(&'static str),
+}
+
+impl Failure {
+    /// A refusal.
+    #[must_use]
+    pub const fn refused(class: ErrorClass, reason: &'static str) -> Self {
+        Self::Refused(Refusal {
+            class,
+            reason,
+            retry_after_ms: None,
+        })
+    }
+
+    /// Its machine word.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.reason,
+            Self::Again(reason) => reason,
+        }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotFound { what: _ } => {
+                Self::refused(ErrorClass::NotFound, "store.not_found")
+            }
+            StoreError::Conflict { why } => Self::refused(ErrorClass::Conflict, why),
+            // Somebody else acts on it now; whoever that is answers.
+            StoreError::Fenced => Self::Again("store.fenced"),
+            StoreError::Unavailable { cause: _ } => Self::Again("store.unavailable"),
+            // Settled by looking again: every method reports what was done.
+            StoreError::Unknown { cause: _ } => Self::Again("store.outcome_unknown"),
+            StoreError::Damaged { what: _ } => {
+                Self::refused(ErrorClass::InternalError, "store.damaged")
+            }
+        }
+    }
+}
+
+impl From<MacError> for Failure {
+    fn from(error: MacError) -> Self {
+        match error {
+            MacError::Unavailable {
+                cause: _,
+                retryable: true,
+            } => Self::Again("mac.unavailable"),
+            MacError::Unavailable {
+                cause: _,
+                retryable: false,
+            } => Self::refused(ErrorClass::InternalError, "mac.failed"),
+            MacError::UnknownKey(_) => Self::refused(ErrorClass::InternalError, "mac.unknown_key"),
+            MacError::MalformedHash => {
+                Self::refused(ErrorClass::InternalError, "mac.malformed_hash")
+            }
+        }
+    }
+}
+
+impl From<AudienceError> for Failure {
+    fn from(error: AudienceError) -> Self {
+        match error {
+            AudienceError::NoGroup => {
+                Self::refused(ErrorClass::PolicyViolation, "client.no_admin_group")
+            }
+            AudienceError::Unfit { alias: _, reason } => {
+                Self::refused(ErrorClass::PolicyViolation, reason)
+            }
+            AudienceError::NotYet {
+                alias: _,
+                reason,
+                retry_at: _,
+            } => Self::Again(reason),
+            AudienceError::Store(error) => error.into(),
+            AudienceError::Member(reason) => Self::Again(reason),
+        }
+    }
+}
+
+impl From<DeliveryError> for Failure {
+    fn from(error: DeliveryError) -> Self {
+        match error {
+            DeliveryError::Refused(reason) => Self::refused(ErrorClass::InternalError, reason),
+            DeliveryError::Away(reason) | DeliveryError::Group(reason) => Self::Again(reason),
+        }
+    }
+}

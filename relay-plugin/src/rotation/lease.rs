@@ -1,0 +1,65 @@
+//! Which instance acts: a lease document with a fencing number (architecture.md, "Many relays").
+//!
+//! What must always hold: an instance whose lease has run out by its own clock starts nothing new, and what it has under way is stopped by
+//! the store, because the successor's fence differs.
+
+use std::sync::{Mutex, PoisonError};
+
+use keyturn_proto::UnixMs;
+use keyturn_store::store::{Lease, StoreError};
+
+use super::engine::Engine;
+use super::settings::Settings;
+
+/// The fencing number under which this instance acts, if it does.
+#[derive(Default)]
+pub struct Fence(Mutex<Option<Lease>>);
+
+impl Fence {
+    /// The number, while the lease lasts.
+    #[must_use]
+    pub fn current(&self, now: UnixMs) -> Option<u64> {
+        self.lock()
+            .as_ref()
+            .filter(|lease| now < lease.until)
+            .map(|lease| lease.fence)
+    }
+
+    fn set(&self, lease: Option<Lease>) {
+        *self.lock() = lease;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Lease>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Engine {
+    /// Takes or renews the lease. `Ok(true)` while it is ours, `Ok(false)` while somebody else holds it.
+    ///
+    /// # Errors
+    /// [`StoreError`]; a lease that was ours stays ours until it runs out.
+    pub async fn hold_lease(&self) -> Result<bool, StoreError> {
+        let settings = self.settings();
+        let taken = self
+            .store()
+            .lease(
+                Settings::LEASE,
+                &settings.instance,
+                settings.lease_ms(),
+                self.now(),
+            )
+            .await;
+        match taken {
+            Ok(lease) => {
+                self.fence().set(Some(lease));
+                Ok(true)
+            }
+            Err(StoreError::Conflict { why: _ }) => {
+                self.fence().set(None);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Taking up a rotation from what the store holds: at start, after an answer was lost, when a roster changed under our hands, and, since it
+//! is the same work, right after a reservation.
+//!
+//! What must always hold: before anything is prepared under a rotation that another attempt may still write to, the attempt is bumped;
+//! membership, enrolment and policy are judged again each time; each round reads the store anew and carries out one effect.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use keyturn_proto::notify::Outcome;
+use keyturn_proto::{ErrorClass, RotationId};
+use keyturn_store::documents::{ActiveRotation, ClientDoc, OutboxDoc, RotationDoc, RotationState};
+use keyturn_store::store::StoreError;
+
+use super::audit::Entry;
+use super::engine::Engine;
+use super::failure::Failure;
+pub use super::machine::Doubt;
+use super::machine::{self, Delivery, Effect, Event, Standing};
+use super::ports::{Audience, AudienceError};
+use super::prepare::Prepared;
+use super::reserve::Reserved;
+
+/// Rounds after which a rotation is left to the sweep: take over, prepare, publish, and as many again because rosters changed.
+const ROUNDS: usize = 12;
+/// How long one look waits for an epoch to settle before it leaves the rotation to the sweep.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Engine {
+    /// Takes up every rotation that is not over. Runs before the first request; what cannot be finished now is left to the driver.
+    ///
+    /// # Errors
+    /// [`Failure`] if the store cannot say what is active.
+    pub async fn recover(&self) -> Result<(), Failure> {
+        for id in self.half_done().await? {
+            match self.resume(&id, Doubt::OlderAttempt).await {
+                Ok(_) => tracing::info!(rotation = %id, "taken up after a restart"),
+                Err(failure) => {
+                    tracing::warn!(rotation = %id, reason = failure.reason(), "left to the sweep");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Rotations on which there may be work beside waiting: reserved but not prepared, prepared but not out.
+    pub(super) async fn half_done(&self) -> Result<BTreeSet<RotationId>, StoreError> {
+        let unpublished = self.store().unpublished().await?;
+        let reserved = self.store().active_rotations().await?.into_iter();
+        let reserved = reserved.filter(|rotation| rotation.state == RotationState::Reserved);
+        Ok(unpublished
+            .into_iter()
+            .map(|event| event.rotation_id)
+            .chain(reserved.map(|rotation| rotation.rotation_id))
+            .collect())
+    }
+
+    /// Goes on until nothing is left to do but wait. `Some` when the rotation is prepared and every notify is out.
+    ///
+    /// # Errors
+    /// [`Failure::Refused`] after the rotation was cancelled for that reason; [`Failure::Again`] to be tried later.
+    pub async fn resume(
+        &self,
+        id: &RotationId,
+        mut doubt: Doubt,
+    ) -> Result<Option<RotationDoc>, Failure> {
+        for _ in 0..ROUNDS {
+            let Some(rotation) = self.store().rotation(id).await? else {
+                return Ok(None);
+            };
+            let over = rotation.state == RotationState::Done;
+            if over && rotation.outcome != Some(Outcome::Promoted) {
+                return Ok(None);
+            }
+            let fence = self
+                .fence()
+                .current(self.now())
+                .ok_or(Failure::Again("lease.not_held"))?;
+            if rotation.fence != fence {
+                // Reserved under another lease: its holder may still be writing.
+                doubt = Doubt::OlderAttempt;
+            }
+            let outbox = match rotation.state {
+                RotationState::Reserved => Vec::new(),
+                RotationState::Prepared | RotationState::QuorumMet | RotationState::Done => {
+                    self.store().outbox(id).await?
+                }
+            };
+            if over && outbox.is_empty() {
+                return Ok(None);
+            }
+            if machine::delivery(&outbox, None) == Delivery::Delivered {
+                return Ok(Some(rotation));
+            }
+
+            let look = self.look(&rotation).await?;
+            let event = Event::Looked {
+                standing: look.standing,
+                delivery: machine::delivery(
+                    &outbox,
+                    look.sound.as_ref().map(|(audience, _)| audience),
+                ),
+                doubt,
+            };
+            match machine::step(&rotation, event, self.now()) {
+                Some(Effect::TakeOver(reason)) => {
+                    self.take_over(&rotation, fence, reason).await?;
+                    doubt = Doubt::None;
+                }
+                Some(Effect::Prepare) => {
+                    let Some((audience, client)) = look.sound else {
+                        return Err(Failure::Again("audience.missing"));
+                    };
+                    let active = active(&rotation);
+                    self.prepare(Reserved {
+                        rotation,
+                        active,
+                        client,
+                        audience,
+                    })
+                    .await?;
+                }
+                Some(Effect::Publish) => {
+                    return self.distribute(rotation, outbox).await.map(Some);
+                }
+                Some(Effect::Cancel { outcome, reason }) => {
+                    self.end(&rotation, outcome, reason).await?;
+                    let class = ErrorClass::PolicyViolation;
+                    return Err(Failure::refused(class, reason));
+                }
+                // Answers to acks and to the clock; looking never yields them.
+                Some(
+                    Effect::RecordAck
+                    | Effect::NoteLateAck
+                    | Effect::RefuseAck(_)
+                    | Effect::Promote
+                    | Effect::Announce,
+                )
+                | None => return Ok(Some(rotation)),
+            }
+        }
+        Err(Failure::Again("rotation.unsteady"))
+    }
+
+    /// Step 5. An event that the relay will never take ends the rotation.
+    async fn distribute(
+        &self,
+        rotation: RotationDoc,
+        outbox: Vec<OutboxDoc>,
+    ) -> Result<RotationDoc, Failure> {
+        let attempt = Prepared::recorded(rotation.clone(), outbox);
+        match attempt.distribute(self).await {
+            Ok(distributed) => Ok(distributed.rotation),
+            Err(Failure::Refused(refusal)) => {
+                if rotation.state != RotationState::Done {
+                    self.end(&rotation, Outcome::Canceled, refusal.reason)
+                        .await?;
+                }
+                Err(Failure::Refused(refusal))
+            }
+            Err(again) => Err(again),
+        }
+    }
+
+    /// Steps 3 and 4. A refusal cancels the reservation; a failure that will pass leaves it.
+    async fn prepare(&self, reserved: Reserved) -> Result<(), Failure> {
+        let rotation = reserved.rotation.clone();
+        match self.generate_to_prepare(reserved).await {
+            Err(Failure::Refused(refusal)) => {
+                self.end(&rotation, Outcome::Canceled, refusal.reason)
+                    .await?;
+                Err(Failure::Refused(refusal))
+            }
+            other => other,
+        }
+    }
+
+    async fn generate_to_prepare(&self, reserved: Reserved) -> Result<(), Failure> {
+        let started = self.now();
+        reserved
+            .generate(started)?
+            .mac(self.mac())
+            .await?
+            .seal(self.distributor(), self.now())
+            .await?
+            .prepare(self.store(), self.now())
+            .await?;
+        metrics::histogram!("keyturn_prepare_seconds")
+            .record(self.now().since(started).as_secs_f64());
+        Ok(())
+    }
+
+    async fn take_over(
+        &self,
+        rotation: &RotationDoc,
+        fence: u64,
+        reason: &str,
+    ) -> Result<(), Failure> {
+        let now = self.now();
+        let audit = Entry::of_rotation(now, rotation, "rotation.taken_over", reason).done();
+        self.store()
+            .take_over(&active(rotation), fence, now, audit)
+            .await?;
+        metrics::counter!("keyturn_take_overs_total").increment(1);
+        Ok(())
+    }
+
+    /// Who could read it now, and whether requester, group, client and policy still hold.
+    async fn look(&self, rotation: &RotationDoc) -> Result<Look, Failure> {
+        let Some(client) = self.store().client(&rotation.client_id).await? else {
+            return Ok(Look::lost("client.unknown"));
+        };
+        let audience = match self.audience_when_ready(&client).await {
+            Ok(audience) => audience,
+            Err(AudienceError::Unfit { alias: _, reason }) => return Ok(Look::lost(reason)),
+            Err(AudienceError::NoGroup) => return Ok(Look::lost("client.no_admin_group")),
+            Err(error) => return Err(error.into()),
+        };
+        let leaves = audience
+            .roster(&rotation.mls_group)
+            .map_or(&[][..], |roster| &roster.leaves);
+        match self.gate().recheck(rotation, leaves).await {
+            Ok(client) => Ok(Look {
+                standing: Standing::Sound,
+                sound: Some((audience, client)),
+            }),
+            // The judge himself failed: that says nothing about the rotation.
+            Err(refusal) if refusal.class == ErrorClass::InternalError => {
+                Err(Failure::Again(refusal.reason))
+            }
+            Err(refusal) => Ok(Look::lost(refusal.reason)),
+        }
+    }
+
+    /// Waits, within reason, for what passes by itself.
+    async fn audience_when_ready(&self, client: &ClientDoc) -> Result<Audience, AudienceError> {
+        let give_up = self.now().plus(PATIENCE);
+        loop {
+            match self.distributor().audience(client).await {
+                Err(AudienceError::NotYet { retry_at, .. }) if retry_at <= give_up => {
+                    let pause = self.now().plus(Duration::from_millis(20));
+                    self.clock().sleep_until(retry_at.max(pause)).await;
+                }
+                other => return other,
+            }
+            if self.now() > give_up {
+                return self.distributor().audience(client).await;
+            }
+        }
+    }
+}
+
+/// What one look found. The audience and the client are there exactly while the standing is sound.
+struct Look {
+    standing: Standing,
+    sound: Option<(Audience, ClientDoc)>,
+}
+
+impl Look {
+    const fn lost(reason: &'static str) -> Self {
+        Self {
+            standing: Standing::Lost(reason),
+            sound: None,
+        }
+    }
+}
+
+pub(super) fn active(rotation: &RotationDoc) -> ActiveRotation {
+    ActiveRotation {
+        rotation_id: rotation.rotation_id.clone(),
+        attempt: rotation.attempt,
+        fence: rotation.fence,
+    }
+}

@@ -1,0 +1,43 @@
+//! What the engine is told by the configuration. Plain values, already checked.
+
+use std::time::Duration;
+
+/// Everything the engine needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of this instance in leases: stable over restarts, so that a restart does not wait for its own lease to run out.
+    pub instance: String,
+    /// Without a quorum by then a rotation expires (protocol.md §3).
+    pub ack_deadline: Duration,
+    /// Acks needed unless the client says otherwise.
+    pub quorum: u32,
+    /// At least one counted ack must be proven.
+    pub require_proven: bool,
+    /// Whether the requester's own ack counts.
+    pub requester_counts: bool,
+    /// How long ciphertext is kept after the end of its rotation.
+    pub retention: Duration,
+    /// How long the lease is taken for; renewed at a third of it.
+    pub lease: Duration,
+    /// How often the store is asked for work that nobody announced.
+    pub sweep: Duration,
+    /// First pause after something failed that will pass; doubles up to `sweep`.
+    pub retry: Duration,
+}
+
+impl Settings {
+    /// The lease that decides which instance acts.
+    pub const LEASE: &'static str = "rotation";
+
+    /// `retention` in milliseconds.
+    #[must_use]
+    pub fn retention_ms(&self) -> u64 {
+        u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// `lease` in milliseconds.
+    #[must_use]
+    pub fn lease_ms(&self) -> u64 {
+        u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX)
+    }
+}
