@@ -6,11 +6,14 @@
 pub mod admission;
 pub mod cli;
 pub mod config;
+pub mod core;
+pub mod crash;
 pub mod delivery;
 pub mod extension;
 pub mod hardening;
 pub mod host;
 pub mod metrics;
+pub mod rotation;
 pub mod running;
 pub mod service;
 pub mod telemetry;

@@ -1,0 +1,134 @@
+//! The loop over live events.
+//!
+//! A message may run ahead of the relay's database; whatever could change a group (a commit, a proposal, an event that nothing opens yet) waits
+//! until the relay has stored it, in the order it came: a commit that we follow and the relay then loses would part us from the group for good.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use keyturn_mls::Receipt;
+use keyturn_proto::UnixMs;
+use nostr::Event;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Core;
+use super::work::Desk;
+use crate::service::Inbound;
+
+/// Events that may wait for the relay's database at once.
+const MAX_WAITING: usize = 256;
+/// How long the relay may take to store an event; it writes every 100 ms.
+const STORED_WITHIN: Duration = Duration::from_secs(5);
+
+/// An event on its way into the relay's database.
+struct Held {
+    event: Event,
+    receipt: Receipt,
+    stored: BoxFuture<'static, bool>,
+}
+
+impl Core {
+    pub(super) async fn attend(
+        &self,
+        mut inbound: mpsc::Receiver<Inbound>,
+        desk: &mut Desk,
+        stop: &CancellationToken,
+    ) {
+        let mut held: VecDeque<Held> = VecDeque::new();
+        let mut house = self.engine.now();
+        loop {
+            let room = desk.has_room() && held.len() < MAX_WAITING;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = desk.one_done() => {}
+                stored = first_stored(&mut held) => {
+                    let Some(Held { event, receipt, stored: _ }) = held.pop_front() else { continue };
+                    if stored {
+                        self.take_in(&event, receipt, desk).await;
+                    } else {
+                        metrics::counter!("keyturn_events_not_stored_total").increment(1);
+                        tracing::warn!(event = %event.id, "the relay did not store it; not followed");
+                    }
+                }
+                () = self.clock.sleep_until(house) => {
+                    self.keep_house(desk).await;
+                    house = self.engine.now().plus(self.house_interval().await);
+                }
+                next = inbound.recv(), if room => {
+                    let Some(next) = next else { return };
+                    self.arrived(next, &mut held, desk).await;
+                }
+            }
+        }
+    }
+
+    async fn arrived(&self, inbound: Inbound, held: &mut VecDeque<Held>, desk: &mut Desk) {
+        let Inbound {
+            event,
+            received_at_ms,
+            session: _,
+        } = inbound;
+        let receipt = Receipt::live(UnixMs(received_at_ms));
+        match self.service.may_run_ahead(&event).await {
+            Ok(true) => self.take_in(&event, receipt, desk).await,
+            Ok(false) => {
+                let (relay, id) = (std::sync::Arc::clone(&self.relay), event.id);
+                let deadline = Instant::now() + STORED_WITHIN;
+                let stored = async move { relay.wait_stored(id, deadline).await.unwrap_or(false) };
+                held.push_back(Held {
+                    event,
+                    receipt,
+                    stored: Box::pin(stored),
+                });
+            }
+            Err(error) => tracing::error!(event = %event.id, %error, "not taken in"),
+        }
+    }
+
+    async fn take_in(&self, event: &Event, receipt: Receipt, desk: &mut Desk) {
+        match self.service.take_in(event, receipt).await {
+            Ok(false) => {}
+            Ok(true) => {
+                crate::crash::point(crate::crash::Point::AfterInbox);
+                if let Err(error) = desk.lay_out().await {
+                    tracing::error!(%error, "the inbox could not be read; it is read again later");
+                }
+            }
+            // It is stored by the relay, and taken in again at the next start.
+            Err(error) => {
+                metrics::counter!("keyturn_intake_failures_total").increment(1);
+                tracing::error!(event = %event.id, %error, "not taken in");
+            }
+        }
+    }
+
+    async fn keep_house(&self, desk: &mut Desk) {
+        if let Err(error) = self.service.keep_house().await {
+            tracing::warn!(%error, "some of the house-keeping is left for later");
+        }
+        if let Err(error) = desk.lay_out().await {
+            tracing::warn!(%error, "the inbox could not be read; it is read again later");
+        }
+    }
+
+    /// Sooner while a leaf is to be renewed or an epoch to settle: nothing can be sealed until then.
+    async fn house_interval(&self) -> Duration {
+        match self.service.is_settling().await {
+            Ok(true) => self.retry,
+            _ => self.sweep,
+        }
+    }
+}
+
+/// Resolves with the fate of the first event that waits; never while none does.
+async fn first_stored(held: &mut VecDeque<Held>) -> bool {
+    match held.front_mut() {
+        Some(first) => Pin::new(&mut first.stored).await,
+        None => std::future::pending().await,
+    }
+}

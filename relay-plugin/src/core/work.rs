@@ -1,0 +1,290 @@
+//! The desk: inbox rows on their way from opened to done.
+//!
+//! What must always hold: a row leaves the inbox only when its effect is in the store; the requests of one sender are worked off in the order
+//! they came; a row is on the desk once. Whatever cannot be finished now stays in the inbox and is laid out again.
+
+use std::collections::{HashMap, HashSet};
+
+use keyturn_proto::inner::InnerKind;
+use keyturn_proto::notify::NotifyState;
+use keyturn_proto::{Npub, ServiceNotify};
+use tokio::sync::oneshot;
+use tokio::task::{Id, JoinSet};
+
+use super::Core;
+use crate::admission::{Opened, Refusal, hints};
+use crate::crash;
+use crate::delivery::service_member::{ServiceError, Waiting};
+use crate::rotation::Failure;
+use crate::rotation::audit::Entry;
+use crate::rotation::engine::Answer;
+use crate::rotation::request::Requested;
+
+/// Rows worked on at once.
+const MAX_TASKS: usize = 128;
+/// Times a row is tried before it waits for the next sweep.
+const TRIES: u32 = 5;
+
+/// See the module.
+pub(super) struct Desk {
+    core: Core,
+    tasks: JoinSet<()>,
+    /// What lies on the desk, by task.
+    laid: HashMap<Id, Card>,
+    rows: HashSet<i64>,
+    /// Resolves when the last task of a sender has let the next one go.
+    turns: HashMap<Npub, oneshot::Receiver<()>>,
+}
+
+/// Names a row without its content.
+struct Card {
+    row: i64,
+    sender: Npub,
+    event_id: String,
+    group: String,
+}
+
+impl Desk {
+    pub(super) fn new(core: Core) -> Self {
+        Self {
+            core,
+            tasks: JoinSet::new(),
+            laid: HashMap::new(),
+            rows: HashSet::new(),
+            turns: HashMap::new(),
+        }
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.tasks.len() < MAX_TASKS
+    }
+
+    /// Starts on every row of the inbox that is not on the desk, as far as there is room.
+    pub(super) async fn lay_out(&mut self) -> Result<(), ServiceError> {
+        if !self.core.engine.acts() {
+            return Ok(());
+        }
+        for waiting in self.core.service.inbox().await? {
+            if !self.has_room() {
+                break;
+            }
+            if self.rows.insert(waiting.row) {
+                self.lay(waiting);
+            }
+        }
+        Ok(())
+    }
+
+    fn lay(&mut self, waiting: Waiting) {
+        let Waiting { row, kind, opened } = waiting;
+        let card = Card {
+            row,
+            sender: opened.sender,
+            event_id: opened.event_id.clone(),
+            group: opened.group.alias.clone(),
+        };
+        let (mine, next) = oneshot::channel();
+        let before = self.turns.insert(opened.sender, next);
+        let core = self.core.clone();
+        let task = self.tasks.spawn(async move {
+            if let Some(before) = before {
+                // Resolves with an error, too, when the one before ended without saying so.
+                let _ended = before.await;
+            }
+            core.work_off(row, kind, &opened, mine).await;
+        });
+        self.laid.insert(task.id(), card);
+    }
+
+    /// Resolves when a task has ended and was put away; never while there is none.
+    pub(super) async fn one_done(&mut self) {
+        let Some(ended) = self.tasks.join_next_with_id().await else {
+            return std::future::pending().await;
+        };
+        let (id, panicked) = match ended {
+            Ok((id, ())) => (id, false),
+            Err(error) => (error.id(), error.is_panic()),
+        };
+        let Some(card) = self.laid.remove(&id) else {
+            return;
+        };
+        self.rows.remove(&card.row);
+        if panicked {
+            self.core.panicked(&card).await;
+        }
+    }
+
+    /// Lets everything on the desk finish.
+    pub(super) async fn finish(mut self) {
+        while !self.tasks.is_empty() {
+            self.one_done().await;
+        }
+    }
+}
+
+impl Core {
+    /// Tries a row until it is done, or leaves it to a later sweep. Dropping `mine` lets the sender's next row go.
+    async fn work_off(
+        &self,
+        row: i64,
+        kind: InnerKind,
+        opened: &Opened,
+        mine: oneshot::Sender<()>,
+    ) {
+        let mut pause = self.retry;
+        let mut mine = Some(mine);
+        for _ in 0..TRIES {
+            let worked = match kind {
+                InnerKind::Ack => self.ack(row, opened).await,
+                _ => self.request(row, opened, &mut mine).await,
+            };
+            match worked {
+                Ok(()) => return,
+                Err(Failure::Refused(refusal)) => {
+                    return self.refuse(row, opened, kind, &refusal).await;
+                }
+                Err(Failure::Again(reason)) => {
+                    tracing::info!(event = opened.event_id, reason, "to be tried again");
+                    self.clock.sleep_until(self.engine.now().plus(pause)).await;
+                    pause = (pause * 2).min(self.sweep);
+                }
+            }
+        }
+        tracing::warn!(event = opened.event_id, "left in the inbox for now");
+    }
+
+    async fn request(
+        &self,
+        row: i64,
+        opened: &Opened,
+        mine: &mut Option<oneshot::Sender<()>>,
+    ) -> Result<(), Failure> {
+        let started = self.engine.now();
+        let requested = Requested::new(opened);
+        let authorised = match requested.authorise(self.gate.as_ref(), started).await {
+            Ok(authorised) => authorised,
+            // Audited by admission.
+            Err(refusal) => {
+                self.answer(opened, refused(&refusal)).await;
+                self.done(row).await;
+                return Ok(());
+            }
+        };
+        crash::point(crash::Point::AfterAdmit);
+        match self.engine.act(authorised).await? {
+            Answer::Tell(state) => {
+                drop(mine.take());
+                self.answer(opened, state).await;
+                self.done(row).await;
+            }
+            Answer::Carry(rotation) => {
+                // The reservation is recorded: the request itself has done its work, the rest is found in the store.
+                self.done(row).await;
+                drop(mine.take());
+                let id = rotation.rotation_id.clone();
+                let reply = Some(opened.event_id.clone());
+                match self.engine.carry_on(*rotation, reply).await {
+                    Ok(()) => {
+                        metrics::histogram!("keyturn_request_seconds")
+                            .record(self.engine.now().since(started).as_secs_f64());
+                    }
+                    Err(Failure::Again(reason)) => {
+                        tracing::info!(rotation = %id, reason, "left to the driver");
+                        self.engine.later(&id);
+                    }
+                    Err(Failure::Refused(refusal)) => {
+                        self.answer(opened, refused(&refusal)).await;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn ack(&self, row: i64, opened: &Opened) -> Result<(), Failure> {
+        let notify = self.engine.acknowledge(opened).await?;
+        self.engine.tell(&opened.group.alias, &notify).await;
+        self.done(row).await;
+        Ok(())
+    }
+
+    /// A refusal that nobody has recorded yet: the audit trail gets the reason, the group the class.
+    async fn refuse(&self, row: i64, opened: &Opened, kind: InnerKind, refusal: &Refusal) {
+        let event = match kind {
+            InnerKind::Ack => "ack.refused",
+            _ => "request.refused",
+        };
+        metrics::counter!("keyturn_refused_total", "class" => refusal.class.as_str()).increment(1);
+        let mut entry = Entry::of_opened(self.engine.now(), opened, event, refusal.reason);
+        let (rotation, client) = self.about(opened, kind);
+        if let Some(rotation) = &rotation {
+            entry = entry.rotation(rotation);
+        }
+        if let Some(client) = &client {
+            entry = entry.client(client);
+        }
+        self.service.record(entry.done()).await;
+        self.answer(opened, refused(refusal)).await;
+        self.done(row).await;
+    }
+
+    fn about(
+        &self,
+        opened: &Opened,
+        kind: InnerKind,
+    ) -> (
+        Option<keyturn_proto::RotationId>,
+        Option<keyturn_proto::ClientId>,
+    ) {
+        if kind != InnerKind::Ack {
+            return hints(opened);
+        }
+        match serde_json::from_str::<keyturn_proto::RotateAck>(&opened.json) {
+            Ok(ack) => (Some(ack.rotation_id), Some(ack.client_id)),
+            Err(_) => (None, None),
+        }
+    }
+
+    async fn answer(&self, opened: &Opened, body: NotifyState) {
+        let (action_id, client_id) =
+            self.about(opened, keyturn_proto::Inner::classify(&opened.json));
+        let notify = ServiceNotify {
+            action_id,
+            client_id,
+            in_reply_to: Some(opened.event_id.clone()),
+            at: self.engine.now(),
+            body,
+        };
+        self.engine.tell(&opened.group.alias, &notify).await;
+    }
+
+    /// Deletes a row. One that stays is worked off again, which changes nothing.
+    async fn done(&self, row: i64) {
+        if let Err(error) = self.service.done(row).await {
+            tracing::warn!(%error, "an inbox row could not be deleted");
+        }
+    }
+
+    /// A row whose task panicked is not tried again: it would take every later start down with it. A reservation it may have made is found by
+    /// the driver.
+    async fn panicked(&self, card: &Card) {
+        metrics::counter!("keyturn_panics_total").increment(1);
+        tracing::error!(event = card.event_id, "a request panicked; it was given up");
+        let entry = Entry::by_admin(
+            self.engine.now(),
+            card.sender,
+            "request.failed",
+            "internal.panic",
+        );
+        let entry = entry.group(&card.group).event(&card.event_id);
+        self.service.record(entry.done()).await;
+        self.done(card.row).await;
+    }
+}
+
+const fn refused(refusal: &Refusal) -> NotifyState {
+    NotifyState::Refused {
+        error: refusal.class,
+        retry_after_ms: refusal.retry_after_ms,
+    }
+}

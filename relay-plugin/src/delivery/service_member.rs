@@ -1,0 +1,439 @@
+//! The relay as a member of the admin groups: what it takes in, and what it keeps in order.
+//!
+//! What must always hold: a message that bears a secret is never kept; a request or an ack is in the member's encrypted inbox, in the very
+//! transaction that destroyed its MLS key, before anybody is told of it; a group that is not what the operator's registry says is suspended.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use keyturn_mls::{AppMessage, Disposition, Inbound, InboxRow, Receipt};
+use keyturn_proto::inner::InnerKind;
+use keyturn_proto::{Inner, MlsGroupId, Npub, UnixMs, kinds};
+use keyturn_store::documents::{AdminGroupDoc, AuditRecord, GroupState};
+use keyturn_store::store::Store;
+use nostr::{Event, PublicKey};
+use zeroize::Zeroizing;
+
+use super::member_thread::{MemberGone, MemberThread};
+use super::port::RelayPort;
+use crate::admission::{GroupContext, Opened};
+use crate::rotation::audit::Entry;
+use crate::rotation::ports::Clock;
+use crate::service::{Served, ServedSet};
+
+/// What the service member is built from.
+pub struct Parts {
+    /// The MLS member.
+    pub member: MemberThread,
+    /// Its Nostr identity.
+    pub identity: Npub,
+    /// Registry and audit trail.
+    pub store: Arc<dyn Store>,
+    /// The relay it lives in.
+    pub relay: Arc<dyn RelayPort>,
+    /// Which events the extension hands over.
+    pub served: ServedSet,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Relay addresses that its key packages advertise.
+    pub relays: Vec<String>,
+}
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub struct ServiceMember(Arc<Parts>);
+
+/// Why something could not be taken in or done. It stays where it is, and is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The member's thread.
+    #[error(transparent)]
+    Gone(#[from] MemberGone),
+    /// The member's own state.
+    #[error("the service member failed: {0}")]
+    Member(String),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] keyturn_store::store::StoreError),
+    /// The relay.
+    #[error(transparent)]
+    Relay(#[from] crate::rotation::ports::DeliveryError),
+}
+
+/// A member-crate error, which names rules and never contents.
+pub(crate) fn failed(error: impl std::fmt::Display) -> ServiceError {
+    ServiceError::Member(error.to_string())
+}
+
+/// A request or an ack in the inbox.
+pub struct Waiting {
+    /// To be named when it is done.
+    pub row: i64,
+    /// What it is.
+    pub kind: InnerKind,
+    /// The message.
+    pub opened: Opened,
+}
+
+/// A message that was consumed and not kept, and why.
+struct Dropped {
+    sender: PublicKey,
+    event: String,
+    reason: &'static str,
+}
+
+impl ServiceMember {
+    /// A service member at rest.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    pub(super) fn store(&self) -> &dyn Store {
+        self.0.store.as_ref()
+    }
+
+    pub(super) fn relay(&self) -> &dyn RelayPort {
+        self.0.relay.as_ref()
+    }
+
+    pub(super) fn member(&self) -> &MemberThread {
+        &self.0.member
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        self.0.clock.as_ref()
+    }
+
+    pub(super) fn relays(&self) -> &[String] {
+        &self.0.relays
+    }
+
+    pub(super) fn now(&self) -> UnixMs {
+        self.0.clock.now()
+    }
+
+    /// Our own npub.
+    #[must_use]
+    pub fn identity(&self) -> Npub {
+        self.0.identity
+    }
+
+    /// Whether `event` may be taken in before the relay has stored it: only what cannot change a group.
+    ///
+    /// # Errors
+    /// [`ServiceError`].
+    pub async fn may_run_ahead(&self, event: &Event) -> Result<bool, ServiceError> {
+        if event.kind.as_u16() != kinds::GROUP_EVENT {
+            return Ok(true);
+        }
+        let event = event.clone();
+        let ahead = self
+            .member()
+            .call(move |member| member.is_application(&event));
+        ahead.await?.map_err(failed)
+    }
+
+    /// Takes in one event. Returns whether the inbox has something new.
+    ///
+    /// # Errors
+    /// [`ServiceError`]; the event is taken in again with the next rescan.
+    pub async fn take_in(&self, event: &Event, receipt: Receipt) -> Result<bool, ServiceError> {
+        match event.kind.as_u16() {
+            kinds::GROUP_EVENT => self.group_event(event, receipt).await,
+            kinds::GIFT_WRAP => self.gift_wrap(event).await.map(|()| false),
+            kinds::KEY_PACKAGE | kinds::KEY_PACKAGE_LEGACY => {
+                self.learn(event).await.map(|()| false)
+            }
+            kind if kind == keyturn_mls::binding::KIND_BINDING.as_u16() => {
+                self.learn(event).await.map(|()| false)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    async fn group_event(&self, event: &Event, receipt: Receipt) -> Result<bool, ServiceError> {
+        let event = event.clone();
+        let (results, dropped) = self
+            .member()
+            .call(move |member| {
+                let mut dropped = Vec::new();
+                let results = member.receive(&event, receipt, &mut |message| {
+                    decide(message, &mut dropped)
+                });
+                (results, dropped)
+            })
+            .await?;
+        for Dropped {
+            sender,
+            event,
+            reason,
+        } in dropped
+        {
+            let entry = Entry::by_admin(self.now(), npub(&sender), "message.dropped", reason);
+            self.audit(entry.event(&event).done()).await;
+        }
+        let mut inbox = false;
+        for result in results.map_err(failed)? {
+            inbox |= self.follow_up(result).await?;
+        }
+        Ok(inbox)
+    }
+
+    /// What a received event means beyond MLS. `true` when the inbox has something new.
+    async fn follow_up(&self, result: Inbound) -> Result<bool, ServiceError> {
+        match result {
+            Inbound::Message { inbox, .. } => return Ok(inbox.is_some()),
+            Inbound::Commit(commit) => self.commit_followed(&commit).await?,
+            Inbound::CommitRefused {
+                event_id,
+                group,
+                reason,
+                peers_may_follow,
+            } => {
+                let alias = self.alias(&group).await?;
+                let entry = Entry::by_relay(self.now(), "commit.refused", &reason.to_string())
+                    .group(&alias)
+                    .event(&event_id.to_hex());
+                self.audit(entry.done()).await;
+                if peers_may_follow {
+                    alarm(&alias, "commit.refused");
+                }
+            }
+            Inbound::Frozen { group } => {
+                let alias = self.alias(&group).await?;
+                alarm(&alias, "group.forked");
+                let entry = Entry::by_relay(self.now(), "group.frozen", "group.forked");
+                self.audit(entry.group(&alias).done()).await;
+            }
+            Inbound::Thawed { group } => {
+                let alias = self.alias(&group).await?;
+                let entry = Entry::by_relay(self.now(), "group.thawed", "peers.on_our_branch");
+                self.audit(entry.group(&alias).done()).await;
+            }
+            Inbound::Invalid { event_id, reason } => {
+                metrics::counter!("keyturn_events_invalid_total").increment(1);
+                let entry = Entry::new(
+                    self.now(),
+                    keyturn_store::documents::Actor::Unknown,
+                    "event.invalid",
+                    &reason.to_string(),
+                );
+                self.audit(entry.event(&event_id.to_hex()).done()).await;
+            }
+            Inbound::Kept { event_id, group } => {
+                metrics::counter!("keyturn_events_kept_total").increment(1);
+                tracing::debug!(event = %event_id, %group, "cannot be opened yet");
+            }
+            Inbound::SelfRemove { group, leaf } => {
+                tracing::info!(%group, leaf = %leaf.npub, "asks to be let go");
+            }
+            Inbound::Duplicate { .. } | Inbound::UnknownGroup { .. } | Inbound::Deferred(_) => {}
+            other => tracing::debug!(?other, "nothing to do"),
+        }
+        Ok(false)
+    }
+
+    /// What is in the inbox, oldest first. Rows of groups that the registry does not name are dropped: nobody there is entitled to anything.
+    ///
+    /// # Errors
+    /// [`ServiceError`].
+    pub async fn inbox(&self) -> Result<Vec<Waiting>, ServiceError> {
+        let rows = self.member().call(|member| {
+            let rows = member.inbox()?;
+            let mut hashes = std::collections::BTreeMap::new();
+            for row in &rows {
+                if !hashes.contains_key(&row.group) {
+                    let hash = member.roster_hash(&row.group)?;
+                    let hash = hash.map(|hash| hash.to_hex()).unwrap_or_default();
+                    hashes.insert(row.group.clone(), hash);
+                }
+            }
+            Ok::<_, keyturn_mls::error::StoreError>((rows, hashes))
+        });
+        let (rows, hashes) = rows.await?.map_err(failed)?;
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let groups = self.store().groups().await?;
+        let mut waiting = Vec::with_capacity(rows.len());
+        for row in rows {
+            let id = row.id;
+            let hash = hashes.get(&row.group).cloned().unwrap_or_default();
+            match opened(row, &groups, hash) {
+                Some((kind, opened)) => waiting.push(Waiting {
+                    row: id,
+                    kind,
+                    opened,
+                }),
+                None => self.done(id).await?,
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// An inbox row was dealt with.
+    ///
+    /// # Errors
+    /// [`ServiceError`]; it will be dealt with again, which changes nothing.
+    pub async fn done(&self, row: i64) -> Result<(), ServiceError> {
+        let done = self.member().call(move |member| member.inbox_done(row));
+        done.await?.map(drop).map_err(failed)
+    }
+
+    /// Says which events concern us: the addresses of bound groups we are in, our own key, the enrolled admins.
+    ///
+    /// # Errors
+    /// [`ServiceError`].
+    pub async fn refresh_served(&self) -> Result<(), ServiceError> {
+        let admins = self.store().admins().await?;
+        let addresses = HashSet::from_iter(self.addresses().await?);
+        let authors = admins.iter().filter(|admin| admin.active);
+        self.0.served.update(|served| {
+            *served = Served {
+                groups: addresses,
+                recipients: HashSet::from([*self.identity().as_bytes()]),
+                key_package_authors: authors.map(|admin| *admin.npub.as_bytes()).collect(),
+                cleartext_requests: served.cleartext_requests,
+            };
+        });
+        Ok(())
+    }
+
+    /// The `h` tags of the groups we are in.
+    ///
+    /// # Errors
+    /// [`ServiceError`].
+    pub async fn addresses(&self) -> Result<Vec<[u8; 32]>, ServiceError> {
+        let groups = self.member().call(|member| member.groups()).await?;
+        let groups = groups.map_err(failed)?.into_iter();
+        Ok(groups
+            .filter(|group| !group.evicted)
+            .map(|group| *group.nostr_group_id.as_bytes())
+            .collect())
+    }
+
+    /// Whether some group cannot be sealed to yet, but will be.
+    ///
+    /// # Errors
+    /// [`ServiceError`].
+    pub async fn is_settling(&self) -> Result<bool, ServiceError> {
+        let settling = self.member().call(|member| {
+            for group in member.groups()? {
+                let stopped = group.evicted || group.frozen.is_some();
+                if !stopped && member.needs_self_update(&group.id)? {
+                    return Ok(true);
+                }
+            }
+            Ok::<_, keyturn_mls::error::StoreError>(member.next_settle()?.is_some())
+        });
+        settling.await?.map_err(failed)
+    }
+
+    /// The operator's name for a group, or its id when it has none.
+    pub(super) async fn alias(&self, group: &MlsGroupId) -> Result<String, ServiceError> {
+        let groups = self.store().groups().await?;
+        let bound = groups.into_iter().find(|doc| is_bound(doc, group));
+        Ok(bound.map_or_else(|| group.to_string(), |doc| doc.alias))
+    }
+
+    /// Stops serving a group until the operator has looked.
+    pub(super) async fn suspend(&self, alias: &str, reason: &str) -> Result<(), ServiceError> {
+        alarm(alias, reason);
+        let groups = self.store().groups().await?;
+        let known = groups.iter().find(|group| group.alias == alias);
+        let entry = Entry::by_relay(self.now(), "group.suspended", reason).group(alias);
+        match known.map(|group| &group.status) {
+            None | Some(GroupState::Suspended { .. }) => self.audit(entry.done()).await,
+            Some(GroupState::Active) => {
+                let state = GroupState::Suspended {
+                    reason: reason.to_owned(),
+                };
+                self.store()
+                    .set_group_state(alias, state, self.now(), entry.done())
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends a record of the core's.
+    pub(crate) async fn record(&self, record: AuditRecord) {
+        self.audit(record).await;
+    }
+
+    /// Appends a record. A record that cannot be written is an alarm of its own; what it is about stands all the same.
+    pub(super) async fn audit(&self, record: AuditRecord) {
+        let event = record.event.clone();
+        if let Err(error) = self.store().append(record).await {
+            metrics::counter!("keyturn_audit_append_failed_total").increment(1);
+            tracing::error!(%error, event, "an audit record could not be written");
+        }
+    }
+}
+
+/// Counts and logs something an operator must look at.
+pub(super) fn alarm(group: &str, reason: &str) {
+    metrics::counter!("keyturn_alarms_total", "reason" => reason.to_owned()).increment(1);
+    tracing::error!(
+        group,
+        reason,
+        "ALARM: a group is not what the registry says"
+    );
+}
+
+/// Whether the registry binds this alias to `group`.
+pub(super) fn is_bound(document: &AdminGroupDoc, group: &MlsGroupId) -> bool {
+    document.mls_group_id.as_ref() == Some(group)
+}
+
+/// A Nostr key in our own type.
+pub(super) fn npub(key: &PublicKey) -> Npub {
+    Npub::from_bytes(key.to_bytes())
+}
+
+/// Inside the transaction that opens a message: requests and acks are kept, everything else is done with.
+fn decide(message: &AppMessage, dropped: &mut Vec<Dropped>) -> Disposition {
+    let kind = std::str::from_utf8(&message.body).map_or(InnerKind::Foreign, Inner::classify);
+    let mut drop_as = |reason| {
+        dropped.push(Dropped {
+            sender: message.sender,
+            event: message.event_id.to_hex(),
+            reason,
+        });
+        Disposition::Consume
+    };
+    match kind {
+        // Removed since: no longer one who may ask or ack.
+        InnerKind::Request | InnerKind::Ack if !message.still_member => {
+            drop_as("sender.left_group")
+        }
+        InnerKind::Request | InnerKind::Ack => Disposition::Inbox(message.body.to_vec()),
+        // Only the relay makes these. Somebody else's is not kept: it may bear a secret.
+        InnerKind::Notify => drop_as("notify.by_a_member"),
+        InnerKind::Service | InnerKind::Foreign => Disposition::Consume,
+    }
+}
+
+fn opened(
+    row: InboxRow,
+    groups: &[AdminGroupDoc],
+    roster_hash: String,
+) -> Option<(InnerKind, Opened)> {
+    let group = groups.iter().find(|doc| is_bound(doc, &row.group))?;
+    let json = Zeroizing::new(std::str::from_utf8(&row.body).ok()?.to_owned());
+    let opened = Opened {
+        event_id: row.event_id.to_hex(),
+        received_at: row.received_at,
+        group: GroupContext {
+            alias: group.alias.clone(),
+            mls_group_id: row.group,
+            epoch: row.epoch,
+            roster_hash,
+        },
+        sender: npub(&row.sender),
+        leaf_signature_key: row.signature_key.as_bytes().to_vec(),
+        json,
+    };
+    Some((Inner::classify(&opened.json), opened))
+}
