@@ -5,8 +5,10 @@
 //! its settings is what we meant, or the start fails; shutting down ends within the deadline, open websockets or not.
 
 use std::{
+    fs::DirBuilder,
     io,
     net::{SocketAddr, TcpListener},
+    os::unix::fs::DirBuilderExt as _,
     sync::{Arc, Weak},
     thread,
     time::Duration,
@@ -14,7 +16,10 @@ use std::{
 
 use actix_web::{HttpServer, dev::ServerHandle, web};
 use nostr_db::Db;
-use nostr_extensions::{Auth, auth::AuthSetting};
+use nostr_extensions::{
+    Auth,
+    auth::{AuthSetting, Permission},
+};
 use nostr_relay::{App, Server, Setting, create_web_app, setting::SettingWrapper};
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -196,11 +201,15 @@ impl Plan {
             path: path.clone(),
             reason: error.to_string(),
         };
-        // LMDB's C library would answer with a bare errno for a directory that cannot be made.
-        std::fs::create_dir_all(&path).map_err(|error| HostError::Database {
-            path: path.clone(),
-            reason: error.to_string(),
-        })?;
+        // LMDB would answer with a bare errno for a directory that cannot be made, and make one that everybody can read.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(|error| HostError::Database {
+                path: path.clone(),
+                reason: error.to_string(),
+            })?;
         let db = Arc::new(Db::open(&path).map_err(database)?);
         db.check_schema().map_err(database)?;
         let setting = SettingWrapper::from(self.setting);
@@ -212,7 +221,7 @@ impl Plan {
             extensions: Arc::default(),
         }
         .add_extension(Auth::new());
-        understood(&app, &self.auth)?;
+        understood(&app.setting.read(), &self.auth)?;
         Ok(app)
     }
 }
@@ -257,20 +266,100 @@ fn auth(auth: &RelayAuth) -> serde_json::Value {
     })
 }
 
+/// Whether rnostr would understand these settings as they are meant. Starts nothing; for `keyturn doctor`.
+pub fn check_settings(relay: &Relay) -> Result<(), HostError> {
+    understood(
+        &setting(relay, SocketAddr::new(relay.host, relay.port))?,
+        &relay.auth,
+    )
+}
+
 /// A type error in a section makes rnostr log one line and take the defaults, authentication off among them.
-fn understood(app: &App, meant: &RelayAuth) -> Result<(), HostError> {
-    let found: AuthSetting = app.setting.read().parse_extension("auth");
-    let demands = |permission: &Option<nostr_extensions::auth::Permission>| {
-        permission
-            .as_ref()
-            .is_some_and(|p| p.pubkey_whitelist.is_some() || p.pubkey_blacklist.is_some())
-    };
+fn understood(setting: &Setting, meant: &RelayAuth) -> Result<(), HostError> {
+    let found: AuthSetting = setting.parse_extension("auth");
     let as_meant = found.enabled == meant.enabled
-        && demands(&found.event) == (meant.require_to_publish || !meant.publish_pubkeys.is_empty())
-        && demands(&found.req) == (meant.require_to_read || !meant.read_pubkeys.is_empty());
+        && side_as_meant(
+            found.event.as_ref(),
+            meant.require_to_publish,
+            &meant.publish_pubkeys,
+        )
+        && side_as_meant(
+            found.req.as_ref(),
+            meant.require_to_read,
+            &meant.read_pubkeys,
+        );
     if as_meant {
         Ok(())
     } else {
         Err(HostError::Settings { section: "auth" })
+    }
+}
+
+fn side_as_meant(found: Option<&Permission>, required: bool, allowed: &[String]) -> bool {
+    match (found, allowed) {
+        (None, []) => !required,
+        (None, _) => false,
+        (Some(found), []) => {
+            required && found.pubkey_blacklist.is_some() && found.pubkey_whitelist.is_none()
+        }
+        (Some(found), _) => found.pubkey_whitelist.as_ref().is_some_and(|list| {
+            allowed.iter().all(|key| list.contains(key)) && list.len() == allowed.len()
+        }),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn auth_of(publish: &[&str], read: &[&str]) -> RelayAuth {
+        let keys = |list: &[&str]| list.iter().map(|key| (*key).to_owned()).collect();
+        RelayAuth {
+            enabled: true,
+            require_to_publish: true,
+            require_to_read: false,
+            publish_pubkeys: keys(publish),
+            read_pubkeys: keys(read),
+        }
+    }
+
+    fn read_back(document: serde_json::Value, meant: &RelayAuth) -> Result<(), HostError> {
+        understood(
+            &serde_json::from_value(json!({ "auth": document })).unwrap(),
+            meant,
+        )
+    }
+
+    #[test]
+    fn what_we_ask_of_rnostr_is_what_it_understands() {
+        for meant in [
+            auth_of(&[], &[]),
+            auth_of(&["aa"], &[]),
+            auth_of(&["aa", "bb"], &["cc"]),
+        ] {
+            read_back(auth(&meant), &meant).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_section_that_rnostr_resets_or_reads_otherwise_is_noticed() {
+        let meant = auth_of(&[], &[]);
+        for misread in [
+            json!({ "enabled": "yes", "event": { "pubkey_blacklist": [] } }),
+            json!({ "enabled": true, "event": {} }),
+            json!({ "enabled": true }),
+            json!({ "enabled": false, "event": { "pubkey_blacklist": [] } }),
+            json!({ "enabled": true, "event": { "pubkey_whitelist": ["aa"] } }),
+        ] {
+            let error = read_back(misread.clone(), &meant).unwrap_err();
+            assert!(
+                matches!(error, HostError::Settings { section: "auth" }),
+                "{misread}"
+            );
+        }
+        let lists = auth_of(&["aa"], &[]);
+        let wrong = json!({ "enabled": true, "event": { "pubkey_whitelist": ["aa", "bb"] } });
+        assert!(read_back(wrong, &lists).is_err());
     }
 }

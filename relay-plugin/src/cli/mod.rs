@@ -3,7 +3,12 @@
 //! A command is a variant of `Command`, a file here with its arguments and a `run`, and a variant of [`CliError`].
 //! Standard output is for results, standard error for logs and problems.
 
+pub mod admin;
+pub mod client;
+pub mod group;
+pub mod quickstart;
 pub mod serve;
+pub mod values;
 
 use std::{
     io::{self, Write},
