@@ -154,6 +154,24 @@ async fn a_published_event_can_be_read_back_and_reaches_subscribers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_of_many_published_at_once_can_be_read_back_when_its_call_returns() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::start(dir.path(), Some(served()), &[]).await;
+    let relay = world.relay();
+    // rnostr says OK to each event of a batch while it still fills the transaction.
+    let events: Vec<_> = (0..300)
+        .map(|number| group_event(GROUP, &number.to_string()))
+        .collect();
+    let published = events.into_iter().map(|event| async {
+        let id = event.id;
+        assert_eq!(relay.publish(event).await.unwrap(), Published::New);
+        assert!(relay.stored(id).await.unwrap());
+    });
+    futures::future::join_all(published).await;
+    world.stop(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_relay_would_not_take_is_not_published() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::start(
@@ -228,6 +246,10 @@ async fn events_published_one_after_the_other_are_scanned_in_that_order() {
             .unwrap();
         assert!(page.events.len() <= 2);
         found.extend(page.events.iter().map(|event| event.id));
+        assert!(
+            found.len() <= sent.len(),
+            "pages must not repeat themselves"
+        );
         next = page.next;
         if next.is_none() {
             break;
