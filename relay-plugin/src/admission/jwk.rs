@@ -150,3 +150,6 @@ fn ed25519(jwk: &Jwk) -> Result<DecodingKey, &'static str> {
     from_b64url_array::<32>("x", x).map_err(|_| "OKP with a malformed x")?;
     DecodingKey::from_ed_components(x).map_err(|_| "OKP with a malformed x")
 }
+
+#[cfg(test)]
+mod tests;

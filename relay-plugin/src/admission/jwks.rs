@@ -234,3 +234,6 @@ fn within_size(text: Vec<u8>) -> Result<Vec<u8>, JwksError> {
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests;

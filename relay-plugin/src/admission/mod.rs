@@ -10,6 +10,7 @@
 
 mod breaker;
 pub mod challenge;
+mod configured;
 mod jwk;
 mod jwks;
 mod jws;
@@ -23,6 +24,8 @@ pub mod recovery;
 mod refused;
 mod replay;
 pub mod request;
+#[cfg(any(test, feature = "test-support"))]
+pub mod scenarios;
 pub mod settings;
 mod totp;
 pub mod totp_seed;

@@ -34,6 +34,8 @@ pub struct Issuer {
     pub leeway: Duration,
     /// How long fetched keys are used without asking again.
     pub cache_ttl: Duration,
+    /// How long beyond that they are still used while the issuer cannot be reached.
+    pub stale_for: Duration,
     /// Least time between two fetches, also when an unknown `kid` asks for one.
     pub refresh_min_interval: Duration,
     /// How long a fetch may take.
@@ -124,6 +126,7 @@ impl Issuer {
                 Duration::from_secs(5),
             )?,
             cache_ttl: keys.duration("issuer.cache_ttl", MINUTE..=DAY, MINUTE * 10)?,
+            stale_for: keys.duration("issuer.stale_for", Duration::ZERO..=DAY, HOUR)?,
             refresh_min_interval: keys.duration(
                 "issuer.refresh_min_interval",
                 Duration::from_secs(1)..=HOUR,
@@ -233,7 +236,8 @@ pub struct Policy {
     pub client_requests_per_hour: u32,
     /// Requests per admin within an hour.
     pub admin_requests_per_hour: u32,
-    /// Refusals within `breaker_window` that open the circuit breaker of a client.
+    /// Refusals within `breaker_window` that open the circuit breaker for their sender; ten times as many, of all senders together, hold
+    /// back everything but revoke and emergency.
     pub breaker_refusals: u32,
     /// See `breaker_refusals`.
     pub breaker_window: Duration,
