@@ -27,6 +27,8 @@ pub mod request;
 #[cfg(any(test, feature = "test-support"))]
 pub mod scenarios;
 pub mod settings;
+#[cfg(test)]
+mod tests;
 mod totp;
 pub mod totp_seed;
 pub mod trail;

@@ -76,8 +76,12 @@ fn allowed(settings: &PolicySettings, client: &ClientDoc, action: Action) -> Res
         return Err(Refused::policy("policy.denylisted"));
     }
     match client.status {
-        // A suspended client rotates: that is how it gets a living secret again.
-        ClientStatus::Active | ClientStatus::Suspended => Ok(()),
+        ClientStatus::Active => Ok(()),
+        ClientStatus::Suspended if client.policy.held && makes_secrets_live => {
+            Err(Refused::policy("policy.client_held"))
+        }
+        // Suspended by a revoke: a rotation is how it gets a living secret again.
+        ClientStatus::Suspended => Ok(()),
         ClientStatus::Revoked if makes_secrets_live => {
             Err(Refused::policy("policy.client_revoked"))
         }
@@ -263,9 +267,12 @@ mod tests {
         let mut denied = client(ClientStatus::Active);
         denied.client_id = "frozen".parse().unwrap();
         let gone = client(ClientStatus::Revoked);
+        let mut held = client(ClientStatus::Suspended);
+        held.policy.held = true;
         for (client, reason) in [
             (&denied, "policy.denylisted"),
             (&gone, "policy.client_revoked"),
+            (&held, "policy.client_held"),
         ] {
             let verdict = |action| {
                 judge(&settings(), client, action, &Params::default(), NOW, NOW)

@@ -84,7 +84,7 @@ fn rsa_has_2048_bits_or_more() {
     let rsa = TestIssuer::new().jwk(Signer::Rsa);
     let modulus = |bits: usize| {
         let mut n = vec![0xff; bits.div_ceil(8)];
-        n[0] = if bits % 8 == 0 {
+        n[0] = if bits.is_multiple_of(8) {
             0xff
         } else {
             (1 << (bits % 8)) - 1

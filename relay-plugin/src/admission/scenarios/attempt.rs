@@ -194,7 +194,7 @@ impl Attempt {
                 let near: Vec<_> = (here - 2..=here + 2)
                     .map(|step| seed().code(step))
                     .collect();
-                let wrong = ["000000", "111111", "222222", "333333", "444444", "555555"];
+                let wrong = ["918273", "192837", "564738", "483920", "271828", "314159"];
                 wrong
                     .iter()
                     .find(|code| !near.iter().any(|n| n.as_str() == **code))

@@ -1,0 +1,126 @@
+//! Limits, breakers and the audit trail under a flood, through the whole gate.
+
+use std::time::Duration;
+
+use keyturn_proto::{Action, ErrorClass};
+
+use super::world::World;
+use crate::admission::scenarios::{Attempt, Forgery, Sender};
+use crate::admission::trail::{FIRST, REPEATED};
+
+fn forged() -> Attempt {
+    Attempt {
+        forgery: Forgery::ChangedClaim,
+        ..Attempt::good()
+    }
+}
+
+#[tokio::test]
+async fn a_sender_that_keeps_being_refused_is_not_listened_to_and_others_are() {
+    let mut world = World::with(|settings| settings.limits.breaker_refusals = 3).await;
+    for _ in 0..3 {
+        assert_eq!(world.reason(&forged()).await, "jwt.signature");
+    }
+    let refusal = world.send(&Attempt::good()).await.err().unwrap();
+    assert_eq!(refusal.class, ErrorClass::PolicyViolation);
+    assert_eq!(
+        (refusal.reason, refusal.retry_after_ms),
+        ("limits.breaker_open", Some(900_000))
+    );
+    let garbage = Attempt {
+        text: |_| "{".to_owned(),
+        ..Attempt::good()
+    };
+    assert_eq!(
+        world.reason(&garbage).await,
+        "limits.breaker_open",
+        "not even parsed"
+    );
+    assert_eq!(
+        world
+            .reason(&Attempt {
+                sender: Sender::OutOfScope,
+                ..Attempt::good()
+            })
+            .await,
+        "admin.out_of_scope"
+    );
+    world.wait(Duration::from_secs(900));
+    assert_eq!(world.reason(&Attempt::good()).await, "");
+}
+
+#[tokio::test]
+async fn the_common_breaker_lets_revoke_and_emergency_through() {
+    let mut world = World::with(|settings| settings.limits.global_breaker_refusals = 2).await;
+    for sender in [Sender::Stranger, Sender::OutOfScope] {
+        assert_ne!(
+            world
+                .reason(&Attempt {
+                    sender,
+                    ..Attempt::good()
+                })
+                .await,
+            ""
+        );
+    }
+    assert_eq!(
+        world.reason(&Attempt::good()).await,
+        "limits.global_breaker_open"
+    );
+    for action in [Action::Revoke, Action::Emergency] {
+        assert_eq!(
+            world
+                .reason(&Attempt {
+                    action,
+                    ..Attempt::good()
+                })
+                .await,
+            "",
+            "{action:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn only_authorised_requests_spend_a_budget() {
+    let mut world = World::with(|settings| settings.limits.client_per_hour = 1).await;
+    for attempt in [
+        forged(),
+        Attempt {
+            sender: Sender::Stranger,
+            ..Attempt::good()
+        },
+    ] {
+        assert_ne!(world.reason(&attempt).await, "");
+    }
+    assert_eq!(world.reason(&Attempt::good()).await, "");
+    let refusal = world.send(&Attempt::good()).await.err().unwrap();
+    assert_eq!(
+        (refusal.reason, refusal.retry_after_ms),
+        ("limits.client", Some(3_600_000))
+    );
+    world.wait(Duration::from_secs(3600));
+    assert_eq!(world.reason(&Attempt::good()).await, "");
+}
+
+#[tokio::test]
+async fn a_flood_leaves_its_first_records_and_a_count() {
+    let mut world = World::new().await;
+    for _ in 0..FIRST + 30 {
+        world.send(&forged()).await.err().unwrap();
+    }
+    let records = world.refusals().await;
+    assert_eq!(records.len(), FIRST as usize);
+    world.admission.flush_trail(world.now, true).await;
+    let records = world.refusals().await;
+    let count = records.last().unwrap();
+    assert_eq!(
+        (records.len(), count.event.as_str()),
+        (FIRST as usize + 1, REPEATED)
+    );
+    assert!(
+        count.reason.starts_with("jwt.signature count=30 "),
+        "{}",
+        count.reason
+    );
+}
