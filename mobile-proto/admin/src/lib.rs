@@ -13,5 +13,6 @@ pub mod proof;
 pub mod session;
 pub mod transport;
 
+pub use async_trait::async_trait;
 pub use proof::{ProofError, ProofSource};
 pub use session::{AdminSession, NewGroup, OpenedSecret, RequestSpec, SessionConfig, Update};

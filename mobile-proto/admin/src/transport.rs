@@ -5,19 +5,26 @@
 //! events so) ends the wait as well.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
+use keyturn_proto::UnixMs;
 use nostr::filter::MatchEventOptions;
 use nostr::{Event, EventId, Filter, Keys, RelayUrl, SubscriptionId, Timestamp};
 use nostr_sdk::pool::{RelayLimits, RelayNotification, RelayOptions};
 use nostr_sdk::{Client, ClientOptions, Relay, RelayMessage, RelayStatus, SubscribeOptions};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::clock::Clock;
 
 /// How many events one page of a fetch asks for; relays may give fewer.
 const PAGE: usize = 250;
 /// Pages of one fetch; together far above what an admin's groups hold.
 const MAX_PAGES: usize = 400;
+/// How many messages are buffered for somebody who is busy.
+const QUEUE: usize = 16_384;
 /// After a NOTICE, how much longer an OK may still come.
 const NOTICE_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks whether an event is stored; the host relay commits every 100 ms.
@@ -63,24 +70,37 @@ pub enum RelayError {
 #[derive(Debug)]
 pub enum Heard {
     /// An event that was published just now.
-    Live(Box<Event>),
+    Live {
+        /// The event.
+        event: Box<Event>,
+        /// When it arrived, however late it is asked for: MLS commits are judged by that.
+        at: UnixMs,
+    },
     /// Something may have been missed (reconnected, or too much at once): [`Connection::listen`] and fetch again.
     Resync,
+    /// The relay closed the subscription, in its words.
+    Closed(String),
 }
 
 /// A connection to one relay. Reconnects by itself, and says so with [`Heard::Resync`].
 pub struct Connection {
     client: Client,
     relay: Relay,
-    live: broadcast::Receiver<RelayNotification>,
-    subscription: Option<Subscription>,
+    clock: Arc<dyn Clock>,
+    live: Option<Live>,
 }
 
-/// The live subscription.
-struct Subscription {
+/// The live subscription: a task that stamps what arrives, and the queue it fills.
+struct Live {
     id: SubscriptionId,
-    /// Before its EOSE a relay sends what is stored, in an order of its own. That is left to [`Connection::fetch_all`].
-    live: bool,
+    queue: mpsc::Receiver<Heard>,
+    task: AbortHandle,
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl Connection {
@@ -88,7 +108,12 @@ impl Connection {
     ///
     /// # Errors
     /// [`RelayError::Connect`].
-    pub async fn open(url: &RelayUrl, keys: &Keys, patience: Duration) -> Result<Self, RelayError> {
+    pub async fn open(
+        url: &RelayUrl,
+        keys: &Keys,
+        patience: Duration,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, RelayError> {
         install_tls_provider();
         let failed = |reason: String| RelayError::Connect {
             url: url.to_string(),
@@ -103,7 +128,7 @@ impl Connection {
             .limits(RelayLimits::disable())
             .retry_interval(RETRY)
             .adjust_retry_interval(false)
-            .notification_channel_size(16_384);
+            .notification_channel_size(QUEUE);
         client
             .pool()
             .add_relay(url.clone(), options)
@@ -113,7 +138,6 @@ impl Connection {
             .relay(url.clone())
             .await
             .map_err(|error| failed(error.to_string()))?;
-        let live = relay.notifications();
         relay
             .try_connect(patience)
             .await
@@ -121,8 +145,8 @@ impl Connection {
         Ok(Self {
             client,
             relay,
-            live,
-            subscription: None,
+            clock,
+            live: None,
         })
     }
 
@@ -230,17 +254,24 @@ impl Connection {
     /// # Errors
     /// [`RelayError::Client`], [`RelayError::Lost`].
     pub async fn listen(&mut self, filters: Vec<Filter>) -> Result<(), RelayError> {
-        if let Some(old) = self.subscription.take() {
+        if let Some(old) = self.live.take() {
             self.relay
                 .unsubscribe(&old.id)
                 .await
                 .map_err(client_error)?;
         }
-        self.live = self.relay.notifications();
         let id = SubscriptionId::generate();
-        self.subscription = Some(Subscription {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let arriving = arrive(
+            self.relay.notifications(),
+            id.clone(),
+            self.clock.clone(),
+            sender,
+        );
+        self.live = Some(Live {
             id: id.clone(),
-            live: false,
+            queue,
+            task: tokio::spawn(arriving).abort_handle(),
         });
         self.relay
             .subscribe_with_id(id, filters, SubscribeOptions::default())
@@ -248,55 +279,82 @@ impl Connection {
             .map_err(client_error)
     }
 
-    /// The next event of the live subscription; `None` when the deadline passes first. Cancel-safe.
+    /// The next event of the live subscription; `None` when the deadline passes first. Cancel-safe. A lost connection is no error: it is
+    /// tried again until the deadline.
     ///
     /// # Errors
-    /// [`RelayError::Closed`]. A lost connection is no error: it is tried again until the deadline.
+    /// [`RelayError::Closed`], [`RelayError::Lost`].
     pub async fn next(&mut self, deadline: Instant) -> Result<Option<Heard>, RelayError> {
-        loop {
-            let heard = match timeout_at(deadline, self.live.recv()).await {
-                Err(_elapsed) => return Ok(None),
-                Ok(Err(broadcast::error::RecvError::Lagged(_))) => return Ok(Some(Heard::Resync)),
-                Ok(Err(broadcast::error::RecvError::Closed)) => return Err(RelayError::Lost),
-                Ok(Ok(heard)) => heard,
-            };
-            let Some(subscription) = &mut self.subscription else {
-                continue;
-            };
-            match heard {
-                RelayNotification::Message { message } => match message {
-                    RelayMessage::Event {
-                        subscription_id,
-                        event,
-                    } if subscription.live && *subscription_id == subscription.id => {
-                        return Ok(Some(Heard::Live(Box::new(event.into_owned()))));
-                    }
-                    RelayMessage::EndOfStoredEvents(id) if *id == subscription.id => {
-                        subscription.live = true;
-                    }
-                    RelayMessage::Closed {
-                        subscription_id,
-                        message,
-                    } if *subscription_id == subscription.id
-                        && !message.starts_with("auth-required") =>
-                    {
-                        return Err(RelayError::Closed(printable(&message)));
-                    }
-                    _ => {}
-                },
-                // The client library renews the subscription by itself, but what came in between is not told apart from what is old.
-                RelayNotification::RelayStatus {
-                    status: RelayStatus::Connected,
-                } => return Ok(Some(Heard::Resync)),
-                RelayNotification::Shutdown => return Err(RelayError::Lost),
-                _ => {}
-            }
+        let live = self.live.as_mut().ok_or(RelayError::Lost)?;
+        match timeout_at(deadline, live.queue.recv()).await {
+            Err(_elapsed) => Ok(None),
+            Ok(None) => Err(RelayError::Lost),
+            Ok(Some(Heard::Closed(reason))) => Err(RelayError::Closed(reason)),
+            Ok(Some(heard)) => Ok(Some(heard)),
+        }
+    }
+
+    /// What has arrived already; `None` when nothing waits.
+    ///
+    /// # Errors
+    /// [`RelayError::Closed`].
+    pub fn arrived(&mut self) -> Result<Option<Heard>, RelayError> {
+        match self.live.as_mut().map(|live| live.queue.try_recv()) {
+            Some(Ok(Heard::Closed(reason))) => Err(RelayError::Closed(reason)),
+            Some(Ok(heard)) => Ok(Some(heard)),
+            _ => Ok(None),
         }
     }
 
     /// Closes the connection.
     pub async fn close(self) {
         self.client.shutdown().await;
+    }
+}
+
+/// Fills the queue of a live subscription. Before its EOSE a relay sends what is stored, in an order of its own; that is left to
+/// [`Connection::fetch_all`].
+async fn arrive(
+    mut heard: broadcast::Receiver<RelayNotification>,
+    id: SubscriptionId,
+    clock: Arc<dyn Clock>,
+    queue: mpsc::Sender<Heard>,
+) {
+    let mut live = false;
+    loop {
+        let next = match heard.recv().await {
+            Ok(RelayNotification::Message { message }) => match message {
+                RelayMessage::Event {
+                    subscription_id,
+                    event,
+                } if live && *subscription_id == id => Heard::Live {
+                    event: Box::new(event.into_owned()),
+                    at: clock.now(),
+                },
+                RelayMessage::EndOfStoredEvents(done) if *done == id => {
+                    live = true;
+                    continue;
+                }
+                RelayMessage::Closed {
+                    subscription_id,
+                    message,
+                } if *subscription_id == id && !message.starts_with("auth-required") => {
+                    Heard::Closed(printable(&message))
+                }
+                _ => continue,
+            },
+            // The client library renews the subscription by itself, but what came in between is not told apart from what is old.
+            Ok(RelayNotification::RelayStatus {
+                status: RelayStatus::Connected,
+            })
+            | Err(broadcast::error::RecvError::Lagged(_)) => Heard::Resync,
+            Ok(RelayNotification::Shutdown) | Err(broadcast::error::RecvError::Closed) => return,
+            Ok(_) => continue,
+        };
+        // A full queue makes the receiver lag behind, which ends in a resync.
+        if queue.send(next).await.is_err() {
+            return;
+        }
     }
 }
 

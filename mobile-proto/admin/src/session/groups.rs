@@ -219,27 +219,6 @@ impl AdminSession {
         }
     }
 
-    /// Follows the Welcomes of `from` that wait.
-    ///
-    /// # Errors
-    /// [`GroupError::NoWelcome`], and what joining reports.
-    pub async fn join(&mut self, from: &Npub, deadline: Instant) -> Result<(), GroupError> {
-        let from_key = public_key(from);
-        let (chosen, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.welcomes)
-            .into_iter()
-            .partition(|held| held.info.from == *from);
-        self.welcomes = rest;
-        if chosen.is_empty() {
-            return Err(GroupError::NoWelcome(*from));
-        }
-        self.welcomers.push(from_key);
-        for held in chosen {
-            self.follow_welcome(&held.event)?;
-        }
-        self.sync(deadline).await?;
-        Ok(())
-    }
-
     /// The newest valid key package of everybody: 30443 preferred, 443 otherwise.
     async fn key_packages(
         &mut self,
@@ -261,7 +240,7 @@ impl AdminSession {
     }
 
     async fn key_package(
-        &self,
+        &mut self,
         npub: &Npub,
         kind: u16,
         deadline: Instant,
@@ -288,6 +267,7 @@ impl AdminSession {
         mut stage: impl FnMut(&mut Self) -> Result<StagedCommit, CommitError>,
     ) -> Result<(), GroupError> {
         for _ in 0..COMMIT_ATTEMPTS {
+            self.catch_up(deadline).await?;
             self.finish_commits(deadline).await?;
             let staged = stage(self)?;
             if self.publish_commit(&staged, deadline).await? {
@@ -319,18 +299,11 @@ impl AdminSession {
             // Unknown whether it arrived: it stays pending and the next sync finds out.
             Err(error) => return Err(error.into()),
         }
-        let before = self
-            .member
-            .group_info(&staged.group)?
-            .map(|info| info.epoch);
+        // What arrived while it was published may have taken its epoch, before or after it is merged.
+        self.catch_up(deadline).await?;
         let now = self.clock.now();
         self.member.commit_published(staged.event.id, now)?;
-        let after = self
-            .member
-            .group_info(&staged.group)?
-            .map(|info| info.epoch);
-        let open = self.member.pending_commits()?;
-        Ok(after > before || !open.iter().any(|other| other.event.id == staged.event.id))
+        Ok(!self.lost.contains(&staged.event.id))
     }
 
     /// Brings commits of an earlier run to their end: those the relay has are merged, the others published anew.

@@ -1,6 +1,6 @@
 //! One admin at work: an MLS member, a relay connection, and what they do together.
 //!
-//! The flow of a rotation through the files: `groups` (who is in) → `sync` (what arrives) → `request` (ask) → `secret` (open, ack). All
+//! The flow of a rotation through the files: `groups` and `welcome` (who is in) → `sync` and `update` (what arrives) → `request` (ask) → `secret` (open, ack). All
 //! of it is driven by the caller's `&mut`: nothing runs in the background, so that a plaintext is opened only when somebody asks.
 //!
 //! What must hold:
@@ -10,12 +10,15 @@
 //! - events of one group that depend on each other are published one after another, each read back before the next;
 //! - no wait is without a deadline.
 
+mod cursor;
 mod groups;
 mod request;
 mod secret;
 mod sync;
+mod update;
+mod welcome;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +26,7 @@ use std::time::Duration;
 use keyturn_mls::error::OpenError;
 use keyturn_mls::{Member, MemberConfig, StorageKey, StorageKeyError};
 use keyturn_proto::Npub;
-use nostr::{Keys, PublicKey, RelayUrl};
+use nostr::{EventId, Keys, PublicKey, RelayUrl};
 use tokio::time::Instant;
 
 use crate::challenge::{ChallengeClient, ChallengeError};
@@ -34,7 +37,8 @@ use crate::transport::{Connection, RelayError};
 pub use groups::{GroupError, NewGroup};
 pub use request::{Reply, RequestError, RequestSpec};
 pub use secret::{About, OpenedSecret, SecretError, WaitingSecret};
-pub use sync::{SyncError, Update, WaitingWelcome};
+pub use sync::SyncError;
+pub use update::{Update, WaitingWelcome};
 
 /// What a session is opened with.
 pub struct SessionConfig {
@@ -148,9 +152,11 @@ pub struct AdminSession {
     services: Vec<PublicKey>,
     welcomers: Vec<PublicKey>,
     audience: String,
-    cursor: sync::Cursor,
+    cursor: cursor::Cursor,
     updates: VecDeque<Update>,
-    welcomes: Vec<sync::HeldWelcome>,
+    /// Commits of ours that another one took the epoch from.
+    lost: BTreeSet<EventId>,
+    welcomes: Vec<welcome::HeldWelcome>,
     patience: Duration,
     clock: Arc<dyn Clock>,
 }
@@ -184,7 +190,8 @@ impl AdminSession {
             ..MemberConfig::new(member_path, storage_key, keys.clone())
         })?;
         let patience_now = deadline.saturating_duration_since(Instant::now());
-        let connection = Connection::open(&relay, &keys, patience.min(patience_now)).await?;
+        let connection =
+            Connection::open(&relay, &keys, patience.min(patience_now), clock.clone()).await?;
         let mut session = Self {
             member,
             relay: connection,
@@ -195,8 +202,9 @@ impl AdminSession {
             services: services.iter().map(public_key).collect(),
             welcomers: welcomers.iter().map(public_key).collect(),
             audience,
-            cursor: sync::Cursor::load(sync_path)?,
+            cursor: cursor::Cursor::load(sync_path)?,
             updates: VecDeque::new(),
+            lost: BTreeSet::new(),
             welcomes: Vec::new(),
             patience,
             clock,
@@ -238,4 +246,24 @@ pub(crate) fn npub(key: &PublicKey) -> Npub {
 
 pub(crate) fn public_key(npub: &Npub) -> PublicKey {
     PublicKey::from_byte_array(*npub.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Programs spawn sessions on multi-threaded runtimes.
+    #[test]
+    fn a_session_and_its_futures_can_move_between_threads() {
+        fn check<T: Send>(_: T) {}
+        fn all(session: &mut AdminSession, deadline: Instant) {
+            check(&mut *session);
+            check(session.sync(deadline));
+            check(session.next_update(deadline));
+            check(session.publish_key_package(deadline));
+            check(session.create_group(NewGroup::default(), deadline));
+        }
+        // Compiling is the test; there is no session here to run it with.
+        let _: fn(&mut AdminSession, Instant) = all;
+    }
 }

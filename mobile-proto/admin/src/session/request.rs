@@ -245,6 +245,7 @@ impl AdminSession {
         deadline: Instant,
     ) -> Result<(), RequestError> {
         loop {
+            self.catch_up(deadline).await?;
             let now = self.clock.now();
             match self.member.can_seal(group, now) {
                 Ok(()) => break,

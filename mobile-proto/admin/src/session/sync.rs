@@ -3,25 +3,20 @@
 //! What must hold: stored events are fed oldest first and marked as stored, live ones as live (the MLS member judges commits by that); the
 //! cursor moves only after everything before it was taken in; a message that bears a secret is never opened here, only announced.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use keyturn_mls::error::{ReceiveError, StoreError, WelcomeError};
-use keyturn_mls::{AppMessage, Decision, Disposition, Inbound, Joined, Receipt, WelcomeOutcome};
-use keyturn_proto::inner::InnerKind;
-use keyturn_proto::notify::{NotifyHeader, ServiceNotify};
-use keyturn_proto::{
-    Action, ClientId, Inner, MlsGroupId, Npub, RotateAck, RotationId, ServiceRequest, UnixMs,
-};
-use nostr::nips::nip09::EventDeletionRequest;
-use nostr::{Event, EventBuilder, EventId, Filter, Kind, SingleLetterTag, Timestamp};
-use serde::{Deserialize, Serialize};
+use keyturn_mls::error::{ReceiveError, StoreError};
+use keyturn_mls::{AppMessage, Inbound, Joined, Receipt};
+use keyturn_proto::UnixMs;
+use nostr::{Alphabet, Event, EventId, Filter, Kind, SingleLetterTag, Timestamp};
 use tokio::time::Instant;
 
 use super::secret::WaitingSecret;
-use super::{AdminSession, GroupError, npub};
+use super::update::judge;
+use super::{AdminSession, GroupError, Update};
 use crate::transport::{Heard, RelayError};
 
 /// Fetched again each time, for clocks that differ and events that were stored late.
@@ -67,137 +62,6 @@ impl From<GroupError> for SyncError {
     }
 }
 
-/// Something happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Update {
-    /// We are in a new group.
-    Joined {
-        /// Which.
-        group: MlsGroupId,
-        /// Who invited us.
-        by: Npub,
-    },
-    /// Somebody who is not trusted to invite us did; see [`AdminSession::join`].
-    Invited(WaitingWelcome),
-    /// The group is in a new epoch.
-    Epoch {
-        /// Which group.
-        group: MlsGroupId,
-        /// The epoch.
-        epoch: u64,
-        /// Who joined.
-        added: Vec<Npub>,
-        /// Who was removed.
-        removed: Vec<Npub>,
-        /// We are out.
-        evicted: bool,
-    },
-    /// A secret was delivered; it stays closed until [`AdminSession::open_secret`].
-    Secret(WaitingSecret),
-    /// The service reports.
-    Report {
-        /// In which group.
-        group: MlsGroupId,
-        /// Which instance.
-        from: Npub,
-        /// What.
-        notify: ServiceNotify,
-    },
-    /// Another admin asked for something.
-    Request {
-        /// In which group.
-        group: MlsGroupId,
-        /// Who.
-        from: Npub,
-        /// What.
-        action: Action,
-        /// For which client.
-        client: ClientId,
-        /// The operation.
-        action_id: RotationId,
-    },
-    /// Another admin acked.
-    Ack {
-        /// In which group.
-        group: MlsGroupId,
-        /// Who.
-        from: Npub,
-        /// The ack.
-        ack: RotateAck,
-    },
-    /// Something that must not happen: a person should look at it.
-    Alarm {
-        /// In which group.
-        group: MlsGroupId,
-        /// What.
-        what: String,
-    },
-}
-
-/// A Welcome that nobody has accepted yet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct WaitingWelcome {
-    /// Who invites.
-    pub from: Npub,
-    /// Into which group.
-    pub group: MlsGroupId,
-    /// What it calls itself.
-    pub name: String,
-}
-
-pub(super) struct HeldWelcome {
-    pub(super) event: Event,
-    pub(super) info: WaitingWelcome,
-}
-
-/// Where the last sync ended, in unix seconds.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Positions {
-    wraps: Option<u64>,
-    groups: BTreeMap<String, u64>,
-}
-
-pub(super) struct Cursor {
-    path: Option<PathBuf>,
-    positions: Positions,
-}
-
-impl Cursor {
-    /// A file that does not parse is only a lost optimisation: everything is read again.
-    pub(super) fn load(path: Option<PathBuf>) -> Result<Self, SyncError> {
-        let positions = match &path {
-            None => Positions::default(),
-            Some(file) => match std::fs::read(file) {
-                Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Positions::default(),
-                Err(source) => {
-                    return Err(SyncError::Cursor {
-                        path: file.clone(),
-                        source,
-                    });
-                }
-            },
-        };
-        Ok(Self { path, positions })
-    }
-
-    fn save(&self) -> Result<(), SyncError> {
-        let Some(path) = &self.path else {
-            return Ok(());
-        };
-        let failed = |source| SyncError::Cursor {
-            path: path.clone(),
-            source,
-        };
-        let json =
-            serde_json::to_vec(&self.positions).map_err(|error| failed(io::Error::other(error)))?;
-        let partial = path.with_extension("partial");
-        std::fs::write(&partial, json).map_err(failed)?;
-        std::fs::rename(&partial, path).map_err(failed)
-    }
-}
-
 impl AdminSession {
     /// Catches up with the relay and brings to an end what was begun: Welcomes, our commits, the renewal of leaves. The live subscription
     /// runs from here on.
@@ -205,6 +69,14 @@ impl AdminSession {
     /// # Errors
     /// [`SyncError`].
     pub async fn sync(&mut self, deadline: Instant) -> Result<(), SyncError> {
+        while let Some(heard) = self.relay.arrived()? {
+            // Gift wraps are fetched below; a resync is what this is.
+            if let Heard::Live { event, at } = heard
+                && event.kind == Kind::MlsGroupMessage
+            {
+                self.take_in(&event, Receipt::live(at))?;
+            }
+        }
         for _ in 0..MAX_ROUNDS {
             let started = self.clock.now();
             let before = self.addresses()?;
@@ -256,21 +128,33 @@ impl AdminSession {
         let Some(heard) = self.relay.next(deadline).await? else {
             return Ok(false);
         };
-        self.member.settle(self.clock.now())?;
-        match heard {
-            Heard::Resync => self.sync(deadline).await?,
-            Heard::Live(event) if event.kind == Kind::GiftWrap => {
-                if let Some(joined) = self.follow_welcome(&event)? {
-                    self.settle_in(joined, deadline).await?;
-                    self.sync(deadline).await?;
-                }
-            }
-            Heard::Live(event) => {
-                let receipt = Receipt::live(self.clock.now());
-                self.take_in(&event, receipt)?;
-            }
-        }
+        self.hear(heard, deadline).await?;
         Ok(true)
+    }
+
+    /// Takes in what has arrived. Comes before every step that lets epochs settle: a commit that arrived in time must not lose because it
+    /// was looked at late.
+    pub(super) async fn catch_up(&mut self, deadline: Instant) -> Result<(), SyncError> {
+        while let Some(heard) = self.relay.arrived()? {
+            self.hear(heard, deadline).await?;
+        }
+        Ok(())
+    }
+
+    async fn hear(&mut self, heard: Heard, deadline: Instant) -> Result<(), SyncError> {
+        match heard {
+            // Boxed: both may come back here while they catch up.
+            Heard::Resync => Box::pin(self.sync(deadline)).await,
+            Heard::Live { event, .. } if event.kind == Kind::GiftWrap => {
+                if let Some(joined) = self.follow_welcome(&event)? {
+                    Box::pin(self.settle_in(joined, deadline)).await?;
+                    Box::pin(self.sync(deadline)).await?;
+                }
+                Ok(())
+            }
+            Heard::Live { event, at } => self.take_in(&event, Receipt::live(at)),
+            Heard::Closed(reason) => Err(RelayError::Closed(reason).into()),
+        }
     }
 
     async fn listen(&mut self) -> Result<(), SyncError> {
@@ -338,85 +222,13 @@ impl AdminSession {
             let filter = group_filter(addresses).since(Timestamp::from_secs(since));
             let events = self.relay.fetch_all(&filter, self.step(deadline)).await?;
             for event in &events {
-                let receipt = Receipt::stored(self.clock.now());
-                self.take_in(event, receipt)?;
+                // As if it had been received when it was made: an epoch of ours must not settle before its rivals were looked at.
+                let made = UnixMs::from_secs(event.created_at.as_secs());
+                self.take_in(event, Receipt::stored(made.min(self.clock.now())))?;
             }
             let reached = started.minus(OVERLAP).as_secs();
             self.cursor.positions.groups.insert(key, reached);
         }
-        Ok(())
-    }
-
-    /// Opens a gift wrap. Only a trusted welcomer gets us in; another one's Welcome is announced and kept.
-    pub(super) fn follow_welcome(&mut self, wrap: &Event) -> Result<Option<Joined>, SyncError> {
-        let trusted: BTreeSet<_> = self
-            .welcomers
-            .iter()
-            .chain(&self.services)
-            .copied()
-            .collect();
-        let mut name = String::new();
-        let decide = |invitation: &keyturn_mls::Invitation<'_>| {
-            invitation.name.clone_into(&mut name);
-            if trusted.contains(&invitation.welcomer) {
-                Decision::Join
-            } else {
-                Decision::Refuse
-            }
-        };
-        let now = self.clock.now();
-        match self.member.open_welcome(wrap, decide, now) {
-            Ok(WelcomeOutcome::Joined(joined)) => {
-                tracing::info!(group = %joined.id, welcomer = %npub(&joined.welcomer), "joined");
-                self.updates.push_back(Update::Joined {
-                    group: joined.id.clone(),
-                    by: npub(&joined.welcomer),
-                });
-                Ok(Some(joined))
-            }
-            // A crash after joining may have left the rest undone.
-            Ok(WelcomeOutcome::Duplicate(joined)) => Ok(self
-                .member
-                .needs_self_update(&joined.id)?
-                .then_some(joined)
-                .filter(|joined| joined.group.as_ref().is_some_and(|group| !group.evicted))),
-            Ok(WelcomeOutcome::Refused { welcomer, group }) => {
-                let info = WaitingWelcome {
-                    from: npub(&welcomer),
-                    group,
-                    name,
-                };
-                if !self.welcomes.iter().any(|held| held.event.id == wrap.id) {
-                    self.updates.push_back(Update::Invited(info.clone()));
-                    self.welcomes.push(HeldWelcome {
-                        event: wrap.clone(),
-                        info,
-                    });
-                }
-                Ok(None)
-            }
-            Ok(WelcomeOutcome::AlreadyServed { .. }) => Ok(None),
-            Err(WelcomeError::Store(error)) => Err(error.into()),
-            // Anybody may send us anything.
-            Err(reason) => {
-                tracing::debug!(event = %wrap.id, %reason, "gift wrap passed over");
-                Ok(None)
-            }
-        }
-    }
-
-    /// What has to follow a join: the used key package goes, a new one comes, and our leaf is renewed.
-    async fn settle_in(&mut self, joined: Joined, deadline: Instant) -> Result<(), SyncError> {
-        let deletion = EventBuilder::delete(EventDeletionRequest::new().ids(joined.delete_events))
-            .sign_with_keys(&self.keys)?;
-        // A relay may refuse to delete (a gift wrap is not ours by its author): the secrets it opened with are gone from here either way.
-        match self.relay.publish(&deletion, self.step(deadline)).await {
-            Ok(()) | Err(RelayError::Refused(_) | RelayError::Notice(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-        self.publish_key_package(deadline).await?;
-        // Boxed: a self-update that loses its epoch syncs again.
-        Box::pin(self.self_update(&joined.id, deadline)).await?;
         Ok(())
     }
 
@@ -437,23 +249,10 @@ impl AdminSession {
                         said.push(Update::Secret(waiting));
                     }
                 }
-                Inbound::Commit(applied) => said.push(Update::Epoch {
-                    group: applied.group,
-                    epoch: applied.epoch,
-                    added: applied
-                        .facts
-                        .added
-                        .iter()
-                        .map(|(key, _)| npub(key))
-                        .collect(),
-                    removed: applied
-                        .facts
-                        .removed
-                        .iter()
-                        .map(|leaf| npub(&leaf.npub))
-                        .collect(),
-                    evicted: applied.evicted,
-                }),
+                Inbound::Commit(applied) => {
+                    self.lost.extend(applied.own_lost);
+                    said.push(Update::epoch(&applied));
+                }
                 Inbound::CommitRefused {
                     group,
                     reason,
@@ -477,15 +276,9 @@ impl AdminSession {
         Ok(())
     }
 
-    /// The Welcomes that wait for [`Self::join`].
-    #[must_use]
-    pub fn waiting_welcomes(&self) -> Vec<WaitingWelcome> {
-        self.welcomes.iter().map(|held| held.info.clone()).collect()
-    }
-
     /// Whether an event id is stored by the relay.
     pub(super) async fn is_stored(
-        &self,
+        &mut self,
         id: EventId,
         deadline: Instant,
     ) -> Result<bool, RelayError> {
@@ -497,76 +290,5 @@ impl AdminSession {
 fn group_filter(addresses: BTreeSet<String>) -> Filter {
     Filter::new()
         .kind(Kind::MlsGroupMessage)
-        .custom_tags(SingleLetterTag::lowercase(nostr::Alphabet::H), addresses)
-}
-
-/// What becomes of an application message. A message with a secret is never consumed here, except one by somebody who is no service: it
-/// would only wait to deceive.
-fn judge(
-    message: &AppMessage,
-    is_service: impl Fn(&nostr::PublicKey) -> bool,
-) -> (Disposition, Option<Update>) {
-    let group = message.group.clone();
-    let from = npub(&message.sender);
-    let alarm = |what: &str| {
-        Some(Update::Alarm {
-            group: message.group.clone(),
-            what: format!("{from}: {what}"),
-        })
-    };
-    let Ok(json) = std::str::from_utf8(&message.body) else {
-        return (Disposition::Consume, None);
-    };
-    match Inner::classify(json) {
-        InnerKind::Notify if !is_service(&message.sender) => (
-            Disposition::Consume,
-            alarm("sent a secret without being a configured service; it was dropped unread"),
-        ),
-        InnerKind::Notify => match serde_json::from_str::<NotifyHeader>(json) {
-            Ok(header) => (
-                Disposition::Defer {
-                    label: WaitingSecret::label(&header),
-                },
-                None,
-            ),
-            Err(_) => (
-                Disposition::Consume,
-                alarm("sent a rotate-notify that cannot be read"),
-            ),
-        },
-        InnerKind::Service if !is_service(&message.sender) => (
-            Disposition::Consume,
-            alarm("sent a report without being a configured service"),
-        ),
-        InnerKind::Service => match serde_json::from_str::<ServiceNotify>(json) {
-            Ok(notify) => (
-                Disposition::Consume,
-                Some(Update::Report {
-                    group,
-                    from,
-                    notify,
-                }),
-            ),
-            // A newer service may know states that we do not.
-            Err(_) => (Disposition::Consume, None),
-        },
-        InnerKind::Request => match serde_json::from_str::<ServiceRequest>(json) {
-            Ok(request) => (
-                Disposition::Consume,
-                Some(Update::Request {
-                    group,
-                    from,
-                    action: request.action_type,
-                    client: request.client_id,
-                    action_id: request.action_id,
-                }),
-            ),
-            Err(_) => (Disposition::Consume, None),
-        },
-        InnerKind::Ack => match serde_json::from_str::<RotateAck>(json) {
-            Ok(ack) => (Disposition::Consume, Some(Update::Ack { group, from, ack })),
-            Err(_) => (Disposition::Consume, None),
-        },
-        InnerKind::Foreign => (Disposition::Consume, None),
-    }
+        .custom_tags(SingleLetterTag::lowercase(Alphabet::H), addresses)
 }
