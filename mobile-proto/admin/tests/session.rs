@@ -1,0 +1,373 @@
+//! Two admins, a service and a relay with the host's habits: the library from key package to proven ack.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::time::Duration;
+
+use keyturn_admin::session::{
+    AdminSession, GroupError, NewGroup, OpenSessionError, RequestError, RequestSpec, SecretError,
+};
+use keyturn_admin::transport::RelayError;
+use keyturn_admin::{ProofSource, Update};
+use keyturn_proto::notify::NotifyState;
+use keyturn_proto::{Action, ErrorClass, MlsGroupId, Outcome, Params};
+use support::relay::TestRelay;
+use support::service::{Service, Temper};
+use support::{LONG, Person, Unsigned, on_disk, run, soon};
+use tokio::time::Instant;
+
+fn ask(action: Action, group: &MlsGroupId) -> RequestSpec {
+    RequestSpec {
+        action,
+        client: "ext-totp-svc".parse().unwrap(),
+        params: Params {
+            rotation_reason: if action == Action::Status {
+                String::new()
+            } else {
+                "test".to_owned()
+            },
+            ..Params::default()
+        },
+        action_id: None,
+        group: group.clone(),
+        totp: None,
+    }
+}
+
+struct World {
+    relay: TestRelay,
+    service: Service,
+    alice: Person,
+    bob: Person,
+}
+
+impl World {
+    async fn new() -> Self {
+        let relay = TestRelay::start().await;
+        Self {
+            service: Service::start(&relay).await,
+            alice: Person::new(),
+            bob: Person::new(),
+            relay,
+        }
+    }
+
+    async fn alice(&self) -> AdminSession {
+        self.alice.open(&self.relay, &self.service, &[]).await
+    }
+
+    async fn bob(&self) -> AdminSession {
+        self.bob
+            .open(&self.relay, &self.service, &[&self.alice])
+            .await
+    }
+
+    /// Alice's group with Bob and the service, everybody in and renewed.
+    async fn assembled(&self) -> (AdminSession, AdminSession, MlsGroupId) {
+        let mut alice = self.alice().await;
+        let mut bob = self.bob().await;
+        bob.publish_key_package(soon()).await.unwrap();
+        let group = alice
+            .create_group(
+                NewGroup {
+                    name: "admins".to_owned(),
+                    admins: vec![self.bob.npub()],
+                    members: vec![self.service.npub],
+                },
+                soon(),
+            )
+            .await
+            .unwrap()
+            .id;
+        let joined = bob.next_update(soon()).await.unwrap();
+        assert!(matches!(joined, Some(Update::Joined { .. })), "{joined:?}");
+        alice.ready(&group, soon()).await.unwrap();
+        bob.ready(&group, soon()).await.unwrap();
+        (alice, bob, group)
+    }
+}
+
+#[test]
+fn a_rotation_is_opened_and_proven_by_both_admins() {
+    run(async {
+        let world = World::new().await;
+        let (mut alice, mut bob, group) = world.assembled().await;
+        assert_eq!(alice.members(&group).unwrap().len(), 3);
+        assert_eq!(bob.find_group(None).unwrap(), group);
+
+        let spec = ask(Action::Rotation, &group);
+        let reply = alice.request(spec, &Unsigned, soon()).await.unwrap();
+        assert!(matches!(reply.answer.body, NotifyState::Accepted { .. }));
+        let rotation = reply.action_id;
+
+        for (session, person) in [(&mut alice, &world.alice), (&mut bob, &world.bob)] {
+            let waiting = session.await_secret(&rotation, soon()).await.unwrap();
+            let expected = world.service.ledger.lock().unwrap().secrets[0].clone();
+            session.ready(&waiting.group, soon()).await.unwrap();
+            let opened = session.open_secret(&waiting).unwrap();
+            assert!(opened.notify.secret.expose() == expected);
+            session.ack(&opened, soon()).await.unwrap();
+            drop(opened);
+            // Once means once.
+            assert!(matches!(
+                session.open_secret(&waiting),
+                Err(SecretError::NotWaiting(_))
+            ));
+            assert!(!on_disk(person.path(), &expected), "plaintext on disk");
+        }
+        let done = alice.await_done(&rotation, soon()).await.unwrap();
+        assert!(matches!(
+            done.body,
+            NotifyState::Done {
+                outcome: Outcome::Promoted,
+                ..
+            }
+        ));
+        let ledger = world.service.ledger.lock().unwrap();
+        assert_eq!(ledger.proven, [world.alice.npub(), world.bob.npub()]);
+        assert!(
+            world
+                .relay
+                .events()
+                .iter()
+                .all(|event| !event.content.contains(&ledger.secrets[0]))
+        );
+    });
+}
+
+#[test]
+fn a_delivered_secret_waits_closed_through_a_restart() {
+    run(async {
+        let world = World::new().await;
+        let (mut alice, bob, group) = world.assembled().await;
+        let spec = ask(Action::Rotation, &group);
+        let rotation = alice
+            .request(spec, &Unsigned, soon())
+            .await
+            .unwrap()
+            .action_id;
+        alice.await_secret(&rotation, soon()).await.unwrap();
+        alice.close().await;
+        // Bob was away when it was delivered, and comes back twice.
+        bob.close().await;
+
+        for _ in 0..2 {
+            let mut bob = world.bob().await;
+            bob.await_secret(&rotation, soon()).await.unwrap();
+            bob.close().await;
+        }
+        let mut alice = world.alice().await;
+        let waiting = alice.waiting_secret(None).unwrap();
+        assert_eq!(waiting.about.rotation_id, rotation);
+        let opened = alice.open_secret(&waiting).unwrap();
+        alice.ack(&opened, soon()).await.unwrap();
+        assert!(matches!(
+            alice.waiting_secret(None),
+            Err(SecretError::NoneWaiting)
+        ));
+    });
+}
+
+#[test]
+fn every_other_action_is_answered() {
+    run(async {
+        let world = World::new().await;
+        let (mut alice, _bob, group) = world.assembled().await;
+        for (action, outcome) in [
+            (Action::Cancel, Outcome::Canceled),
+            (Action::Rollback, Outcome::RolledBack),
+            (Action::Revoke, Outcome::Revoked),
+        ] {
+            let reply = alice
+                .request(ask(action, &group), &Unsigned, soon())
+                .await
+                .unwrap();
+            let NotifyState::Done { outcome: found, .. } = reply.answer.body else {
+                panic!("{:?}", reply.answer)
+            };
+            assert_eq!(found, outcome);
+        }
+        let reply = alice
+            .request(ask(Action::Status, &group), &Unsigned, soon())
+            .await
+            .unwrap();
+        assert!(matches!(reply.answer.body, NotifyState::Status { .. }));
+    });
+}
+
+#[test]
+fn a_refusal_and_a_silence_are_told_apart() {
+    run(async {
+        let world = World::new().await;
+        let (mut alice, _bob, group) = world.assembled().await;
+        for class in [ErrorClass::PolicyViolation, ErrorClass::UnauthorizedRequest] {
+            *world.service.temper.lock().unwrap() = Temper::Refusing(class);
+            let refused = alice
+                .request(ask(Action::Revoke, &group), &Unsigned, soon())
+                .await;
+            let Err(RequestError::Refused {
+                class: found,
+                retry_after,
+            }) = refused
+            else {
+                panic!("{refused:?}")
+            };
+            assert_eq!(found, class);
+            assert_eq!(retry_after, Some(LONG));
+        }
+        *world.service.temper.lock().unwrap() = Temper::Silent;
+        let shortly = Instant::now() + Duration::from_millis(600);
+        let silent = alice
+            .request(ask(Action::Revoke, &group), &Unsigned, shortly)
+            .await;
+        assert!(
+            matches!(silent, Err(RequestError::NoAnswer(_))),
+            "{silent:?}"
+        );
+    });
+}
+
+#[test]
+fn a_request_that_cannot_be_proven_is_never_sent() {
+    run(async {
+        struct Broken;
+        #[keyturn_admin::async_trait]
+        impl ProofSource for Broken {
+            async fn prove(
+                &self,
+                _: &keyturn_proto::proof::ProofRequest,
+            ) -> Result<keyturn_proto::request::Bearer, keyturn_admin::ProofError> {
+                Err(keyturn_admin::ProofError::Other("no".to_owned()))
+            }
+        }
+        let world = World::new().await;
+        let (mut alice, _bob, group) = world.assembled().await;
+        let before = world.relay.events().len();
+        let refused = alice
+            .request(ask(Action::Revoke, &group), &Broken, soon())
+            .await;
+        assert!(matches!(refused, Err(RequestError::Proof(_))));
+        let mut wrong = ask(Action::Revoke, &group);
+        wrong.params.rotation_reason.clear();
+        let refused = alice.request(wrong, &Unsigned, soon()).await;
+        assert!(matches!(refused, Err(RequestError::Invalid(_))));
+        assert_eq!(world.relay.events().len(), before);
+    });
+}
+
+#[test]
+fn a_strangers_welcome_waits_to_be_accepted() {
+    run(async {
+        let world = World::new().await;
+        let mut alice = world.alice().await;
+        // Bob trusts nobody yet.
+        let mut bob = world.bob.open(&world.relay, &world.service, &[]).await;
+        bob.publish_key_package(soon()).await.unwrap();
+        let spec = NewGroup {
+            name: "party".to_owned(),
+            admins: vec![world.bob.npub()],
+            members: Vec::new(),
+        };
+        alice.create_group(spec, soon()).await.unwrap();
+        let invited = bob.next_update(soon()).await.unwrap();
+        let Some(Update::Invited(waiting)) = invited else {
+            panic!("{invited:?}")
+        };
+        assert_eq!(
+            (waiting.from, waiting.name.as_str()),
+            (world.alice.npub(), "party")
+        );
+        assert!(bob.groups().unwrap().is_empty());
+        bob.close().await;
+
+        // Still there for the next run.
+        let mut bob = world.bob.open(&world.relay, &world.service, &[]).await;
+        let stranger = Person::new().npub();
+        assert!(matches!(
+            bob.join(&stranger, soon()).await,
+            Err(GroupError::NoWelcome(_))
+        ));
+        bob.join(&world.alice.npub(), soon()).await.unwrap();
+        assert_eq!(bob.groups().unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn somebody_is_invited_later_and_reads_on() {
+    run(async {
+        let world = World::new().await;
+        let (mut alice, mut bob, group) = world.assembled().await;
+        let carol_person = Person::new();
+        let mut carol = carol_person
+            .open(&world.relay, &world.service, &[&world.bob])
+            .await;
+        assert!(matches!(
+            bob.invite(&group, &[carol_person.npub()], soon()).await,
+            Err(GroupError::NoKeyPackage(_))
+        ));
+        carol.publish_key_package(soon()).await.unwrap();
+        bob.invite(&group, &[carol_person.npub()], soon())
+            .await
+            .unwrap();
+        let joined = carol.next_update(soon()).await.unwrap();
+        assert!(matches!(joined, Some(Update::Joined { .. })), "{joined:?}");
+        carol.ready(&group, soon()).await.unwrap();
+        alice.ready(&group, soon()).await.unwrap();
+        let reply = alice
+            .request(ask(Action::Rotation, &group), &Unsigned, soon())
+            .await
+            .unwrap();
+        let waiting = carol.await_secret(&reply.action_id, soon()).await.unwrap();
+        carol.open_secret(&waiting).unwrap();
+        assert_eq!(carol.members(&group).unwrap().len(), 4);
+    });
+}
+
+#[test]
+fn a_relay_that_refuses_or_keeps_silent_does_not_hang_an_admin() {
+    run(async {
+        let world = World::new().await;
+        let (mut alice, mut bob, group) = world.assembled().await;
+        world.relay.refuse(445, "blocked: no");
+        let refused = alice
+            .request(ask(Action::Revoke, &group), &Unsigned, soon())
+            .await;
+        assert!(
+            matches!(&refused, Err(RequestError::Relay(RelayError::Refused(reason))) if reason == "blocked: no"),
+            "{refused:?}"
+        );
+        // A refused commit leaves the group as it was, and able to commit again.
+        let update = bob.self_update(&group, soon()).await;
+        assert!(
+            matches!(update, Err(GroupError::Relay(RelayError::Refused(_)))),
+            "{update:?}"
+        );
+        world.relay.heal();
+        bob.self_update(&group, soon()).await.unwrap();
+
+        world.relay.mute(30443);
+        let shortly = Instant::now() + Duration::from_millis(500);
+        let muted = alice.publish_key_package(shortly).await;
+        assert!(
+            matches!(muted, Err(GroupError::Relay(RelayError::Timeout(_)))),
+            "{muted:?}"
+        );
+    });
+}
+
+#[test]
+fn an_unreachable_relay_is_an_error_in_time() {
+    run(async {
+        let world = World::new().await;
+        let mut config = world.alice.config(&world.relay, &world.service, &[]);
+        config.relay = nostr::RelayUrl::parse("ws://127.0.0.1:1").unwrap();
+        config.patience = Duration::from_millis(500);
+        let refused = AdminSession::open(config, soon()).await;
+        assert!(matches!(
+            refused.err(),
+            Some(OpenSessionError::Relay(RelayError::Connect { .. }))
+        ));
+    });
+}
