@@ -41,6 +41,14 @@ mod storage;
 pub mod welcome;
 pub mod wire;
 
+#[cfg(test)]
+extern crate self as keyturn_mls;
+#[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+mod common;
+#[cfg(test)]
+mod rogue_tests;
+
 pub use binding::{Binding, verify_binding};
 pub use commit::{GroupChange, StagedCommit};
 pub use group::{CreatedGroup, GroupSpec};
@@ -48,7 +56,7 @@ pub use ids::{Leaf, MlsGroupId, NostrGroupId, RosterHash, SignatureKey, UnixMs};
 pub use key::{StorageKey, StorageKeyError};
 pub use keypackage::KeyPackageEvents;
 pub use member::{GroupInfo, Member, MemberConfig};
-pub use message::{AppMessage, CommitApplied, DeferredMessage, Disposition, Inbound};
+pub use message::{AppMessage, CommitApplied, DeferredMessage, Disposition, Inbound, Invalid};
 pub use outbound::SealedMessage;
 pub use rules::{CommitFacts, CommitRefusal};
 pub use settle::Receipt;

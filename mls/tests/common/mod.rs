@@ -193,6 +193,7 @@ pub fn joined(count: usize, admins: usize, clock: &mut Clock) -> (Vec<Peer>, Mls
             .find(|peer| peer.npub() == welcome.recipient)
             .unwrap();
         peer.join(&welcome.event, clock.0);
+        peers[0].welcome_sent(welcome.event.id).unwrap();
     }
     (peers, group.id)
 }
