@@ -151,6 +151,9 @@ pub enum CommitError {
     /// Nothing to do.
     #[error("nothing to commit")]
     Nothing,
+    /// Another commit of the same epoch comes first; ours is void.
+    #[error("commit {0} was overtaken by another of its epoch")]
+    Overtaken(EventId),
     /// No such pending commit.
     #[error("no pending commit {0}")]
     NotPending(EventId),

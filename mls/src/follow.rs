@@ -6,13 +6,15 @@
 use openmls::group::StagedCommit;
 use openmls::prelude::{ProcessedMessageContent, ProtocolMessage};
 
-use crate::commit::{enter, load, merge_own, record};
 use crate::error::{CommitError, MlsError, ReceiveError, StoreError};
-use crate::inbound::{Halt, Opened, process, refused};
+use crate::merge::{enter, load, merge_own, record};
 use crate::message::{CommitApplied, Inbound};
+use crate::opening::{Halt, Opened, process, refused};
 use crate::rules::{self, CommitRefusal};
 use crate::settle::{Receipt, comes_first, roll_back, vindicate};
-use crate::storage::events::{self, CommitRow, Held, Pending};
+use crate::storage::commits::{self, CommitRow};
+use crate::storage::events::Held;
+use crate::storage::outbox::{self, Pending};
 use crate::storage::rows::{self, Freeze, GroupRow};
 use crate::storage::work::Work;
 use crate::storage::{group_key, snapshot};
@@ -36,9 +38,10 @@ pub(crate) fn theirs(
     message: ProtocolMessage,
 ) -> Result<Opened, Halt> {
     let epoch = message.epoch().as_u64();
-    let undone = contend(work, row, held, epoch)?;
     let receipt = receipt(held);
     let created_at = held.event.created_at.as_secs();
+    let fresh = receipt.is_fresh(created_at, work.me.freshness);
+    let undone = contend(work, row, held, epoch, fresh)?;
     let before = snapshot::take(work.db, &group_key(&row.id)?).map_err(StoreError::from)?;
     let mut mls = load(work, &row.id)?;
     let (sender, content) = process(work, &mut mls, held, message)?;
@@ -54,7 +57,7 @@ pub(crate) fn theirs(
     let staged: StagedCommit = *staged;
     mls.merge_staged_commit(&work.provider, staged)
         .map_err(MlsError::at("merge of a commit"))?;
-    let own_lost = events::supersede(work.db, &row.id, epoch, true)?;
+    let own_lost = outbox::supersede(work.db, &row.id, epoch, true)?;
     record(
         work,
         &row.id,
@@ -103,11 +106,11 @@ pub(crate) fn own(
     held: &Held,
     pending: &Pending,
 ) -> Result<Opened, Halt> {
-    let undone = contend(work, row, held, pending.source_epoch)?;
+    // However long ago it was published: peers judged it when it reached them.
+    let undone = contend(work, row, held, pending.source_epoch, true)?;
     let facts = merge_own(work, pending, held.received_at).map_err(entering)?;
-    events::supersede(work.db, &row.id, pending.source_epoch, true)?;
     limit(work, row)?;
-    let commit = events::commit_at(work.db, &row.id, pending.source_epoch)?
+    let commit = commits::commit_at(work.db, &row.id, pending.source_epoch)?
         .ok_or(StoreError::Corrupt("a merged commit without a row"))?;
     Ok(Opened {
         inbound: Inbound::Commit(Box::new(CommitApplied {
@@ -133,9 +136,9 @@ fn contend(
     row: &GroupRow,
     held: &Held,
     epoch: u64,
+    fresh: bool,
 ) -> Result<Option<nostr::EventId>, Halt> {
     let created_at = held.event.created_at.as_secs();
-    let fresh = receipt(held).is_fresh(created_at, work.me.settle);
     if epoch >= row.epoch {
         return if fresh {
             Ok(None)
@@ -143,7 +146,7 @@ fn contend(
             Err(refused(held, CommitRefusal::NotFresh, Some(epoch)))
         };
     }
-    let applied = events::commit_at(work.db, &row.id, epoch)?;
+    let applied = commits::commit_at(work.db, &row.id, epoch)?;
     let better = applied.as_ref().is_none_or(|applied| {
         comes_first(
             (created_at, &held.event.id),
@@ -172,11 +175,11 @@ fn contend(
 
 /// Bounds what is kept for undoing.
 fn limit(work: &Work<'_>, row: &GroupRow) -> Result<(), StoreError> {
-    let unsettled = events::unsettled(work.db, &row.id)?;
+    let unsettled = commits::unsettled(work.db, &row.id)?;
     if let Some(excess) = unsettled.len().checked_sub(MAX_UNSETTLED + 1)
         && let Some(commit) = unsettled.get(excess)
     {
-        events::settle_through(work.db, &row.id, commit.source_epoch)?;
+        commits::settle_through(work.db, &row.id, commit.source_epoch)?;
     }
     Ok(())
 }

@@ -13,12 +13,14 @@ use openmls::prelude::{
 use openmls_traits::OpenMlsProvider as _;
 use tls_codec::Serialize as _;
 
-use crate::commit::{Plan, commit, current_exporter, enter, load, store_welcomes};
 use crate::error::{CommitError, MlsError, StoreError};
 use crate::ids::{MlsGroupId, NostrGroupId, UnixMs, timestamp};
 use crate::keypackage::lifetime;
 use crate::member::{GroupInfo, Member};
-use crate::storage::events::{self, PendingWelcome};
+use crate::merge::{enter, load};
+use crate::stage::{Plan, commit, current_exporter, store_welcomes};
+use crate::storage::events;
+use crate::storage::outbox::{self, PendingWelcome};
 use crate::storage::rows::{self, GroupRow};
 use crate::welcome::join_config;
 use crate::wire::group_data::{GroupData, GroupImage};
@@ -161,7 +163,7 @@ impl Member {
             if row.evicted {
                 return Err(CommitError::Evicted(group.clone()));
             }
-            if let Some(pending) = events::pending_of(work.db, group)? {
+            if let Some(pending) = outbox::pending_of(work.db, group)? {
                 return Err(CommitError::Pending(pending.event.id));
             }
             let data = rows::group_data(work.db, &row)?;

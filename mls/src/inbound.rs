@@ -1,62 +1,25 @@
-//! Receiving: unverified event → verified event → opened frame → application message, proposal or commit.
+//! Receiving: what comes in, what is kept for later, what the caller is told.
 //!
-//! What must hold: each event is one transaction, in which the MLS state change and the inbox row go
-//! together; what fails or is deferred leaves the MLS state as it was; plaintext is never stored here.
-//! A relay may reverse the order of events, so what cannot be opened is kept and tried again after every
-//! epoch change and every stored proposal.
+//! What must hold: each event is one transaction ([`crate::opening`]), in which the MLS state change and
+//! the inbox row go together; what fails or is deferred leaves the MLS state as it was; plaintext is never
+//! stored here. A relay may reverse the order of events, so what cannot be opened is kept and tried again
+//! after every epoch change and every stored proposal.
 
 use nostr::{Event, EventId};
-use openmls::group::{MlsGroup, ProcessMessageError, StageCommitError};
-use openmls::prelude::{
-    ContentType, MlsMessageIn, ProcessedMessageContent, Proposal, ProtocolMessage, Sender,
-};
-use openmls_traits::OpenMlsProvider as _;
-use tls_codec::DeserializeBytes as _;
-use zeroize::Zeroizing;
 
-use crate::commit::load;
 use crate::error::{ReceiveError, StoreError};
 use crate::ids::MlsGroupId;
 use crate::member::Member;
-use crate::message::{AppMessage, DeferredMessage, Disposition, Inbound, Invalid};
-use crate::settle::{Receipt, suspect, vindicate};
-use crate::storage::events::{self, DeferredInfo, Held, InboxRow};
-use crate::storage::rows::{self, Freeze, GroupRow};
+use crate::message::{AppMessage, DeferredMessage, Disposition, Inbound};
+use crate::opening::{Halt, open};
+use crate::settle::{Receipt, suspect};
+use crate::storage::events::{self, Held};
+use crate::storage::rows::{self, Freeze};
 use crate::storage::work::Work;
 use crate::wire::group_event::VerifiedGroupEvent;
-use crate::wire::rumor;
-use crate::{follow, rules::CommitRefusal};
 
 /// Asked for every application message.
 pub type Decide<'d> = &'d mut dyn FnMut(&AppMessage) -> Disposition;
-
-/// Why the transaction of an event is undone.
-pub(crate) enum Halt {
-    /// The event is worth nothing: remember its id, change nothing else.
-    Drop(Box<Inbound>),
-    /// A refused commit; `Some(epoch)` if peers may follow it.
-    Refuse(Box<Inbound>, Option<u64>),
-    /// Not openable yet. `suspicious`: none of our keys fits.
-    Keep { suspicious: bool },
-    /// The caller does not want it now.
-    Defer(Box<DeferredInfo>),
-    /// Our own failure.
-    Error(Box<ReceiveError>),
-}
-
-impl<E: Into<ReceiveError>> From<E> for Halt {
-    fn from(error: E) -> Self {
-        Self::Error(Box::new(error.into()))
-    }
-}
-
-/// What an opened event led to.
-pub(crate) struct Opened {
-    pub(crate) inbound: Inbound,
-    /// Others may be openable now.
-    pub(crate) moved: bool,
-    pub(crate) thawed: bool,
-}
 
 impl Member {
     /// Takes in a 445 event. `decide` is asked about every application message that opens, this event's or
@@ -68,23 +31,26 @@ impl Member {
         decide: Decide<'_>,
     ) -> Result<Vec<Inbound>, ReceiveError> {
         self.settle(receipt.at)?;
+        let mut out = self.receive_kept(decide)?;
         if events::is_seen(&self.db, &event.id)? || events::is_held(&self.db, &event.id)? {
-            return Ok(vec![Inbound::Duplicate { event_id: event.id }]);
+            out.push(Inbound::Duplicate { event_id: event.id });
+            return Ok(out);
         }
         let verified = match VerifiedGroupEvent::verify(event) {
             Ok(verified) => verified,
             Err(reason) => {
-                return Ok(vec![Inbound::Invalid {
+                out.push(Inbound::Invalid {
                     event_id: event.id,
                     reason: reason.into(),
-                }]);
+                });
+                return Ok(out);
             }
         };
         let address = verified.group();
         let Some(group) = rows::by_address(&self.db, &address)? else {
-            return Ok(vec![Inbound::UnknownGroup { address }]);
+            out.push(Inbound::UnknownGroup { address });
+            return Ok(out);
         };
-        let mut out = Vec::new();
         let held = Held {
             event: event.clone(),
             group: group.clone(),
@@ -93,7 +59,19 @@ impl Member {
             deferred: None,
         };
         if self.take_in(&held, &verified, decide, &mut out)? {
+            self.moved.insert(group);
+            out.extend(self.receive_kept(decide)?);
+        }
+        Ok(out)
+    }
+
+    /// Tries the events that were kept, in groups that moved on since. `receive` does it as well; call this
+    /// after `commit_published` and after a start, so as not to wait for the next event.
+    pub fn receive_kept(&mut self, decide: Decide<'_>) -> Result<Vec<Inbound>, ReceiveError> {
+        let mut out = Vec::new();
+        while let Some(group) = self.moved.first().cloned() {
             self.retry(&group, decide, &mut out)?;
+            self.moved.remove(&group);
         }
         Ok(out)
     }
@@ -267,6 +245,10 @@ impl Member {
             }
             Halt::Keep { suspicious } => {
                 let frozen = self.transact(|work| {
+                    // Tried again and still closed: nothing new was learnt.
+                    if events::is_held(work.db, &id)? {
+                        return Ok(false);
+                    }
                     events::hold(work.db, held, limit)?;
                     freeze(work, group, suspicious)
                 })?;
@@ -294,218 +276,4 @@ fn freeze(work: &Work<'_>, group: &MlsGroupId, suspicious: bool) -> Result<bool,
         rows::set_frozen(work.db, group, Some(Freeze::Forked))?;
     }
     Ok(freezes)
-}
-
-fn invalid(held: &Held, reason: Invalid) -> Halt {
-    Halt::Drop(Box::new(Inbound::Invalid {
-        event_id: held.event.id,
-        reason,
-    }))
-}
-
-/// Opens the outer layer and hands over by content type.
-fn open(
-    work: &mut Work<'_>,
-    held: &Held,
-    event: &VerifiedGroupEvent,
-    decide: Decide<'_>,
-) -> Result<Opened, Halt> {
-    let row = rows::group(work.db, &held.group)?
-        .ok_or(StoreError::Corrupt("an address without a group"))?;
-    if let Some(own) = events::pending_by_event(work.db, &held.event.id)? {
-        return follow::own(work, &row, held, &own);
-    }
-    if row.evicted {
-        return Err(invalid(held, Invalid::Evicted));
-    }
-    let frame = rows::exporters(work.db, &row.id)?
-        .iter()
-        .find_map(|(epoch, secret)| Some((*epoch, Zeroizing::new(event.open(secret)?))));
-    let Some((epoch, bytes)) = frame else {
-        return Err(Halt::Keep { suspicious: true });
-    };
-    let message = MlsMessageIn::tls_deserialize_exact_bytes(&bytes)
-        .ok()
-        .and_then(|message| message.try_into_protocol_message().ok())
-        .filter(|message| {
-            message.group_id().as_slice() == row.id.as_bytes() && message.epoch().as_u64() == epoch
-        })
-        .ok_or_else(|| invalid(held, Invalid::Mls))?;
-    match message.content_type() {
-        ContentType::Application => application(work, &row, held, message, decide),
-        ContentType::Proposal if epoch == row.epoch => proposal(work, &row, held, message),
-        ContentType::Proposal => Err(invalid(held, Invalid::Proposal)),
-        ContentType::Commit => follow::theirs(work, &row, held, message),
-    }
-}
-
-/// Lets OpenMLS authenticate a message. A commit whose proposal has not arrived yet is kept.
-pub(crate) fn process(
-    work: &Work<'_>,
-    mls: &mut MlsGroup,
-    held: &Held,
-    message: ProtocolMessage,
-) -> Result<(Sender, ProcessedMessageContent), Halt> {
-    let commit = message.content_type() == ContentType::Commit;
-    match mls.process_message(&work.provider, message) {
-        Ok(processed) => Ok((processed.sender().clone(), processed.into_content())),
-        Err(ProcessMessageError::StorageError(error)) => Err(StoreError::from(error).into()),
-        Err(ProcessMessageError::InvalidCommit(StageCommitError::MissingProposal)) => {
-            Err(Halt::Keep { suspicious: false })
-        }
-        Err(error) => {
-            tracing::debug!(group = %held.group, event = %held.event.id, %error, "refused by MLS");
-            Err(if commit {
-                refused(held, CommitRefusal::Invalid, None)
-            } else {
-                invalid(held, Invalid::Unauthentic)
-            })
-        }
-    }
-}
-
-pub(crate) fn refused(held: &Held, reason: CommitRefusal, rival: Option<u64>) -> Halt {
-    Halt::Refuse(
-        Box::new(Inbound::CommitRefused {
-            event_id: held.event.id,
-            group: held.group.clone(),
-            reason,
-            peers_may_follow: rival.is_some(),
-        }),
-        rival,
-    )
-}
-
-fn application(
-    work: &mut Work<'_>,
-    row: &GroupRow,
-    held: &Held,
-    message: ProtocolMessage,
-    decide: Decide<'_>,
-) -> Result<Opened, Halt> {
-    let epoch = message.epoch().as_u64();
-    let mut mls = load(work, &row.id)?;
-    let (sender, content) = process(work, &mut mls, held, message)?;
-    let bytes = match content {
-        ProcessedMessageContent::ApplicationMessage(message) => {
-            Zeroizing::new(message.into_bytes())
-        }
-        ProcessedMessageContent::OwnPrivateMessage => {
-            work.keep(&row.id, mls);
-            return Ok(unmoved(Inbound::Duplicate {
-                event_id: held.event.id,
-            }));
-        }
-        _ => return Err(invalid(held, Invalid::Mls)),
-    };
-    let Sender::Member(index) = sender else {
-        return Err(invalid(held, Invalid::Unauthentic));
-    };
-    let leaf = rows::roster(work.db, &row.id, epoch)?
-        .and_then(|leaves| leaves.into_iter().find(|leaf| leaf.index == index.u32()))
-        .ok_or(StoreError::Corrupt("a sender who is not in the roster"))?;
-    let still_member = rows::roster(work.db, &row.id, row.epoch)?
-        .unwrap_or_default()
-        .iter()
-        .any(|now| now.npub == leaf.npub && now.signature_key == leaf.signature_key);
-    let thawed = vindicate(work.db, row, epoch)?;
-    work.keep(&row.id, mls);
-    let (rumor, body) = match rumor::read(bytes, &leaf.npub) {
-        Ok(rumor::Opened { rumor, body }) => (rumor, body),
-        // Authentic, and of no use: its key is consumed like any other's.
-        Err(reason) => {
-            return Ok(Opened {
-                inbound: Inbound::Invalid {
-                    event_id: held.event.id,
-                    reason: reason.into(),
-                },
-                moved: false,
-                thawed,
-            });
-        }
-    };
-    let message = AppMessage {
-        group: row.id.clone(),
-        event_id: held.event.id,
-        sender: leaf.npub,
-        signature_key: leaf.signature_key,
-        still_member,
-        epoch,
-        received_at: held.received_at,
-        rumor,
-        body,
-    };
-    let inbox = match decide(&message) {
-        Disposition::Consume => None,
-        Disposition::Inbox(body) => Some(events::put_inbox(
-            work.db,
-            &InboxRow {
-                id: 0,
-                group: row.id.clone(),
-                event_id: held.event.id,
-                sender: leaf.npub,
-                signature_key: leaf.signature_key,
-                epoch,
-                received_at: held.received_at,
-                body: Zeroizing::new(body),
-            },
-        )?),
-        Disposition::Defer { label } => {
-            return Err(Halt::Defer(Box::new(DeferredInfo {
-                sender: leaf.npub,
-                epoch,
-                label,
-            })));
-        }
-    };
-    Ok(Opened {
-        inbound: Inbound::Message {
-            event_id: held.event.id,
-            group: row.id.clone(),
-            sender: leaf.npub,
-            epoch,
-            inbox,
-        },
-        moved: false,
-        thawed,
-    })
-}
-
-fn proposal(
-    work: &mut Work<'_>,
-    row: &GroupRow,
-    held: &Held,
-    message: ProtocolMessage,
-) -> Result<Opened, Halt> {
-    let mut mls = load(work, &row.id)?;
-    let (sender, content) = process(work, &mut mls, held, message)?;
-    let ProcessedMessageContent::ProposalMessage(queued) = content else {
-        return Err(invalid(held, Invalid::Proposal));
-    };
-    let (Proposal::SelfRemove, Sender::Member(index)) = (queued.proposal(), &sender) else {
-        return Err(invalid(held, Invalid::Proposal));
-    };
-    let leaf = rows::roster(work.db, &row.id, row.epoch)?
-        .and_then(|leaves| leaves.into_iter().find(|leaf| leaf.index == index.u32()))
-        .ok_or(StoreError::Corrupt("a sender who is not in the roster"))?;
-    mls.store_pending_proposal(work.provider.storage(), *queued)
-        .map_err(StoreError::from)?;
-    work.keep(&row.id, mls);
-    let thawed = vindicate(work.db, row, row.epoch)?;
-    Ok(Opened {
-        inbound: Inbound::SelfRemove {
-            group: row.id.clone(),
-            leaf,
-        },
-        moved: true,
-        thawed,
-    })
-}
-
-fn unmoved(inbound: Inbound) -> Opened {
-    Opened {
-        inbound,
-        moved: false,
-        thawed: false,
-    }
 }

@@ -33,10 +33,13 @@ pub mod inbound;
 mod key;
 mod keypackage;
 mod member;
+mod merge;
 pub mod message;
+mod opening;
 pub mod outbound;
 pub mod rules;
 pub mod settle;
+mod stage;
 mod storage;
 pub mod welcome;
 pub mod wire;
@@ -60,7 +63,8 @@ pub use message::{AppMessage, CommitApplied, DeferredMessage, Disposition, Inbou
 pub use outbound::SealedMessage;
 pub use rules::{CommitFacts, CommitRefusal};
 pub use settle::Receipt;
-pub use storage::events::{InboxRow, PendingWelcome};
+pub use storage::events::InboxRow;
+pub use storage::outbox::PendingWelcome;
 pub use storage::rows::Freeze;
 pub use welcome::{Decision, Invitation, Joined, WelcomeOutcome};
 pub use wire::key_package_event::{

@@ -3,6 +3,7 @@
 //! What must hold: no method reads a clock; every method that changes something is one transaction, or
 //! several that each leave a state the next start understands.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,7 +19,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::error::{MlsError, OpenError, StoreError};
 use crate::ids::{Leaf, MlsGroupId, NostrGroupId, RosterHash, SignatureKey, UnixMs, roster_hash};
 use crate::key::StorageKey;
-use crate::storage::events::{self, InboxRow, PendingWelcome};
+use crate::storage::events::{self, InboxRow};
+use crate::storage::outbox::{self, PendingWelcome};
 use crate::storage::rows::{self, Freeze};
 use crate::storage::work::{Cache, Work, transact};
 use crate::storage::{self, Provider};
@@ -33,9 +35,11 @@ pub struct MemberConfig {
     pub storage_key: StorageKey,
     /// Our Nostr identity.
     pub keys: Keys,
-    /// How long a commit may still lose against a better one, counted from its receipt; also the greatest
-    /// distance between a commit's `created_at` and its receipt. See [`crate::settle`].
+    /// How long a commit may still lose against a better one, counted from its receipt. See
+    /// [`crate::settle`].
     pub settle: Duration,
+    /// The greatest distance between a commit's `created_at` (whole seconds) and its receipt.
+    pub freshness: Duration,
     /// How many events per group are kept that cannot be opened yet. The oldest give way.
     pub max_held: u32,
     /// The encoding to speak.
@@ -43,13 +47,14 @@ pub struct MemberConfig {
 }
 
 impl MemberConfig {
-    /// The defaults: ten seconds, 256 events, Marmot.
+    /// The defaults: ten seconds for both times, 256 events, Marmot.
     pub fn new(path: impl Into<PathBuf>, storage_key: StorageKey, keys: Keys) -> Self {
         Self {
             path: path.into(),
             storage_key,
             keys,
             settle: Duration::from_secs(10),
+            freshness: Duration::from_secs(10),
             max_held: 256,
             profile: Profile::default(),
         }
@@ -62,6 +67,7 @@ pub(crate) struct Identity {
     pub(crate) signer: SignatureKeyPair,
     pub(crate) signature_key: SignatureKey,
     pub(crate) settle: Duration,
+    pub(crate) freshness: Duration,
     pub(crate) max_held: u32,
 }
 
@@ -80,6 +86,8 @@ pub struct Member {
     pub(crate) crypto: RustCrypto,
     pub(crate) me: Identity,
     pub(crate) cache: Cache,
+    /// Groups in which kept events may have become openable since they were last tried.
+    pub(crate) moved: BTreeSet<MlsGroupId>,
     /// Held for its advisory lock: one process per database.
     _lock: File,
 }
@@ -115,12 +123,14 @@ impl Member {
             storage_key,
             keys,
             settle,
+            freshness,
             max_held,
             profile: Profile::Marmot,
         } = config;
         let (mut db, lock) = storage::open(&path, &storage_key)?;
         let crypto = RustCrypto::default();
         let (signer, signature_key) = signer(&mut db, &crypto, &keys)?;
+        let moved = rows::groups(&db)?.into_iter().map(|row| row.id).collect();
         Ok(Self {
             db,
             crypto,
@@ -129,9 +139,11 @@ impl Member {
                 signer,
                 signature_key,
                 settle,
+                freshness,
                 max_held,
             },
             cache: Cache::new(),
+            moved,
             _lock: lock,
         })
     }
@@ -225,12 +237,12 @@ impl Member {
 
     /// Welcomes whose commit was accepted and that were not marked as sent yet.
     pub fn released_welcomes(&self) -> Result<Vec<PendingWelcome>, StoreError> {
-        events::released_welcomes(&self.db)
+        outbox::released_welcomes(&self.db)
     }
 
     /// A Welcome's gift wrap was accepted by a relay.
     pub fn welcome_sent(&mut self, gift_wrap: EventId) -> Result<(), StoreError> {
-        events::delete_welcome(&self.db, &gift_wrap)
+        outbox::delete_welcome(&self.db, &gift_wrap)
     }
 
     /// Forgets a group and every secret of it at once, without telling anybody. To leave politely, publish

@@ -10,14 +10,15 @@ use openmls_traits::OpenMlsProvider as _;
 use tls_codec::Serialize as _;
 use zeroize::Zeroizing;
 
-use crate::commit::{current_exporter, load};
 use crate::error::{MlsError, SealError, StoreError};
 use crate::ids::{MlsGroupId, UnixMs, timestamp};
 use crate::member::Member;
+use crate::merge::load;
 use crate::settle::{needs_self_update, settle_due};
-use crate::storage::events;
+use crate::stage::current_exporter;
 use crate::storage::rows::{self, Freeze, GroupRow};
 use crate::storage::work::Work;
+use crate::storage::{commits, events, outbox};
 use crate::wire::group_event;
 use crate::wire::rumor::{self, Payload};
 
@@ -88,10 +89,10 @@ fn ready(work: &Work<'_>, row: &GroupRow) -> Result<(), SealError> {
         Some(Freeze::AddressChanged) => return Err(SealError::AddressChanged),
         None => {}
     }
-    if let Some(pending) = events::pending_of(work.db, &row.id)? {
+    if let Some(pending) = outbox::pending_of(work.db, &row.id)? {
         return Err(SealError::PendingCommit(pending.event.id));
     }
-    let unsettled = events::unsettled(work.db, &row.id)?;
+    let unsettled = commits::unsettled(work.db, &row.id)?;
     if let Some(settles_at) = unsettled.iter().map(|commit| commit.settles_at).max() {
         return Err(SealError::Unsettled { settles_at });
     }

@@ -14,11 +14,12 @@ use openmls_basic_credential::SignatureKeyPair;
 use openmls_traits::OpenMlsProvider as _;
 use tls_codec::Serialize as _;
 
-use crate::commit::{Plan, commit, current_exporter, load};
 use crate::common::{Clock, Peer, group};
 use crate::error::CommitError;
 use crate::ids::{MlsGroupId, timestamp};
+use crate::merge::load;
 use crate::rules::{CommitRefusal, group_data};
+use crate::stage::{Plan, commit, current_exporter};
 use crate::storage::rows;
 use crate::storage::work::Work;
 use crate::wire::{CIPHERSUITE, EXT_GROUP_DATA, group_event};

@@ -6,7 +6,8 @@
 //! - a commit settles N after its receipt, at once if it removes somebody; settling an epoch settles all
 //!   before it;
 //! - a settled epoch never rolls back: what was kept to undo it is destroyed;
-//! - a commit whose `created_at` is further than N from its receipt is refused;
+//! - a commit whose `created_at` is further than N from its receipt is refused (its own setting,
+//!   `freshness`, the same by default);
 //! - nothing is sealed while an epoch is unsettled.
 //!
 //! A refused commit that peers under Marmot's plain rule would follow is remembered (`groups.rival_epoch`).
@@ -23,7 +24,7 @@ use crate::ids::{MlsGroupId, UnixMs, from_sql, to_sql};
 use crate::member::Member;
 use crate::storage::rows::{self, Freeze};
 use crate::storage::work::Work;
-use crate::storage::{events, group_key, snapshot};
+use crate::storage::{commits, group_key, snapshot};
 
 /// How an event came to us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,9 +46,12 @@ impl Receipt {
         Self { at, stored: true }
     }
 
-    /// Whether `created_at` (seconds) is near enough to the receipt.
-    pub(crate) fn is_fresh(self, created_at: u64, settle: Duration) -> bool {
-        self.stored || self.at.as_secs().abs_diff(created_at) <= settle.as_secs()
+    /// Whether `created_at`, which names a whole second, is within `freshness` of the receipt.
+    pub(crate) fn is_fresh(self, created_at: u64, freshness: Duration) -> bool {
+        let from = UnixMs::from_secs(created_at);
+        let until = UnixMs(from.0.saturating_add(999));
+        let distance = self.at.since(until).max(from.since(self.at));
+        self.stored || distance <= freshness
     }
 
     pub(crate) fn settles_at(self, created_at: u64, settle: Duration) -> UnixMs {
@@ -80,7 +84,7 @@ impl Member {
 
     /// When the group's current epoch is settled; `None` if it is.
     pub fn settles_at(&self, group: &MlsGroupId) -> Result<Option<UnixMs>, StoreError> {
-        Ok(events::unsettled(&self.db, group)?
+        Ok(commits::unsettled(&self.db, group)?
             .iter()
             .map(|commit| commit.settles_at)
             .max())
@@ -102,7 +106,7 @@ pub(crate) fn needs_self_update(db: &Connection, row: &rows::GroupRow) -> Result
     };
     Ok(match epoch.checked_sub(1) {
         Some(source) => {
-            events::commit_at(db, &row.id, source)?.is_some_and(|commit| !commit.settled)
+            commits::commit_at(db, &row.id, source)?.is_some_and(|commit| !commit.settled)
         }
         None => false,
     })
@@ -124,7 +128,7 @@ pub(crate) fn settle_due(db: &Connection, now: UnixMs) -> Result<(), StoreError>
         .query_map(params![to_sql(now)], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
     for (group, epoch) in due {
-        events::settle_through(db, &rows::group_id(group)?, epoch)?;
+        commits::settle_through(db, &rows::group_id(group)?, epoch)?;
     }
     Ok(())
 }
@@ -135,7 +139,7 @@ pub(crate) fn roll_back(
     group: &MlsGroupId,
     epoch: u64,
 ) -> Result<bool, StoreError> {
-    let Some(kept) = events::snapshot_at(work.db, group, epoch)? else {
+    let Some(kept) = commits::snapshot_at(work.db, group, epoch)? else {
         return Ok(false);
     };
     snapshot::restore(work.db, &group_key(group)?, &kept)?;

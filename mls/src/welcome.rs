@@ -14,11 +14,11 @@ use openmls_traits::storage::StorageProvider as _;
 use rusqlite::{Connection, OptionalExtension, params};
 use tls_codec::DeserializeBytes as _;
 
-use crate::commit::enter;
 use crate::error::{CommitError, MlsError, StoreError, WelcomeError};
 use crate::ids::{Leaf, MlsGroupId, NostrGroupId, UnixMs};
 use crate::keypackage;
 use crate::member::{GroupInfo, Member, leaf_of, leaves};
+use crate::merge::enter;
 use crate::rules;
 use crate::storage::rows::{self, GroupRow};
 use crate::storage::work::Work;

@@ -331,3 +331,72 @@ fn a_changed_address_freezes_the_group_until_approved() {
     let event = peers[1].say(&group, "{}", &clock);
     assert_eq!(peers[0].take(&event, &clock).1.len(), 1);
 }
+
+#[test]
+fn what_peers_sent_while_our_commit_waited_is_opened_once_it_is_merged() {
+    let mut clock = Clock::start();
+    let (mut peers, group) = group(2, 2, &mut clock);
+    let staged = peers[0].self_update(&group, clock.0).unwrap();
+    peers[1].follow(&staged.event, &clock);
+    clock.settle();
+    let early = peers[1].say(&group, "{\"early\":1}", &clock);
+    let (kept, _) = peers[0].take(&early, &clock);
+    assert!(matches!(&kept[..], [Inbound::Kept { .. }]), "{kept:?}");
+    peers[0].commit_published(staged.event.id, clock.0).unwrap();
+    let mut bodies = Vec::new();
+    let mut decide = |message: &keyturn_mls::AppMessage| {
+        bodies.push(message.body.to_vec());
+        keyturn_mls::Disposition::Consume
+    };
+    peers[0].receive_kept(&mut decide).unwrap();
+    peers[0].receive_kept(&mut decide).unwrap();
+    assert_eq!(bodies, [b"{\"early\":1}".to_vec()]);
+}
+
+#[test]
+fn publishing_a_commit_that_was_overtaken_says_so() {
+    let mut clock = Clock::start();
+    let (mut peers, group) = group(2, 2, &mut clock);
+    let a = rename(&mut peers[0], &group, "a", &clock);
+    let b = rename(&mut peers[1], &group, "b", &clock);
+    let (first, second) = in_order(a, b);
+    let winner = usize::from(peers[1].pending_commits().unwrap()[0].event.id == first.id);
+    let loser = 1 - winner;
+    // The loser hears of the better one before he hears that his own was accepted.
+    peers[loser].follow(&first, &clock);
+    let told = peers[loser].commit_published(second.id, clock.0);
+    assert!(
+        matches!(told, Err(keyturn_mls::error::CommitError::Overtaken(id)) if id == second.id),
+        "{told:?}"
+    );
+    // The winner hears of the worse one first, then that his own was accepted.
+    peers[winner].follow(&second, &clock);
+    peers[winner].commit_published(first.id, clock.0).unwrap();
+    assert_eq!(name(&peers[0], &group), name(&peers[1], &group));
+    clock.settle();
+    let event = peers[winner].say(&group, "{}", &clock);
+    assert_eq!(peers[loser].take(&event, &clock).1.len(), 1);
+}
+
+#[test]
+fn noise_kept_before_a_refused_commit_freezes_nothing_when_tried_again() {
+    let mut clock = Clock::start();
+    let (mut peers, group) = group(3, 2, &mut clock);
+    // Somebody's noise under our address.
+    let address = peers[0].group_info(&group).unwrap().unwrap().nostr_group_id;
+    let noise = nostr::EventBuilder::new(nostr::Kind::MlsGroupMessage, "A".repeat(80))
+        .tag(nostr::Tag::custom(nostr::TagKind::h(), [address.to_hex()]))
+        .sign_with_keys(&nostr::Keys::generate())
+        .unwrap();
+    peers[2].take(&noise, &clock);
+    // An honest commit that was slow, then one in time.
+    let slow = rename(&mut peers[0], &group, "slow", &clock);
+    clock.pass(SETTLE + Duration::from_secs(2));
+    peers[2].take(&slow.event, &clock);
+    peers[0].commit_rejected(slow.event.id).unwrap();
+    let staged = rename(&mut peers[0], &group, "in time", &clock);
+    peers[0].commit_published(staged.event.id, clock.0).unwrap();
+    let (got, _) = peers[2].take(&staged.event, &clock);
+    assert!(matches!(&got[..], [Inbound::Commit(_)]), "{got:?}");
+    assert_eq!(peers[2].group_info(&group).unwrap().unwrap().frozen, None);
+}

@@ -244,3 +244,11 @@ fn a_plain_member_may_only_renew_his_leaf() {
     let staged = peers[2].self_update(&group, clock.0).unwrap();
     common::publish(&mut peers, 2, &staged, &clock);
 }
+
+#[test]
+fn a_member_can_move_between_threads() {
+    fn send<T: Send>() {}
+    send::<keyturn_mls::Member>();
+    send::<keyturn_mls::AppMessage>();
+    send::<keyturn_mls::Payload>();
+}

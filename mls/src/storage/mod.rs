@@ -4,7 +4,9 @@
 //! pages are overwritten (`secure_delete`); everything one operation changes is one transaction.
 
 mod codec;
+pub(crate) mod commits;
 pub(crate) mod events;
+pub(crate) mod outbox;
 pub(crate) mod rows;
 pub(crate) mod snapshot;
 pub(crate) mod work;
