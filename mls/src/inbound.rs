@@ -1,17 +1,18 @@
 //! Receiving: what comes in, what is kept for later, what the caller is told.
 //!
-//! What must hold: each event is one transaction ([`crate::opening`]), in which the MLS state change and
+//! What must hold: each event is one transaction (`opening`), in which the MLS state change and
 //! the inbox row go together; what fails or is deferred leaves the MLS state as it was; plaintext is never
 //! stored here. A relay may reverse the order of events, so what cannot be opened is kept and tried again
 //! after every epoch change and every stored proposal.
 
 use nostr::{Event, EventId};
+use openmls::prelude::ContentType;
 
 use crate::error::{ReceiveError, StoreError};
 use crate::ids::MlsGroupId;
 use crate::member::Member;
 use crate::message::{AppMessage, DeferredMessage, Disposition, Inbound};
-use crate::opening::{Halt, open};
+use crate::opening::{Halt, open, unframe};
 use crate::settle::{Receipt, suspect};
 use crate::storage::events::{self, Held};
 use crate::storage::rows::{self, Freeze};
@@ -76,9 +77,9 @@ impl Member {
         Ok(out)
     }
 
-    /// Whether `event` is an application message of an epoch we have keys for, judged from its outer layer alone: nothing is opened, nothing
-    /// changes. Whatever may change the group (a commit, a proposal, an event we cannot place) is `false`, so that a caller can let it wait
-    /// until the relay has stored it.
+    /// Whether `event` is an application message of an epoch we have keys for, judged from its outer layer
+    /// alone: nothing is opened, nothing changes. Whatever may change the group (a commit, a proposal, an
+    /// event we cannot place) is `false`, so that a caller can let it wait until the relay has stored it.
     pub fn is_application(&self, event: &Event) -> Result<bool, StoreError> {
         let Ok(verified) = VerifiedGroupEvent::verify(event) else {
             return Ok(false);
@@ -86,16 +87,7 @@ impl Member {
         let Some(group) = rows::by_address(&self.db, &verified.group())? else {
             return Ok(false);
         };
-        let exporters = rows::exporters(&self.db, &group)?;
-        let frame = exporters
-            .iter()
-            .find_map(|(_, secret)| Some(Zeroizing::new(verified.open(secret)?)));
-        let message = frame.and_then(|bytes| {
-            MlsMessageIn::tls_deserialize_exact_bytes(&bytes)
-                .ok()?
-                .try_into_protocol_message()
-                .ok()
-        });
+        let message = unframe(&self.db, &group, &verified)?.and_then(|(_, message)| message);
         Ok(message.is_some_and(|message| message.content_type() == ContentType::Application))
     }
 

@@ -7,11 +7,13 @@ use openmls::prelude::{
     ContentType, MlsMessageIn, ProcessedMessageContent, Proposal, ProtocolMessage, Sender,
 };
 use openmls_traits::OpenMlsProvider as _;
+use rusqlite::Connection;
 use tls_codec::DeserializeBytes as _;
 use zeroize::Zeroizing;
 
 use crate::error::{ReceiveError, StoreError};
 use crate::follow;
+use crate::ids::MlsGroupId;
 use crate::inbound::Decide;
 use crate::merge::load;
 use crate::message::{AppMessage, Disposition, Inbound, Invalid};
@@ -59,6 +61,24 @@ fn invalid(held: &Held, reason: Invalid) -> Halt {
     }))
 }
 
+/// Opens the outer layer with the keys of the epochs we remember: the epoch whose key fits, and the
+/// MLSMessage inside, if it is one. `None`: no key fits.
+pub(crate) fn unframe(
+    db: &Connection,
+    group: &MlsGroupId,
+    event: &VerifiedGroupEvent,
+) -> Result<Option<(u64, Option<ProtocolMessage>)>, StoreError> {
+    let frame = rows::exporters(db, group)?
+        .iter()
+        .find_map(|(epoch, secret)| Some((*epoch, Zeroizing::new(event.open(secret)?))));
+    Ok(frame.map(|(epoch, bytes)| {
+        let message = MlsMessageIn::tls_deserialize_exact_bytes(&bytes)
+            .ok()
+            .and_then(|message| message.try_into_protocol_message().ok());
+        (epoch, message)
+    }))
+}
+
 /// Opens the outer layer and hands over by content type.
 pub(crate) fn open(
     work: &mut Work<'_>,
@@ -74,15 +94,10 @@ pub(crate) fn open(
     if row.evicted {
         return Err(invalid(held, Invalid::Evicted));
     }
-    let frame = rows::exporters(work.db, &row.id)?
-        .iter()
-        .find_map(|(epoch, secret)| Some((*epoch, Zeroizing::new(event.open(secret)?))));
-    let Some((epoch, bytes)) = frame else {
+    let Some((epoch, message)) = unframe(work.db, &row.id, event)? else {
         return Err(Halt::Keep { suspicious: true });
     };
-    let message = MlsMessageIn::tls_deserialize_exact_bytes(&bytes)
-        .ok()
-        .and_then(|message| message.try_into_protocol_message().ok())
+    let message = message
         .filter(|message| {
             message.group_id().as_slice() == row.id.as_bytes() && message.epoch().as_u64() == epoch
         })

@@ -1,6 +1,6 @@
 //! Kind 445: one MLS message, encrypted once more under the epoch's exporter secret.
 //!
-//! content = base64( nonce[12] ‖ ChaCha20-Poly1305(exporter secret, nonce, MLSMessage, no AAD) ); tags are
+//! content = `base64( nonce[12] ‖ ChaCha20-Poly1305(exporter secret, nonce, MLSMessage, no AAD) )`; tags are
 //! exactly one `h` and `["encoding","base64"]`; a fresh ephemeral key signs each event, so the author
 //! says nothing about the sender. That somebody knew the exporter secret is all the outer layer proves.
 
