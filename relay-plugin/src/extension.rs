@@ -26,6 +26,7 @@ use nostr_relay::{
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::{
+    assembly::Assembly,
     config::ValidatedConfig,
     delivery::rnostr::AttachError,
     metrics as names,
@@ -38,7 +39,7 @@ pub const BUSY: &str = "error: keyturn is busy, try again";
 /// Told while the service is not running.
 pub const STOPPED: &str = "error: keyturn is not running, try again";
 
-/// Adds Keyturn to a relay: `app.add_extension(RotationExtension::with_service(config, service)?)`.
+/// Adds Keyturn to a relay: `app.add_extension(RotationExtension::new(config)?)`.
 pub struct RotationExtension {
     entrance: Entrance,
     /// Present when this extension started the service itself; then the service stops with it.
@@ -48,6 +49,11 @@ pub struct RotationExtension {
 impl RotationExtension {
     /// Starts the service on a runtime of its own. It meets the relay at the first connection; call
     /// [`RotationExtension::attach`] before `add_extension` to let it recover and publish earlier.
+    pub fn new(config: ValidatedConfig) -> Result<Self, KeyturnError> {
+        Self::with_service(config, Box::new(Assembly))
+    }
+
+    /// As [`RotationExtension::new`], with a core of your own.
     pub fn with_service(
         config: ValidatedConfig,
         service: Box<dyn ServiceFactory>,

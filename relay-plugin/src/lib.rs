@@ -4,7 +4,9 @@
 //! HTTP and the operator. `service` is the boundary between the two.
 
 pub mod admission;
+pub mod assembly;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod core;
 pub mod crash;

@@ -1,0 +1,227 @@
+//! From the configuration to the running core: the one place where real adapters are chosen.
+//!
+//! Order: what can be wrong on the operator's side (keys, files, databases) is opened first and named if it fails; only then
+//! is anything started that talks to the relay.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use keyturn_mls::{Member, MemberConfig, StorageKey};
+use keyturn_proto::Npub;
+use keyturn_store::{
+    mac::{LocalMacKey, MacKey},
+    sqlite::SqliteStore,
+    store::Store,
+};
+use nostr::Keys;
+use tokio::{task::spawn_blocking, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admission::{self, Admission},
+    clock::SystemClock,
+    config::{Mac, Store as StoreConfig, ValidatedConfig},
+    core::{self, CoreHandle, Deps},
+    delivery::{
+        member_thread::MemberThread,
+        service_member::{Parts, ServiceMember},
+    },
+    rotation::{self, ports::Clock as _},
+    service::{ChallengeIssuer, ChallengeUnavailable, Ports, Service, ServiceFactory, StartError},
+    web::readiness::Check,
+};
+
+/// How long this instance may act before it has to renew its lease.
+const LEASE: Duration = Duration::from_secs(15);
+/// How often the store is asked for work that nobody announced.
+const SWEEP: Duration = Duration::from_secs(5);
+/// First pause after something failed that will pass.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// The product's core. Everything else it needs comes with the ports.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Assembly;
+
+/// What is opened before anything runs.
+struct Opened {
+    store: Arc<dyn Store>,
+    mac: Arc<dyn MacKey>,
+    member: MemberThread,
+    identity: Npub,
+    admission: Arc<Admission>,
+}
+
+struct Running {
+    core: Mutex<Option<CoreHandle>>,
+    admission: Arc<Admission>,
+}
+
+#[async_trait]
+impl ServiceFactory for Assembly {
+    async fn start(self: Box<Self>, ports: Ports) -> Result<Arc<dyn Service>, StartError> {
+        let Ports {
+            config,
+            inbound,
+            relay,
+            served,
+            readiness,
+            stopping,
+        } = ports;
+        let checks = ["store", "mac", "mls"].map(|name| readiness.register(name));
+        let opened = spawn_blocking({
+            let config = Arc::clone(&config);
+            move || open(&config)
+        });
+        let opened = opened.await.map_err(failed("service"))??;
+        let Opened {
+            store,
+            mac,
+            member,
+            identity,
+            admission,
+        } = opened;
+        checks.iter().for_each(Check::ready);
+        tokio::spawn(watch_issuer(
+            Arc::clone(&admission),
+            readiness.register("jwks"),
+            config.issuer.refresh_min_interval,
+            stopping,
+        ));
+        let clock = Arc::new(SystemClock);
+        let service = ServiceMember::new(Parts {
+            member,
+            identity,
+            store: Arc::clone(&store),
+            relay: Arc::clone(&relay),
+            served,
+            clock: clock.clone(),
+            relays: config.mls.relays.clone(),
+        });
+        let core = core::start(Deps {
+            store,
+            mac,
+            gate: admission.clone(),
+            relay,
+            service,
+            clock,
+            settings: settings(&config, identity),
+            inbound,
+        });
+        if !core.ready().await {
+            return Err(StartError {
+                part: "core",
+                reason: "it ended while it started; see the log".to_owned(),
+            });
+        }
+        Ok(Arc::new(Running {
+            core: Mutex::new(Some(core)),
+            admission,
+        }))
+    }
+}
+
+#[async_trait]
+impl Service for Running {
+    fn challenges(&self) -> Arc<dyn ChallengeIssuer> {
+        let admission = Arc::clone(&self.admission);
+        Arc::new(move || {
+            admission
+                .challenge(SystemClock.now())
+                .map_err(|_| ChallengeUnavailable)
+        })
+    }
+
+    async fn shutdown(&self, deadline: Instant) {
+        let core = self
+            .core
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(core) = core {
+            core.shutdown(deadline).await;
+        }
+    }
+}
+
+fn failed<E: fmt::Display>(part: &'static str) -> impl FnOnce(E) -> StartError {
+    move |error| StartError {
+        part,
+        reason: error.to_string(),
+    }
+}
+
+/// Reads keys and opens databases. Blocks.
+fn open(config: &ValidatedConfig) -> Result<Opened, StartError> {
+    let StoreConfig::Sqlite { path } = &config.store;
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(path).map_err(failed("store"))?);
+    let Mac::Local { key_file } = &config.mac;
+    let mac = LocalMacKey::open(&[key_file]).map_err(failed("mac"))?;
+
+    let nsec = config.mls.nostr_secret_key.text().map_err(failed("mls"))?;
+    // The parser's own error could repeat what it was given.
+    let keys = Keys::parse(nsec.expose()).map_err(|_| StartError {
+        part: "mls",
+        reason: "mls.nostr_secret_key: expected an nsec or 64 hex digits".to_owned(),
+    })?;
+    let identity = Npub::from_bytes(keys.public_key().to_bytes());
+    let key = config.mls.storage_key.text().map_err(failed("mls"))?;
+    let storage_key = StorageKey::from_text(key.expose()).map_err(failed("mls"))?;
+    let member = MemberConfig {
+        settle: config.mls.settle,
+        ..MemberConfig::new(&config.mls.database, storage_key, keys)
+    };
+    let member = Member::open(member).map_err(failed("mls"))?;
+    let member = MemberThread::spawn(member).map_err(failed("mls"))?;
+
+    let settings = admission::Settings::from_config(config).map_err(failed("admission"))?;
+    let keys = admission::Keys::from_config(config).map_err(failed("admission"))?;
+    let admission = Admission::new(Arc::clone(&store), settings, keys).map_err(failed("issuer"))?;
+    Ok(Opened {
+        store,
+        mac: Arc::new(mac),
+        member,
+        identity,
+        admission: Arc::new(admission),
+    })
+}
+
+fn settings(config: &ValidatedConfig, identity: Npub) -> rotation::Settings {
+    rotation::Settings {
+        // Its own identity is the one name that a restart keeps and no other instance has.
+        instance: identity.to_string(),
+        ack_deadline: config.policy.ack_deadline,
+        quorum: config.policy.quorum,
+        require_proven: config.policy.require_proven_ack,
+        requester_counts: config.policy.requester_ack_counts,
+        retention: config.outbox.retention,
+        lease: LEASE,
+        sweep: SWEEP,
+        retry: RETRY,
+    }
+}
+
+/// Keeps `/readyz` honest about the issuer: without its keys no request can be admitted.
+async fn watch_issuer(
+    admission: Arc<Admission>,
+    check: Check,
+    every: Duration,
+    stopping: CancellationToken,
+) {
+    loop {
+        match admission.probe_issuer(SystemClock.now()).await {
+            Ok(()) => check.ready(),
+            Err(error) => {
+                tracing::warn!(%error, "the issuer's keys cannot be had");
+                check.not_ready("the issuer's keys cannot be had; see the log");
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = stopping.cancelled() => return,
+        }
+    }
+}
