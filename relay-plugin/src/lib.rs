@@ -15,6 +15,7 @@ pub mod extension;
 pub mod hardening;
 pub mod host;
 pub mod metrics;
+pub mod operator;
 pub mod rotation;
 pub mod running;
 pub mod service;

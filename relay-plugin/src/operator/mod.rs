@@ -1,0 +1,112 @@
+//! What an operator changes by hand: admins, clients, groups. The command line is a thin shell around these functions; so is quickstart.
+//!
+//! What must always hold: every change writes its audit record as [`Actor::Operator`] in the same transaction; a TOTP seed leaves this module
+//! once, when it is made; no secret, no hash and no seed can be listed.
+
+pub mod admins;
+pub mod clients;
+pub mod groups;
+pub mod proofs;
+pub mod qr;
+
+use keyturn_proto::{ClientId, UnixMs};
+use keyturn_store::documents::{Actor, AuditRecord};
+use keyturn_store::sqlite::{OpenError, SqliteStore};
+use keyturn_store::store::StoreError;
+
+use crate::admission::totp_seed::SeedError;
+use crate::config::{self, ConfigError, ValidatedConfig};
+
+/// Why the operator's command changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    /// A value that cannot be one.
+    #[error("{0}")]
+    Value(#[from] keyturn_proto::Invalid),
+    /// No such thing.
+    #[error("there is no {what} `{name}`")]
+    Unknown {
+        /// What.
+        what: &'static str,
+        /// Its name as given.
+        name: String,
+    },
+    /// It exists already.
+    #[error("{what} `{name}` exists already")]
+    Exists {
+        /// What.
+        what: &'static str,
+        /// Its name as given.
+        name: String,
+    },
+    /// A proof of an MLS key that proves nothing for this admin.
+    #[error("{file}: {why}")]
+    Proof {
+        /// The file it was read from.
+        file: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The TOTP seed.
+    #[error("TOTP seed: {0}")]
+    Seed(#[from] SeedError),
+    /// The QR code.
+    #[error("the otpauth URI does not fit into a QR code")]
+    Qr,
+    /// A key that the configuration names.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The store cannot be opened.
+    #[error("cannot open the store: {0}")]
+    Open(#[from] OpenError),
+    /// The store refused or failed.
+    #[error("the store did not take it: {0}")]
+    Store(#[from] StoreError),
+    /// Standard output.
+    #[error("cannot write the result: {0}")]
+    Output(#[from] std::io::Error),
+    /// A result that cannot be shown as JSON.
+    #[error("cannot write the result: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// The store that the configuration names. It may be in use by a running relay.
+///
+/// # Errors
+/// [`OperatorError::Open`].
+pub fn open_store(config: &ValidatedConfig) -> Result<SqliteStore, OperatorError> {
+    let config::Store::Sqlite { path } = &config.store;
+    Ok(SqliteStore::open(path)?)
+}
+
+/// An audit record of the operator's.
+fn audit(event: &str, reason: &str, now: UnixMs) -> AuditRecord {
+    AuditRecord {
+        at: now,
+        actor: Actor::Operator,
+        event: event.to_owned(),
+        reason: reason.to_owned(),
+        client_id: None,
+        rotation_id: None,
+        version_id: None,
+        group: None,
+        nostr_event: None,
+    }
+}
+
+fn about_client(record: AuditRecord, client: &ClientId) -> AuditRecord {
+    AuditRecord {
+        client_id: Some(client.clone()),
+        ..record
+    }
+}
+
+fn about_group(record: AuditRecord, alias: &str) -> AuditRecord {
+    AuditRecord {
+        group: Some(alias.to_owned()),
+        ..record
+    }
+}
+
+#[cfg(test)]
+mod tests;
