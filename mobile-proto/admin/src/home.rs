@@ -71,6 +71,9 @@ pub struct Config {
     /// Audience of the proofs.
     #[serde(default = "default_audience")]
     pub audience: String,
+    /// For how long after its receipt a group change may still lose against a concurrent one, in seconds; the same for every member.
+    #[serde(default = "default_settle")]
+    pub settle_secs: u64,
     /// The command that signs proofs, split at white space; see `keyturn-admin rotate --help`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof_command: Option<String>,
@@ -78,6 +81,10 @@ pub struct Config {
 
 fn default_audience() -> String {
     keyturn_proto::proof::DEFAULT_AUDIENCE.to_owned()
+}
+
+const fn default_settle() -> u64 {
+    10
 }
 
 impl Config {
@@ -90,6 +97,7 @@ impl Config {
             services: Vec::new(),
             welcomers: Vec::new(),
             audience: default_audience(),
+            settle_secs: default_settle(),
             proof_command: None,
         }
     }

@@ -4,9 +4,10 @@
 //! then exists in zeroised memory only: never in an argument, a log, a file or an error.
 //!
 //! Read: [`home`] (what is on disk) → [`transport`] (one relay) → [`challenge`] and [`proof`] (who vouches for a request) → [`session`]
-//! (groups, requests, secrets).
+//! (groups, requests, secrets) → [`cli`].
 
 pub mod challenge;
+pub mod cli;
 pub mod clock;
 pub mod home;
 pub mod proof;

@@ -371,3 +371,60 @@ fn an_unreachable_relay_is_an_error_in_time() {
         ));
     });
 }
+
+#[test]
+fn a_commit_of_an_interrupted_run_is_finished_by_the_next() {
+    run(async {
+        let world = World::new().await;
+        let (alice, mut bob, group) = world.assembled().await;
+        let carol = Person::new();
+        let mut carol_session = carol
+            .open(&world.relay, &world.service, &[&world.bob])
+            .await;
+        carol_session.publish_key_package(soon()).await.unwrap();
+
+        // The relay takes the commit's event and never says so; Bob gives up and goes.
+        world.relay.mute(445);
+        let shortly = Instant::now() + Duration::from_secs(2);
+        let unknown = bob.invite(&group, &[carol.npub()], shortly).await;
+        assert!(
+            matches!(unknown, Err(GroupError::Relay(RelayError::Timeout(_)))),
+            "{unknown:?}"
+        );
+        bob.close().await;
+        world.relay.heal();
+        assert!(carol_session.groups().unwrap().is_empty());
+
+        let bob = world.bob().await;
+        assert_eq!(bob.members(&group).unwrap().len(), 4);
+        let joined = carol_session.next_update(soon()).await.unwrap();
+        assert!(matches!(joined, Some(Update::Joined { .. })), "{joined:?}");
+        drop(alice);
+    });
+}
+
+#[test]
+fn what_happened_during_a_lost_connection_is_made_up_for() {
+    run(async {
+        let world = World::new().await;
+        let (mut alice, mut bob, group) = world.assembled().await;
+        world.relay.hang_up();
+        // Both come back by themselves: one to ask, the other to hear of it.
+        let rotation = loop {
+            match alice
+                .request(ask(Action::Rotation, &group), &Unsigned, soon())
+                .await
+            {
+                Ok(reply) => break reply.action_id,
+                Err(
+                    RequestError::Relay(RelayError::Lost | RelayError::Client(_))
+                    | RequestError::Sync(_),
+                ) => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Err(error) => panic!("{error:?}"),
+            }
+        };
+        bob.await_secret(&rotation, soon()).await.unwrap();
+    });
+}

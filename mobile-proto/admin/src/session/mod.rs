@@ -80,6 +80,7 @@ impl SessionConfig {
             services,
             welcomers,
             audience,
+            settle_secs,
             proof_command: _,
         } = config;
         Ok(Self {
@@ -92,7 +93,7 @@ impl SessionConfig {
             member_path: home.member_path(),
             storage_key: StorageKey::from_file_or_create(&home.member_key_path())?,
             sync_path: Some(home.sync_path()),
-            settle: Duration::from_secs(10),
+            settle: Duration::from_secs(settle_secs),
             patience: Duration::from_secs(15),
             clock: Arc::new(SystemClock),
         })

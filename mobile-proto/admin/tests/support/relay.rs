@@ -31,7 +31,9 @@ struct State {
     subscriptions: HashMap<(u64, String), (Sink, Vec<Filter>)>,
     refuse: Option<(Kind, String)>,
     mute: Option<Kind>,
+    stalled: bool,
     connections: u64,
+    open: Vec<tokio::task::AbortHandle>,
 }
 
 #[derive(Clone)]
@@ -50,7 +52,9 @@ impl TestRelay {
         let accepting = relay.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(accepting.clone().serve(stream));
+                let serving = tokio::spawn(accepting.clone().serve(stream));
+                let mut state = accepting.state.lock().unwrap();
+                state.open.push(serving.abort_handle());
             }
         });
         let ticking = relay.clone();
@@ -83,8 +87,26 @@ impl TestRelay {
         self.state.lock().unwrap().mute = Some(Kind::from(kind));
     }
 
+    /// Closes every connection; new ones are welcome.
+    pub fn hang_up(&self) {
+        for connection in self.state.lock().unwrap().open.drain(..) {
+            connection.abort();
+        }
+    }
+
+    /// Answers no REQ any more.
+    pub fn stall(&self) {
+        self.state.lock().unwrap().stalled = true;
+    }
+
+    /// Has these events from the start.
+    pub fn preload(&self, events: &[Event]) {
+        self.state.lock().unwrap().stored.extend_from_slice(events);
+    }
+
     pub fn heal(&self) {
         let mut state = self.state.lock().unwrap();
+        state.stalled = false;
         state.refuse = None;
         state.mute = None;
     }
@@ -129,16 +151,19 @@ impl TestRelay {
         };
         let (mut write, mut read) = socket.split();
         let (sink, mut outgoing) = mpsc::unbounded_channel::<String>();
-        tokio::spawn(async move {
-            while let Some(text) = outgoing.recv().await {
-                if write.send(Message::text(text)).await.is_err() {
-                    break;
+        // In one task with the reading, so that ending it closes the socket.
+        loop {
+            tokio::select! {
+                Some(text) = outgoing.recv() => {
+                    if write.send(Message::text(text)).await.is_err() {
+                        break;
+                    }
                 }
-            }
-        });
-        while let Some(Ok(message)) = read.next().await {
-            if let Message::Text(text) = message {
-                self.answer(connection, &sink, &text);
+                heard = read.next() => match heard {
+                    Some(Ok(Message::Text(text))) => self.answer(connection, &sink, &text),
+                    Some(Ok(_)) => {}
+                    _ => break,
+                },
             }
         }
         self.state
@@ -161,10 +186,10 @@ impl TestRelay {
                 if state.mute == Some(event.kind) {
                     return;
                 }
-                if let Some((kind, reason)) = &state.refuse {
-                    if *kind == event.kind {
-                        return say(RelayMessage::ok(event.id, false, reason.as_str()));
-                    }
+                if let Some((kind, reason)) = &state.refuse
+                    && *kind == event.kind
+                {
+                    return say(RelayMessage::ok(event.id, false, reason.as_str()));
                 }
                 if event.verify().is_err() {
                     return say(RelayMessage::ok(event.id, false, "invalid: signature"));
@@ -184,6 +209,9 @@ impl TestRelay {
                 subscription_id,
                 filters,
             }) => {
+                if state.stalled {
+                    return;
+                }
                 let filters: Vec<Filter> = filters.into_iter().map(|f| f.into_owned()).collect();
                 for filter in &filters {
                     let mut found: Vec<&Event> = state
