@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod client;
 pub mod group;
+pub mod operate;
 pub mod quickstart;
 pub mod serve;
 pub mod values;
@@ -44,6 +45,15 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
     },
+    /// Enrol, list and revoke admins
+    #[command(subcommand)]
+    Admin(admin::AdminCommand),
+    /// Register, list and show clients
+    #[command(subcommand)]
+    Client(client::ClientCommand),
+    /// Bind admin groups to aliases
+    #[command(subcommand)]
+    Group(group::GroupCommand),
 }
 
 /// Where the configuration is.
@@ -81,6 +91,9 @@ pub enum CliError {
     /// `serve` failed.
     #[error(transparent)]
     Serve(#[from] serve::ServeError),
+    /// An operator's command changed nothing.
+    #[error(transparent)]
+    Operator(#[from] crate::operator::OperatorError),
 }
 
 impl CliError {
@@ -88,7 +101,11 @@ impl CliError {
     const fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => 2,
-            Self::Telemetry(_) | Self::Hardening(_) | Self::Tls | Self::Serve(_) => 1,
+            Self::Telemetry(_)
+            | Self::Hardening(_)
+            | Self::Tls
+            | Self::Serve(_)
+            | Self::Operator(_) => 1,
         }
     }
 }
@@ -114,5 +131,8 @@ fn run(command: Command, core: impl FnOnce() -> Box<dyn ServiceFactory>) -> Resu
         .map_err(|_| CliError::Tls)?;
     match command {
         Command::Serve { config } => Ok(serve::run(config.load()?, core())?),
+        Command::Admin(command) => admin::run(command),
+        Command::Client(command) => client::run(command),
+        Command::Group(command) => group::run(command),
     }
 }

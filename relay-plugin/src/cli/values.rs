@@ -2,10 +2,6 @@
 
 use nostr::PublicKey;
 
-/// Bytes given in hex.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hex(pub Vec<u8>);
-
 pub(super) fn public_key(text: &str) -> Result<PublicKey, &'static str> {
     PublicKey::parse(text).map_err(|_| "expected an npub or 64 hex digits")
 }
@@ -14,13 +10,6 @@ pub(super) fn hex_32(text: &str) -> Result<[u8; 32], &'static str> {
     let mut bytes = [0; 32];
     hex::decode_to_slice(text, &mut bytes).map_err(|_| "expected 64 hex digits")?;
     Ok(bytes)
-}
-
-pub(super) fn hex_bytes(text: &str) -> Result<Hex, &'static str> {
-    match hex::decode(text) {
-        Ok(bytes) if !bytes.is_empty() => Ok(Hex(bytes)),
-        _ => Err("expected hex digits"),
-    }
 }
 
 #[cfg(test)]
@@ -35,7 +24,5 @@ mod tests {
         assert!(public_key("npub1").is_err());
         assert_eq!(hex_32(&"0a".repeat(32)), Ok([10; 32]));
         assert!(hex_32("0a").is_err());
-        assert_eq!(hex_bytes("0a0b"), Ok(Hex(vec![10, 11])));
-        assert!(hex_bytes("").is_err() && hex_bytes("zz").is_err());
     }
 }

@@ -62,6 +62,9 @@ pub enum OperatorError {
     /// The store refused or failed.
     #[error("the store did not take it: {0}")]
     Store(#[from] StoreError),
+    /// The async runtime.
+    #[error("cannot start the runtime: {0}")]
+    Runtime(std::io::Error),
     /// Standard output.
     #[error("cannot write the result: {0}")]
     Output(#[from] std::io::Error),

@@ -239,7 +239,7 @@ fn a_proof_is_a_signed_event_of_that_npub() {
 
 #[test]
 fn a_key_package_event_and_a_binding_prove_the_key_for_their_author_alone() {
-    use keyturn_mls::{GroupSpec, Member, MemberConfig, StorageKey};
+    use keyturn_mls::{Member, MemberConfig, StorageKey};
     use nostr::JsonUtil as _;
     let dir = tempfile::tempdir().unwrap();
     let keys = nostr::Keys::generate();
