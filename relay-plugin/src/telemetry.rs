@@ -27,13 +27,14 @@ const SILENT: [&str; 6] = [
     "openmls",
 ];
 
-/// Quiet enough at WARN; at INFO they tell every connection.
-const NOISY: [&str; 6] = [
+/// Quiet enough at WARN; at INFO they tell every connection, or every migration of a new database.
+const NOISY: [&str; 7] = [
     "actix_server",
     "h2",
     "hyper",
     "nostr_relay_pool",
     "nostr_sdk",
+    "refinery_core",
     "reqwest",
 ];
 
