@@ -3,6 +3,8 @@
 //! Read in this order: [`documents`] (what lies in the store) → [`lifecycle`] (the only changes allowed, pure) → [`store`] (the port: one method
 //! per transaction) → [`mac`] (the keyed hash) → [`verifier`] (the hot path).
 
+#[cfg(feature = "contract")]
+pub mod contract;
 pub mod documents;
 pub mod lifecycle;
 pub mod mac;

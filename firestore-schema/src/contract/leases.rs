@@ -1,0 +1,61 @@
+//! Leases: one holder, a higher fence with every change of hands.
+
+use super::World;
+use super::fixture::{NOW, at};
+use super::world::conflict;
+use crate::store::Lease;
+
+super::case_list![
+    the_holder_renews_under_the_same_fence,
+    nobody_else_gets_a_lease_that_is_held,
+    every_change_of_hands_raises_the_fence,
+    one_of_many_racing_owners_gets_the_lease,
+];
+
+async fn the_holder_renews_under_the_same_fence(w: World) {
+    let first = w.store.lease("timers", "a", 1000, NOW).await.unwrap();
+    assert_eq!(first.until, at(1000));
+    let renewed = w.store.lease("timers", "a", 1000, at(500)).await.unwrap();
+    let expected = Lease {
+        fence: first.fence,
+        until: at(1500),
+    };
+    assert_eq!(renewed, expected);
+}
+
+async fn nobody_else_gets_a_lease_that_is_held(w: World) {
+    w.store.lease("timers", "a", 1000, NOW).await.unwrap();
+    let other = w.store.lease("timers", "b", 1000, at(999)).await;
+    conflict(other, "lease.held");
+    w.store.lease("other", "b", 1000, at(999)).await.unwrap();
+}
+
+async fn every_change_of_hands_raises_the_fence(w: World) {
+    let a = w.store.lease("timers", "a", 1000, NOW).await.unwrap();
+    let b = w.store.lease("timers", "b", 1000, at(1000)).await.unwrap();
+    assert!(b.fence > a.fence);
+    // The same owner after a lapse may be another process under the same name.
+    let again = w.store.lease("timers", "b", 1000, at(5000)).await.unwrap();
+    assert!(again.fence > b.fence);
+}
+
+async fn one_of_many_racing_owners_gets_the_lease(w: World) {
+    let tasks: Vec<_> = (0..8)
+        .map(|n| {
+            let store = w.store.clone();
+            tokio::spawn(async move {
+                store
+                    .lease("timers", &format!("owner {n}"), 1000, NOW)
+                    .await
+            })
+        })
+        .collect();
+    let mut held = 0;
+    for task in tasks {
+        match task.await.unwrap() {
+            Ok(_) => held += 1,
+            refused => conflict(refused, "lease.held"),
+        }
+    }
+    assert_eq!(held, 1);
+}
