@@ -8,6 +8,7 @@ pub mod contract;
 pub mod documents;
 pub mod lifecycle;
 pub mod mac;
+pub mod schema;
 pub mod sqlite;
 pub mod store;
 pub mod verifier;

@@ -107,6 +107,9 @@ async fn documents_that_do_not_belong_together_are_refused(w: World) {
     }
     let early = prepare(&active, 2, at(DELAY - 1), NOW);
     conflict(w.store.prepare(early).await, "version.too_early");
+    let mut taken = good();
+    taken.version.version_id = version_id(1);
+    conflict(w.store.prepare(taken).await, "version.exists");
     let mut padded = good();
     padded.version.secret_hash.push('=');
     let mut algorithm = good();

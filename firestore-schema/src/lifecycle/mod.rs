@@ -13,6 +13,7 @@ mod ack;
 mod admins;
 mod cancel;
 mod clients;
+pub mod diagram;
 mod draft;
 pub mod due;
 mod prepare;

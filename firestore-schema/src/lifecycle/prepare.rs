@@ -9,12 +9,15 @@ use crate::documents::{OutboxDoc, RotationDoc, RotationState, VersionDoc};
 use crate::mac::SecretHash;
 use crate::store::{Prepare, Result, StoreError};
 
+/// `exists` says whether the client has, or had, a version of that id.
+///
 /// # Errors
 /// [`StoreError::Fenced`] when the attempt is not the client's any more; [`StoreError::Conflict`] when another version is recorded already or the
 /// documents do not belong together.
 pub fn prepare(
     family: Family,
     mut rotation: RotationDoc,
+    exists: bool,
     command: Prepare,
 ) -> Result<Verdict<RotationDoc>> {
     let Prepare {
@@ -37,6 +40,9 @@ pub fn prepare(
     }
     if rotation.state != RotationState::Reserved {
         return Err(conflict("prepare.recorded"));
+    }
+    if exists {
+        return Err(conflict("version.exists"));
     }
     check_version(&rotation, &version)?;
     check_outbox(&rotation, &outbox)?;

@@ -81,7 +81,9 @@ impl SecretStore for SqliteStore {
             .write(move |tx| {
                 let (rotation, family) =
                     load::rotation_and_family(tx, &prepare.active.rotation_id)?;
-                settle(tx, lifecycle::prepare(family, rotation, prepare)?)
+                let id = prepare.version.version_id.to_string();
+                let exists = load::version(tx, &rotation.client_id, &id)?.is_some();
+                settle(tx, lifecycle::prepare(family, rotation, exists, prepare)?)
             })
             .await
     }
