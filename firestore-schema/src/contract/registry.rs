@@ -208,7 +208,7 @@ async fn a_key_is_proven_once_and_for_one_admin_only(w: World) {
         async move { store.prove_key(&npub, key, audit).await }
     };
     let proven = prove(REQUESTER).await.unwrap();
-    assert_eq!(proven.signature_keys, [key.clone()]);
+    assert_eq!(proven.signature_keys, std::slice::from_ref(&key));
     let before = w.picture().await;
     assert_eq!(prove(REQUESTER).await.unwrap(), proven);
     conflict(prove(SECOND).await, "key.other_admin");

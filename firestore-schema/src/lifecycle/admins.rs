@@ -64,10 +64,10 @@ pub fn enrol(
 ) -> Verdict<AdminDoc> {
     if let Some(known) = known {
         admin.created_at = known.created_at;
-        if let (Some(new), Some(old)) = (admin.totp.as_mut(), known.totp) {
-            if new.seed_ciphertext == old.seed_ciphertext {
-                *new = old;
-            }
+        if let (Some(new), Some(old)) = (admin.totp.as_mut(), known.totp)
+            && new.seed_ciphertext == old.seed_ciphertext
+        {
+            *new = old;
         }
     }
     written(admin, audit)

@@ -43,17 +43,17 @@ pub fn reserve(
         }
         // A repeat after a crash carries the very step that it had accepted; a repeat with a fresh code spends that code.
         let mut verdict = Verdict::unchanged(Reserved::Repeat(Box::new(found)));
-        if let Some(step) = totp_step {
-            if let Ok(Step::Accepted(admin)) = take_step(admin, step, now) {
-                verdict.change.admin = Some(admin);
-                let repeated = consequence(
-                    &audit,
-                    "request.repeated",
-                    Some(&rotation.rotation_id),
-                    None,
-                );
-                verdict.change.audit.push(repeated);
-            }
+        if let Some(step) = totp_step
+            && let Ok(Step::Accepted(admin)) = take_step(admin, step, now)
+        {
+            verdict.change.admin = Some(admin);
+            let repeated = consequence(
+                &audit,
+                "request.repeated",
+                Some(&rotation.rotation_id),
+                None,
+            );
+            verdict.change.audit.push(repeated);
         }
         return Ok(verdict);
     }

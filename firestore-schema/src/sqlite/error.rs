@@ -5,7 +5,6 @@ use rusqlite::{Error, ErrorCode};
 use crate::store::StoreError;
 
 /// An error before the commit: nothing was changed.
-#[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
 pub(super) fn sql(error: Error) -> StoreError {
     let cause = match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
@@ -32,7 +31,6 @@ pub(super) fn sql(error: Error) -> StoreError {
 }
 
 /// An error of the commit itself. Busy and constraint errors roll back; after an input/output error nobody can say.
-#[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
 pub(super) fn commit(error: Error) -> StoreError {
     match error.sqlite_error_code() {
         Some(

@@ -375,10 +375,10 @@ impl Model {
 
     /// Mostly the present holder, sometimes one from the past.
     fn holder(&self, index: &prop::sample::Index) -> Option<ActiveRotation> {
-        if index.index(4) < 3 {
-            if let Some(active) = &self.client.active_rotation {
-                return Some(active.clone());
-            }
+        if index.index(4) < 3
+            && let Some(active) = &self.client.active_rotation
+        {
+            return Some(active.clone());
         }
         (!self.holders.is_empty()).then(|| index.get(&self.holders).clone())
     }
