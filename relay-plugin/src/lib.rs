@@ -17,6 +17,7 @@ pub mod host;
 pub mod metrics;
 pub mod operator;
 pub mod rotation;
+pub mod quickstart;
 pub mod running;
 pub mod service;
 pub mod telemetry;

@@ -4,7 +4,7 @@
 //! code below INFO, and silences the libraries that print values (requests to the key service, documents, whole
 //! messages) at any level.
 
-use std::io;
+use std::{fs::OpenOptions, io, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc};
 
 use tracing::{Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
@@ -47,11 +47,30 @@ pub enum TelemetryError {
     /// Something else in this process logs already.
     #[error("a logger is installed already")]
     Installed,
+    /// The log file.
+    #[error("cannot open the log file: {0}")]
+    File(#[source] io::Error),
 }
 
 /// Installs the logger of this process. Lines go to standard error; standard output is for results.
 pub fn init(log: &Log) -> Result<(), TelemetryError> {
     subscriber(log, io::stderr)?
+        .try_init()
+        .map_err(|_| TelemetryError::Installed)
+}
+
+/// As [`init`], with the lines appended to a file (mode 0600): a terminal that tells a story is no place for logs.
+///
+/// # Errors
+/// [`TelemetryError`].
+pub fn init_to_file(log: &Log, path: &Path) -> Result<(), TelemetryError> {
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(TelemetryError::File)?;
+    subscriber(log, Arc::new(file))?
         .try_init()
         .map_err(|_| TelemetryError::Installed)
 }
@@ -86,7 +105,7 @@ where
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
 

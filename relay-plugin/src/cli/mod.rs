@@ -22,6 +22,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     config::{Config, Environment, ValidatedConfig},
     hardening,
+    quickstart::{self, DevProofArgs, QuickstartArgs},
     service::ServiceFactory,
     telemetry,
 };
@@ -54,6 +55,11 @@ enum Command {
     /// Bind admin groups to aliases
     #[command(subcommand)]
     Group(group::GroupCommand),
+    /// Watch a real rotation on this machine, with everything it needs
+    Quickstart(QuickstartArgs),
+    /// Sign a proof with the quickstart's development key
+    #[command(hide = true)]
+    DevProof(DevProofArgs),
 }
 
 /// Where the configuration is.
@@ -94,6 +100,9 @@ pub enum CliError {
     /// An operator's command changed nothing.
     #[error(transparent)]
     Operator(#[from] crate::operator::OperatorError),
+    /// `quickstart` failed, or did not show what it promises.
+    #[error(transparent)]
+    Quickstart(#[from] quickstart::QuickstartError),
 }
 
 impl CliError {
@@ -105,7 +114,8 @@ impl CliError {
             | Self::Hardening(_)
             | Self::Tls
             | Self::Serve(_)
-            | Self::Operator(_) => 1,
+            | Self::Operator(_)
+            | Self::Quickstart(_) => 1,
         }
     }
 }
@@ -134,5 +144,7 @@ fn run(command: Command, core: impl FnOnce() -> Box<dyn ServiceFactory>) -> Resu
         Command::Admin(command) => admin::run(command),
         Command::Client(command) => client::run(command),
         Command::Group(command) => group::run(command),
+        Command::Quickstart(args) => Ok(quickstart::run(args, core())?),
+        Command::DevProof(args) => Ok(quickstart::dev_proof(&args)?),
     }
 }

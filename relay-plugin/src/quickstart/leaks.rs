@@ -21,9 +21,15 @@ impl Needles {
             for skip in 0..3 {
                 let inner = &bytes[skip..];
                 let whole = inner.len() / 3 * 3;
-                needles.push(Zeroizing::new(STANDARD_NO_PAD.encode(&inner[..whole]).into_bytes()));
                 needles.push(Zeroizing::new(
-                    URL_SAFE.encode(&inner[..whole]).trim_end_matches('=').as_bytes().to_vec(),
+                    STANDARD_NO_PAD.encode(&inner[..whole]).into_bytes(),
+                ));
+                needles.push(Zeroizing::new(
+                    URL_SAFE
+                        .encode(&inner[..whole])
+                        .trim_end_matches('=')
+                        .as_bytes()
+                        .to_vec(),
                 ));
             }
             needles.push(Zeroizing::new(STANDARD.encode(bytes).into_bytes()));
@@ -92,7 +98,9 @@ pub struct Searched {
 }
 
 fn contains(hay: &[u8], needle: &[u8]) -> bool {
-    let Some((first, rest)) = needle.split_first() else { return false };
+    let Some((first, rest)) = needle.split_first() else {
+        return false;
+    };
     let mut hay = hay;
     while let Some(at) = hay.iter().position(|byte| byte == first) {
         hay = &hay[at + 1..];
@@ -125,10 +133,18 @@ mod tests {
             hex::encode_upper(raw.as_slice()).into_bytes(),
             // base64 of a message that holds the secret somewhere
             STANDARD.encode(inside(SECRET.as_bytes())).into_bytes(),
-            STANDARD.encode([b"x".as_slice(), &inside(SECRET.as_bytes())].concat()).into_bytes(),
-            STANDARD.encode([b"xy".as_slice(), &inside(SECRET.as_bytes())].concat()).into_bytes(),
+            STANDARD
+                .encode([b"x".as_slice(), &inside(SECRET.as_bytes())].concat())
+                .into_bytes(),
+            STANDARD
+                .encode([b"xy".as_slice(), &inside(SECRET.as_bytes())].concat())
+                .into_bytes(),
         ] {
-            assert!(needles.in_bytes(&inside(&spelling)), "{}", String::from_utf8_lossy(&spelling));
+            assert!(
+                needles.in_bytes(&inside(&spelling)),
+                "{}",
+                String::from_utf8_lossy(&spelling)
+            );
         }
         assert!(!needles.in_bytes(&inside(b"nothing to see")));
     }
