@@ -12,6 +12,7 @@ use axum::routing::get;
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::EncodePrivateKey as _;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use keyturn_admin::clock::{Clock as _, SystemClock};
 use keyturn_admin::{ProofError, ProofSource};
 use keyturn_proto::UnixMs;
 use keyturn_proto::encoding::b64url;
@@ -176,7 +177,7 @@ impl ProofSource for DevSigner {
             "mls_group": request.mls_group,
             "aud": request.aud,
         });
-        self.sign(claims, now())
+        self.sign(claims, SystemClock.now())
             .map_err(|error| ProofError::Other(error.to_string()))
     }
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use keyturn_admin::clock::{Clock as _, SystemClock};
 use keyturn_admin::home::{Config as HomeConfig, Home};
 use keyturn_admin::{AdminSession, NewGroup, OpenedSecret, RequestSpec, SessionConfig};
 use keyturn_proto::notify::{NotifyState, Outcome};
@@ -59,10 +60,7 @@ fn deadline() -> Instant {
 }
 
 fn now() -> UnixMs {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    SystemClock.now()
 }
 
 fn npub(keys: &Keys) -> Npub {
