@@ -7,7 +7,6 @@ pub mod admin;
 pub mod client;
 pub mod group;
 pub mod operate;
-pub mod quickstart;
 pub mod serve;
 pub mod values;
 
