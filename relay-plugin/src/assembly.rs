@@ -41,6 +41,8 @@ const LEASE: Duration = Duration::from_secs(15);
 const SWEEP: Duration = Duration::from_secs(5);
 /// First pause after something failed that will pass.
 const RETRY: Duration = Duration::from_millis(200);
+/// How often refusals that were only counted are written down.
+const TRAIL: Duration = Duration::from_secs(10);
 
 /// The product's core. Everything else it needs comes with the ports.
 #[derive(Debug, Clone, Copy, Default)]
@@ -85,6 +87,7 @@ impl ServiceFactory for Assembly {
             admission,
         } = opened;
         checks.iter().for_each(Check::ready);
+        tokio::spawn(write_trail(Arc::clone(&admission), stopping.clone()));
         tokio::spawn(watch_issuer(
             Arc::clone(&admission),
             readiness.register("jwks"),
@@ -144,6 +147,7 @@ impl Service for Running {
         if let Some(core) = core {
             core.shutdown(deadline).await;
         }
+        self.admission.flush_trail(SystemClock.now(), true).await;
     }
 }
 
@@ -201,6 +205,16 @@ fn settings(config: &ValidatedConfig, identity: Npub) -> rotation::Settings {
         lease: LEASE,
         sweep: SWEEP,
         retry: RETRY,
+    }
+}
+
+/// Writes down the refusals that were only counted, so that a flood leaves its number in the audit trail.
+async fn write_trail(admission: Arc<Admission>, stopping: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(TRAIL) => admission.flush_trail(SystemClock.now(), false).await,
+            () = stopping.cancelled() => return,
+        }
     }
 }
 
