@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::error::{MlsError, PublishError, StoreError};
 use crate::ids::{UnixMs, timestamp};
 use crate::member::Member;
-use crate::storage::rows::event_id;
+use crate::storage::{self, rows::event_id};
 use crate::wire::key_package_event as wire;
 use crate::wire::{
     CIPHERSUITE, KIND_KEY_PACKAGE, KIND_KEY_PACKAGE_LEGACY, LIFETIME_AFTER, LIFETIME_BEFORE,
@@ -45,6 +45,7 @@ impl Member {
         }
         self.transact(|work| {
             let d = address(work.db)?;
+            delete_expired(work.db, now)?;
             let extensions = Extensions::single(Extension::LastResort(LastResortExtension::new()))
                 .map_err(MlsError::at("key package extensions"))?;
             let bundle = KeyPackage::builder()
@@ -59,6 +60,10 @@ impl Member {
                 )
                 .map_err(MlsError::at("key package"))?;
             let reference = wire::reference(bundle.key_package(), work.provider.crypto())?;
+            let stored_as = bundle
+                .key_package()
+                .hash_ref(work.provider.crypto())
+                .map_err(MlsError::at("key package reference"))?;
             let (content, addressable_tags, legacy_tags) =
                 wire::build(bundle.key_package(), &reference, relays, &d)?;
             let sign = |kind, content: &str, tags| {
@@ -72,10 +77,11 @@ impl Member {
             work.db
                 .execute(
                     "INSERT INTO key_packages \
-                     (reference, addressable_event, legacy_event, d, not_after) \
-                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                     (reference, stored_as, addressable_event, legacy_event, d, not_after) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                     params![
                         reference,
+                        storage::key(&stored_as)?,
                         addressable.id.as_bytes(),
                         legacy.id.as_bytes(),
                         d,
@@ -89,6 +95,20 @@ impl Member {
             })
         })
     }
+}
+
+/// Nobody may use an expired key package any more; its secrets go.
+fn delete_expired(db: &Connection, now: UnixMs) -> Result<(), StoreError> {
+    db.execute(
+        "DELETE FROM openmls_key_packages WHERE key_package_ref IN \
+         (SELECT stored_as FROM key_packages WHERE not_after <= ?1)",
+        params![now.as_secs()],
+    )?;
+    db.execute(
+        "DELETE FROM key_packages WHERE not_after <= ?1",
+        params![now.as_secs()],
+    )?;
+    Ok(())
 }
 
 /// The `d` under which this member's key packages replace one another: random, then kept.

@@ -40,7 +40,8 @@ pub struct MemberConfig {
     pub settle: Duration,
     /// The greatest distance between a commit's `created_at` (whole seconds) and its receipt.
     pub freshness: Duration,
-    /// How many events per group are kept that cannot be opened yet. The oldest give way.
+    /// How many events per group are kept that cannot be opened yet, and how many that were deferred. The
+    /// oldest give way.
     pub max_held: u32,
     /// The encoding to speak.
     pub profile: Profile,

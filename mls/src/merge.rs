@@ -88,7 +88,7 @@ pub(crate) fn merge_own(
         &before,
     )?;
     enter(work, group, &mls)?;
-    rows::set_self_update(work.db, group, Some(mls.epoch().as_u64()))?;
+    rows::note_self_update(work.db, group, mls.epoch().as_u64())?;
     if let Some((_, after)) = &facts.nostr_group_id {
         // A change of address that we made ourselves is approved.
         rows::set_nostr_group_id(work.db, group, after)?;

@@ -464,3 +464,25 @@ fn a_gift_wrap_that_is_not_a_welcome_from_its_sealer_changes_nothing() {
     }
     assert!(guest.groups().unwrap().is_empty());
 }
+
+#[test]
+fn the_secrets_of_expired_key_packages_are_deleted() {
+    let mut clock = Clock::start();
+    let mut peer = Peer::new();
+    peer.key_package(clock.0);
+    peer.key_package(clock.0);
+    clock.pass(Duration::from_secs(85 * 86_400));
+    peer.publish_key_package(&[RELAY.into()], clock.0).unwrap();
+    peer.close();
+    let db = rusqlite::Connection::open(peer.path()).unwrap();
+    db.execute_batch(&format!("PRAGMA key = \"x'{}'\";", peer.key))
+        .unwrap();
+    for table in ["openmls_key_packages", "key_packages"] {
+        let left: i64 = db
+            .query_row(&format!("SELECT count(*) FROM {table}"), [], |row| {
+                row.get(0)
+            })
+            .unwrap();
+        assert_eq!(left, 1, "{table}");
+    }
+}

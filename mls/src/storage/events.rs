@@ -68,7 +68,8 @@ fn held_row(row: &Row<'_>) -> Result<Held, StoreError> {
     })
 }
 
-/// Keeps an event; of the undeferred ones of a group at most `limit`, the oldest giving way.
+/// Keeps an event; of a group's deferred ones, and of the others, at most `limit` each, the oldest giving
+/// way.
 pub(crate) fn hold(db: &Connection, held: &Held, limit: u32) -> Result<(), StoreError> {
     let Held {
         event,
@@ -94,11 +95,11 @@ pub(crate) fn hold(db: &Connection, held: &Held, limit: u32) -> Result<(), Store
         deferred.as_ref().map(|d| d.label.as_str()),
     ])?;
     db.prepare_cached(
-        "DELETE FROM held WHERE deferred = 0 AND mls_group_id = ?1 AND number <= \
-         (SELECT number FROM held WHERE deferred = 0 AND mls_group_id = ?1 \
+        "DELETE FROM held WHERE deferred = ?3 AND mls_group_id = ?1 AND number <= \
+         (SELECT number FROM held WHERE deferred = ?3 AND mls_group_id = ?1 \
           ORDER BY number DESC LIMIT 1 OFFSET ?2)",
     )?
-    .execute(params![group.as_bytes(), limit])?;
+    .execute(params![group.as_bytes(), limit, deferred.is_some()])?;
     Ok(())
 }
 

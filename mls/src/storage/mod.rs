@@ -16,11 +16,12 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use openmls_rust_crypto::RustCrypto;
-use openmls_sqlite_storage::SqliteStorageProvider;
+use openmls_sqlite_storage::{Codec as _, SqliteStorageProvider};
 use openmls_traits::OpenMlsProvider;
 use rusqlite::{Connection, ErrorCode};
 
 use crate::error::{OpenError, StoreError};
+use crate::ids::{MlsGroupId, to_openmls};
 use crate::key::StorageKey;
 pub(crate) use codec::Cbor;
 
@@ -171,9 +172,13 @@ fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
     }
 }
 
-/// The group's id as the codec writes it: the `group_id` column of OpenMLS's tables.
-pub(crate) fn group_key(id: &crate::ids::MlsGroupId) -> Result<Vec<u8>, StoreError> {
-    use openmls_sqlite_storage::Codec as _;
-    Cbor::to_vec(&crate::ids::to_openmls(id))
+/// A key of OpenMLS as the codec writes it, for statements of our own on OpenMLS's tables.
+pub(crate) fn key<K: serde::Serialize>(key: &K) -> Result<Vec<u8>, StoreError> {
+    Cbor::to_vec(key)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)).into())
+}
+
+/// The `group_id` column of OpenMLS's tables.
+pub(crate) fn group_key(id: &MlsGroupId) -> Result<Vec<u8>, StoreError> {
+    key(&to_openmls(id))
 }

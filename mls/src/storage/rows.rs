@@ -188,13 +188,17 @@ pub(crate) fn set_rival(
     Ok(())
 }
 
-pub(crate) fn set_self_update(
+/// Our leaf has been of our own making since that epoch, unless it has been for longer.
+pub(crate) fn note_self_update(
     db: &Connection,
     id: &MlsGroupId,
-    epoch: Option<u64>,
+    epoch: u64,
 ) -> Result<(), StoreError> {
-    db.prepare_cached("UPDATE groups SET self_update_epoch = ?2 WHERE mls_group_id = ?1")?
-        .execute(params![id.as_bytes(), epoch])?;
+    db.prepare_cached(
+        "UPDATE groups SET self_update_epoch = coalesce(self_update_epoch, ?2) \
+         WHERE mls_group_id = ?1",
+    )?
+    .execute(params![id.as_bytes(), epoch])?;
     Ok(())
 }
 

@@ -66,6 +66,7 @@ CREATE TABLE welcomes (
 
 CREATE TABLE key_packages (
     reference BLOB PRIMARY KEY,
+    stored_as BLOB NOT NULL,               -- openmls_key_packages.key_package_ref
     addressable_event BLOB NOT NULL,
     legacy_event BLOB NOT NULL,
     d TEXT NOT NULL,
