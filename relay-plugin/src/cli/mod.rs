@@ -108,7 +108,7 @@ impl CliError {
     /// 2 for what the operator has to change in the configuration, 1 for everything else.
     const fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) => 2,
+            Self::Config(_) | Self::Operator(crate::operator::OperatorError::Config(_)) => 2,
             Self::Telemetry(_)
             | Self::Hardening(_)
             | Self::Tls
