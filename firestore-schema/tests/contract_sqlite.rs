@@ -1,13 +1,14 @@
-//! The SQLite backend against the contract: in one process, and from two openers of the same file at once.
+//! The SQLite backend against the contract: in one process, and from two processes on the same file at once.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use keyturn_store::contract;
-use keyturn_store::contract::fixture::{self, NOW, operation, reserve};
+use keyturn_store::contract::fixture::{NOW, audit, operation, reserve};
 use keyturn_store::sqlite::SqliteStore;
-use keyturn_store::store::{Registry as _, Reserved, SecretStore as _, Store};
+use keyturn_store::store::{AuditTrail as _, Reserved, SecretStore as _, Store};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sqlite_keeps_the_contract() {
@@ -21,32 +22,50 @@ async fn sqlite_keeps_the_contract() {
     .await;
 }
 
+/// Set for the second process of the test below: the store to open.
+const CHILD: &str = "KEYTURN_TEST_SECOND_PROCESS";
+
+async fn reserve_many(path: &Path, ids: Range<u32>) -> usize {
+    let store = SqliteStore::open(path).unwrap();
+    let mut won = 0;
+    for n in ids {
+        match store.reserve(reserve(&operation(n), NOW)).await.unwrap() {
+            Reserved::New(_) => won += 1,
+            Reserved::Busy(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    won
+}
+
+/// The command line registers clients while the relay runs: two processes, one file.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_openers_of_one_file_do_not_lose_each_others_writes() {
+async fn two_processes_on_one_file_do_not_lose_each_others_writes() {
+    if let Some(path) = std::env::var_os(CHILD) {
+        reserve_many(path.as_ref(), 40..80).await;
+        let store = SqliteStore::open(path.as_ref()).unwrap();
+        store.append(audit("child.done", NOW)).await.unwrap();
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store.db");
     let relay = SqliteStore::open(&path).unwrap();
-    let cli = SqliteStore::open(&path).unwrap();
     contract::World::new(Arc::new(relay.clone())).settle().await;
-    assert!(cli.client(&fixture::client_id()).await.unwrap().is_some());
-
-    let race = |store: &SqliteStore, ids: std::ops::Range<u32>| {
-        let store = store.clone();
-        tokio::spawn(async move {
-            let mut won = 0;
-            for n in ids {
-                match store.reserve(reserve(&operation(n), NOW)).await.unwrap() {
-                    Reserved::New(_) => won += 1,
-                    Reserved::Busy(_) => {}
-                    other => panic!("{other:?}"),
-                }
-            }
-            won
-        })
-    };
-    let (a, b) = (race(&relay, 2..40), race(&cli, 40..80));
-    assert_eq!(a.await.unwrap() + b.await.unwrap(), 1);
-    assert_eq!(cli.active_rotations().await.unwrap().len(), 1);
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "two_processes_on_one_file_do_not_lose_each_others_writes",
+        ])
+        .env(CHILD, &path)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    reserve_many(&path, 2..40).await;
+    assert!(child.wait().unwrap().success(), "the other process failed");
+    assert_eq!(relay.active_rotations().await.unwrap().len(), 1);
+    let trail = relay.read(None, usize::MAX).await.unwrap();
+    let count = |event| trail.iter().filter(|record| record.event == event).count();
+    assert_eq!((count("child.done"), count("rotation.reserved")), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
