@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use keyturn_store::contract;
-use keyturn_store::contract::fixture::{NOW, audit, operation, reserve};
+use keyturn_store::contract::fixture::{NOW, REQUESTER, audit, npub, operation, reserve};
 use keyturn_store::sqlite::SqliteStore;
-use keyturn_store::store::{AuditTrail as _, Reserved, SecretStore as _, Store};
+use keyturn_store::store::{AuditTrail as _, Registry as _, Reserved, SecretStore as _, Store};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sqlite_keeps_the_contract() {
@@ -25,24 +25,32 @@ async fn sqlite_keeps_the_contract() {
 /// Set for the second process of the test below: the store to open.
 const CHILD: &str = "KEYTURN_TEST_SECOND_PROCESS";
 
-async fn reserve_many(path: &Path, ids: Range<u32>) -> usize {
+/// How often each process counts a wrong code.
+const WRONG_CODES: u32 = 100;
+
+/// Reservations of which one may win, and counts of which none may be lost.
+async fn work(path: &Path, ids: Range<u32>) {
     let store = SqliteStore::open(path).unwrap();
-    let mut won = 0;
     for n in ids {
         match store.reserve(reserve(&operation(n), NOW)).await.unwrap() {
-            Reserved::New(_) => won += 1,
-            Reserved::Busy(_) => {}
+            Reserved::New(_) | Reserved::Busy(_) => {}
             other => panic!("{other:?}"),
         }
     }
-    won
+    for _ in 0..WRONG_CODES {
+        let audit = audit("totp.wrong", NOW);
+        store
+            .totp_failed(npub(REQUESTER), u32::MAX, 1, NOW, audit)
+            .await
+            .unwrap();
+    }
 }
 
 /// The command line registers clients while the relay runs: two processes, one file.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_processes_on_one_file_do_not_lose_each_others_writes() {
     if let Some(path) = std::env::var_os(CHILD) {
-        reserve_many(path.as_ref(), 40..80).await;
+        work(path.as_ref(), 40..80).await;
         let store = SqliteStore::open(path.as_ref()).unwrap();
         store.append(audit("child.done", NOW)).await.unwrap();
         return;
@@ -60,12 +68,14 @@ async fn two_processes_on_one_file_do_not_lose_each_others_writes() {
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    reserve_many(&path, 2..40).await;
+    work(&path, 2..40).await;
     assert!(child.wait().unwrap().success(), "the other process failed");
     assert_eq!(relay.active_rotations().await.unwrap().len(), 1);
     let trail = relay.read(None, usize::MAX).await.unwrap();
     let count = |event| trail.iter().filter(|record| record.event == event).count();
     assert_eq!((count("child.done"), count("rotation.reserved")), (1, 1));
+    let admin = relay.admin(&npub(REQUESTER)).await.unwrap().unwrap();
+    assert_eq!(admin.totp.unwrap().failures, 2 * WRONG_CODES);
 }
 
 #[tokio::test(flavor = "multi_thread")]
