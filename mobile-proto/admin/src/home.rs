@@ -65,7 +65,7 @@ pub struct Config {
     /// The npubs of the service: one per relay instance. Secrets and reports are accepted from these members only.
     #[serde(default)]
     pub services: Vec<Npub>,
-    /// From whom a Welcome is accepted, beside the services. Empty: every Welcome is listed, none is followed by itself.
+    /// From whom a Welcome is followed without asking. Empty: every Welcome is listed, none is followed by itself.
     #[serde(default)]
     pub welcomers: Vec<Npub>,
     /// Audience of the proofs.

@@ -61,6 +61,9 @@ pub enum RelayError {
     /// More arrived at once than could be buffered.
     #[error("more arrived than could be buffered")]
     Lagged,
+    /// More than a fetch can page through: too many events in all, or in one second.
+    #[error("the relay holds more events than can be fetched without a hole")]
+    TooMany,
     /// Anything else the client library reports.
     #[error("relay client: {0}")]
     Client(String),
@@ -211,15 +214,23 @@ impl Connection {
     ) -> Result<Vec<Event>, RelayError> {
         let mut found: HashMap<EventId, Event> = HashMap::new();
         let mut until = None::<Timestamp>;
-        for _ in 0..MAX_PAGES {
+        let mut pages = 0;
+        loop {
             let mut page_filter = filter.clone().limit(PAGE);
             if let Some(until) = until {
                 page_filter = page_filter.until(until);
             }
             let page = self.page(&page_filter, deadline).await?;
-            let Some(oldest) = page.iter().map(|event| event.created_at).min() else {
+            let length = page.len();
+            let times = || page.iter().map(|event| event.created_at);
+            let (Some(oldest), Some(newest)) = (times().min(), times().max()) else {
                 break;
             };
+            pages += 1;
+            // A full page of a single second may hide more of that second.
+            if pages > MAX_PAGES || (length >= PAGE && oldest == newest) {
+                return Err(RelayError::TooMany);
+            }
             let before = found.len();
             found.extend(page.into_iter().map(|event| (event.id, event)));
             // `until` is inclusive: the next page repeats the oldest second. Nothing new means that this second is exhausted.

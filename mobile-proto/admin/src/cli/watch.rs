@@ -17,8 +17,10 @@ impl Context<'_> {
             discard,
             wait: false,
         });
-        // What waits since earlier is not announced again by the relay.
+        // What waits since earlier is not reported again; what came with the first sync is reported, and waits as well.
+        let mut told = Vec::new();
         for waiting in self.session.waiting_secrets()? {
+            told.push(waiting.clone());
             match &delivery {
                 Some(delivery) => self.deliver(waiting, delivery).await?,
                 None => self.announce(&waiting),
@@ -30,17 +32,9 @@ impl Context<'_> {
                 break;
             };
             match (update, &delivery) {
+                (Update::Secret(waiting), _) if told.contains(&waiting) => {}
                 (Update::Secret(waiting), Some(delivery)) => {
-                    // It may have been among those that waited already.
-                    let rotation = waiting.about.rotation_id.clone();
-                    if self.session.waiting_secret(Some(&rotation)).is_ok() {
-                        self.deliver(waiting, delivery).await?;
-                    }
-                }
-                (Update::Secret(waiting), None) => {
-                    if self.session.waiting_secrets()?.contains(&waiting) {
-                        self.announce(&waiting);
-                    }
+                    self.deliver(waiting, delivery).await?
                 }
                 (update, _) => self.show(&update),
             }

@@ -6,7 +6,7 @@
 //! What must hold:
 //! - a secret is opened by [`AdminSession::open_secret`] only; until then it stays ciphertext on disk, with its key in the encrypted
 //!   member database;
-//! - secrets and reports count only from the configured service npubs, whoever else is in the group;
+//! - secrets and reports count only from the configured service npubs, under keys they have vouched for, whoever else is in the group;
 //! - events of one group that depend on each other are published one after another, each read back before the next;
 //! - no wait is without a deadline.
 
@@ -16,6 +16,7 @@ mod request;
 mod secret;
 mod sync;
 mod update;
+mod vouch;
 mod welcome;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -155,6 +156,9 @@ pub struct AdminSession {
     audience: String,
     cursor: cursor::Cursor,
     updates: VecDeque<Update>,
+    vouched: vouch::Vouched,
+    /// Messages that wait for their sender's key to be looked up.
+    unvouched: Vec<EventId>,
     /// Commits of ours that another one took the epoch from.
     lost: BTreeSet<EventId>,
     welcomes: Vec<welcome::HeldWelcome>,
@@ -205,11 +209,16 @@ impl AdminSession {
             audience,
             cursor: cursor::Cursor::load(sync_path)?,
             updates: VecDeque::new(),
+            vouched: vouch::Vouched::default(),
+            unvouched: Vec::new(),
             lost: BTreeSet::new(),
             welcomes: Vec::new(),
             patience,
             clock,
         };
+        session.look_up_services(deadline).await?;
+        // An earlier run may have ended between leaving a message closed and looking its sender up.
+        session.unvouched = session.left_unvouched().map_err(SyncError::from)?;
         session.sync(deadline).await?;
         Ok(session)
     }

@@ -9,13 +9,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keyturn_mls::error::{ReceiveError, StoreError};
-use keyturn_mls::{AppMessage, Inbound, Joined, Receipt};
+use keyturn_mls::{AppMessage, DeferredMessage, Inbound, Joined, Receipt};
 use keyturn_proto::UnixMs;
 use nostr::{Alphabet, Event, EventId, Filter, Kind, SingleLetterTag, Timestamp};
 use tokio::time::Instant;
 
 use super::secret::WaitingSecret;
-use super::update::judge;
+use super::update::{is_unvouched, judge};
+use super::vouch::sender;
 use super::{AdminSession, GroupError, Update};
 use crate::transport::{Heard, RelayError};
 
@@ -83,6 +84,7 @@ impl AdminSession {
             self.listen().await?;
             let joined = self.fetch_welcomes(started, deadline).await?;
             self.fetch_groups(started, deadline).await?;
+            self.judge_unvouched(deadline).await?;
             self.cursor.save()?;
             self.finish_commits(deadline).await?;
             for joined in joined {
@@ -152,7 +154,10 @@ impl AdminSession {
                 }
                 Ok(())
             }
-            Heard::Live { event, at } => self.take_in(&event, Receipt::live(at)),
+            Heard::Live { event, at } => {
+                self.take_in(&event, Receipt::live(at))?;
+                self.judge_unvouched(deadline).await
+            }
             Heard::Closed(reason) => Err(RelayError::Closed(reason).into()),
         }
     }
@@ -235,20 +240,16 @@ impl AdminSession {
     /// Takes in a group event. A message that bears a secret is left closed.
     fn take_in(&mut self, event: &Event, receipt: Receipt) -> Result<(), SyncError> {
         let mut said = Vec::new();
-        let services = &self.services;
+        let (services, vouched) = (&self.services, &self.vouched);
         let mut decide = |message: &AppMessage| {
-            let (disposition, update) = judge(message, |key| services.contains(key));
+            let (disposition, update) = judge(message, sender(message, services, vouched));
             said.extend(update);
             disposition
         };
         let inbound = self.member.receive(event, receipt, &mut decide)?;
         for each in inbound {
             match each {
-                Inbound::Deferred(message) => {
-                    if let Some(waiting) = WaitingSecret::from_deferred(&message) {
-                        said.push(Update::Secret(waiting));
-                    }
-                }
+                Inbound::Deferred(message) => self.announce_deferred(&message),
                 Inbound::Commit(applied) => {
                     self.lost.extend(applied.own_lost);
                     said.push(Update::epoch(&applied));
@@ -274,6 +275,15 @@ impl AdminSession {
         }
         self.updates.extend(said);
         Ok(())
+    }
+
+    /// A message was left closed: a secret that waits, or one whose sender has to be looked up first.
+    pub(super) fn announce_deferred(&mut self, message: &DeferredMessage) {
+        if is_unvouched(&message.label) {
+            self.unvouched.push(message.event_id);
+        } else if let Some(waiting) = WaitingSecret::from_deferred(message) {
+            self.updates.push_back(Update::Secret(waiting));
+        }
     }
 
     /// Whether an event id is stored by the relay.

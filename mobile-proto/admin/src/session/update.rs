@@ -6,7 +6,6 @@ use keyturn_proto::notify::{NotifyHeader, ServiceNotify};
 use keyturn_proto::{
     Action, ClientId, Inner, MlsGroupId, Npub, RotateAck, RotationId, ServiceRequest,
 };
-use nostr::PublicKey;
 use serde::Serialize;
 
 use super::npub;
@@ -110,12 +109,37 @@ impl Update {
     }
 }
 
+/// What the sender of a message is to us; see `vouch`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sender {
+    /// A configured service, with a key that its npub has vouched for.
+    Service,
+    /// Claims to be one; its key was not looked up yet.
+    Unvouched,
+    /// Anybody else in the group.
+    Other,
+}
+
+/// The note under which a message waits until its sender's key was looked up. Not the label of a secret.
+const UNVOUCHED: &str = "unvouched";
+
+/// Whether a deferred message waits for that.
+pub(super) fn is_unvouched(label: &str) -> bool {
+    label == UNVOUCHED
+}
+
 /// What becomes of an application message. A message with a secret is never consumed here, except one by somebody who is no service: it
 /// would only wait to deceive.
-pub(super) fn judge(
-    message: &AppMessage,
-    is_service: impl Fn(&PublicKey) -> bool,
-) -> (Disposition, Option<Update>) {
+pub(super) fn judge(message: &AppMessage, sender: Sender) -> (Disposition, Option<Update>) {
+    if sender == Sender::Unvouched {
+        return (
+            Disposition::Defer {
+                label: UNVOUCHED.to_owned(),
+            },
+            None,
+        );
+    }
+    let is_service = sender == Sender::Service;
     let group = message.group.clone();
     let from = npub(&message.sender);
     let alarm = |what: &str| {
@@ -128,9 +152,9 @@ pub(super) fn judge(
         return (Disposition::Consume, None);
     };
     match Inner::classify(json) {
-        InnerKind::Notify if !is_service(&message.sender) => (
+        InnerKind::Notify if !is_service => (
             Disposition::Consume,
-            alarm("sent a secret without being a configured service; it was dropped unread"),
+            alarm("sent a secret without being a proven service; it was dropped unread"),
         ),
         InnerKind::Notify => match serde_json::from_str::<NotifyHeader>(json) {
             Ok(header) => (
@@ -144,9 +168,9 @@ pub(super) fn judge(
                 alarm("sent a rotate-notify that cannot be read"),
             ),
         },
-        InnerKind::Service if !is_service(&message.sender) => (
+        InnerKind::Service if !is_service => (
             Disposition::Consume,
-            alarm("sent a report without being a configured service"),
+            alarm("sent a report without being a proven service"),
         ),
         InnerKind::Service => match serde_json::from_str::<ServiceNotify>(json) {
             Ok(notify) => (

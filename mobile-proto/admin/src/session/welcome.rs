@@ -52,12 +52,7 @@ impl AdminSession {
 
     /// Opens a gift wrap. Only a trusted welcomer gets us in; another one's Welcome is announced and kept.
     pub(super) fn follow_welcome(&mut self, wrap: &Event) -> Result<Option<Joined>, SyncError> {
-        let trusted: BTreeSet<_> = self
-            .welcomers
-            .iter()
-            .chain(&self.services)
-            .copied()
-            .collect();
+        let trusted: BTreeSet<_> = self.welcomers.iter().copied().collect();
         let mut name = String::new();
         let decide = |invitation: &Invitation<'_>| {
             invitation.name.clone_into(&mut name);

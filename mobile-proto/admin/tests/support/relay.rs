@@ -32,6 +32,7 @@ struct State {
     refuse: Option<(Kind, String)>,
     mute: Option<Kind>,
     stalled: bool,
+    wordless: Option<Kind>,
     connections: u64,
     open: Vec<tokio::task::AbortHandle>,
 }
@@ -94,6 +95,17 @@ impl TestRelay {
         }
     }
 
+    /// Loses everything that `author` has published.
+    pub fn forget(&self, author: nostr::PublicKey) {
+        let mut state = self.state.lock().unwrap();
+        state.stored.retain(|event| event.pubkey != author);
+    }
+
+    /// Takes events of this kind and never says so.
+    pub fn swallow_ok(&self, kind: u16) {
+        self.state.lock().unwrap().wordless = Some(Kind::from(kind));
+    }
+
     /// Answers no REQ any more.
     pub fn stall(&self) {
         self.state.lock().unwrap().stalled = true;
@@ -107,6 +119,7 @@ impl TestRelay {
     pub fn heal(&self) {
         let mut state = self.state.lock().unwrap();
         state.stalled = false;
+        state.wordless = None;
         state.refuse = None;
         state.mute = None;
     }
@@ -199,11 +212,13 @@ impl TestRelay {
                     .iter()
                     .chain(&state.batch)
                     .any(|old| old.id == event.id);
-                let id = event.id;
+                let (id, wordless) = (event.id, state.wordless == Some(event.kind));
                 if !known {
                     state.batch.push(event.into_owned());
                 }
-                say(RelayMessage::ok(id, true, ""));
+                if !wordless {
+                    say(RelayMessage::ok(id, true, ""));
+                }
             }
             Ok(ClientMessage::Req {
                 subscription_id,
