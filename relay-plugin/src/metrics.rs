@@ -12,6 +12,12 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 pub const INBOUND: &str = "keyturn_inbound_total";
 /// Requests decided, by `result`: admitted or the error class.
 pub const REQUESTS: &str = "keyturn_requests_total";
+/// Requests that admission refused, by `reason`: the words of the audit trail.
+pub const REFUSALS: &str = "keyturn_refusals_total";
+/// Refusals that the audit trail did not take.
+pub const AUDIT_FAILED: &str = "keyturn_audit_append_failed_total";
+/// Fetches of the issuer's keys, by `result`: ok, failed.
+pub const JWKS_FETCHES: &str = "keyturn_jwks_fetches_total";
 /// Rotations ended, by `outcome`.
 pub const ROTATIONS: &str = "keyturn_rotations_total";
 /// Acks, by `result`: proven, unproven, refused.
@@ -78,6 +84,12 @@ fn describe() {
     nostr_extensions::metrics::describe_metrics();
     describe_counter!(INBOUND, "Events that concern Keyturn, by result");
     describe_counter!(REQUESTS, "Requests decided, by result");
+    describe_counter!(REFUSALS, "Requests refused by admission, by reason");
+    describe_counter!(
+        AUDIT_FAILED,
+        "Refusals that could not be written to the audit trail"
+    );
+    describe_counter!(JWKS_FETCHES, "Fetches of the issuer's keys, by result");
     describe_counter!(ROTATIONS, "Rotations ended, by outcome");
     describe_counter!(ACKS, "Acks, by result");
     describe_counter!(ALARMS, "Conditions that need an operator, by reason");

@@ -1,13 +1,15 @@
 //! The circuit breaker: a sender whose requests keep being refused is not listened to for a while.
 //!
-//! Asked before anything is parsed or verified, so that a flood costs one map look-up per message. Counted per sender; and over all senders
-//! with a threshold of its own, which never holds back revoke and emergency: whoever trips it must not be able to keep a leaked secret alive.
+//! Asked before anything is parsed or verified, so that a flood costs one map look-up per message. Counted per leaf signature key, which MLS has
+//! authenticated, and not per npub, which is only claimed: a leaf under somebody else's npub silences itself, not that admin. And counted over
+//! all senders with a threshold of its own, which never holds back revoke and emergency: whoever trips it must not be able to keep a leaked
+//! secret alive.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use keyturn_proto::{Npub, UnixMs};
+use keyturn_proto::UnixMs;
 
 use super::settings::LimitSettings;
 
@@ -48,7 +50,7 @@ impl Tally {
 /// See the module.
 pub(super) struct Breakers {
     settings: LimitSettings,
-    senders: Mutex<HashMap<Npub, Tally>>,
+    senders: Mutex<HashMap<Box<[u8]>, Tally>>,
     all: Mutex<Tally>,
 }
 
@@ -62,9 +64,9 @@ impl Breakers {
     }
 
     /// How long this sender is still not listened to.
-    pub(super) fn sender(&self, sender: &Npub, now: UnixMs) -> Option<Duration> {
+    pub(super) fn sender(&self, leaf: &[u8], now: UnixMs) -> Option<Duration> {
         let senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
-        senders.get(sender)?.pause(now, self.settings.breaker_pause)
+        senders.get(leaf)?.pause(now, self.settings.breaker_pause)
     }
 
     /// How long everything but protective actions is still held back.
@@ -74,25 +76,25 @@ impl Breakers {
     }
 
     /// Counts a refusal.
-    pub(super) fn note(&self, sender: Npub, now: UnixMs) {
+    pub(super) fn note(&self, leaf: &[u8], now: UnixMs) {
         let settings = &self.settings;
         self.all
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .note(settings.global_breaker_refusals, settings, now);
         let mut senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
-        if senders.len() >= MAX_SENDERS && !senders.contains_key(&sender) {
+        if senders.len() >= MAX_SENDERS && !senders.contains_key(leaf) {
             senders.retain(|_, tally| !tally.over(settings, now));
             let oldest = senders
                 .iter()
                 .min_by_key(|(_, tally)| tally.since)
-                .map(|(npub, _)| *npub);
+                .map(|(leaf, _)| leaf.clone());
             if let Some(oldest) = oldest.filter(|_| senders.len() >= MAX_SENDERS) {
                 senders.remove(&oldest);
             }
         }
         senders
-            .entry(sender)
+            .entry(leaf.into())
             .or_default()
             .note(settings.breaker_refusals, settings, now);
     }
@@ -103,8 +105,8 @@ mod tests {
     use super::*;
 
     const NOW: UnixMs = UnixMs(1_760_000_000_000);
-    const ALICE: Npub = Npub::from_bytes([1; 32]);
-    const BOB: Npub = Npub::from_bytes([2; 32]);
+    const ALICE: &[u8] = &[1; 32];
+    const BOB: &[u8] = &[2; 32];
 
     fn breakers() -> Breakers {
         Breakers::new(LimitSettings {
@@ -126,18 +128,12 @@ mod tests {
         let breakers = breakers();
         breakers.note(ALICE, at(0));
         breakers.note(ALICE, at(9));
-        assert_eq!(breakers.sender(&ALICE, at(9)), None);
+        assert_eq!(breakers.sender(ALICE, at(9)), None);
         breakers.note(ALICE, at(9));
-        assert_eq!(
-            breakers.sender(&ALICE, at(9)),
-            Some(Duration::from_secs(60))
-        );
-        assert_eq!(breakers.sender(&BOB, at(9)), None);
-        assert_eq!(
-            breakers.sender(&ALICE, at(68)),
-            Some(Duration::from_secs(1))
-        );
-        assert_eq!(breakers.sender(&ALICE, at(69)), None);
+        assert_eq!(breakers.sender(ALICE, at(9)), Some(Duration::from_secs(60)));
+        assert_eq!(breakers.sender(BOB, at(9)), None);
+        assert_eq!(breakers.sender(ALICE, at(68)), Some(Duration::from_secs(1)));
+        assert_eq!(breakers.sender(ALICE, at(69)), None);
     }
 
     #[test]
@@ -145,11 +141,7 @@ mod tests {
         let breakers = breakers();
         for step in 0..10 {
             breakers.note(ALICE, at(step * 6));
-            assert_eq!(
-                breakers.sender(&ALICE, at(step * 6)),
-                None,
-                "refusal {step}"
-            );
+            assert_eq!(breakers.sender(ALICE, at(step * 6)), None, "refusal {step}");
         }
     }
 
@@ -157,7 +149,7 @@ mod tests {
     fn many_senders_together_open_the_common_one() {
         let breakers = breakers();
         for sender in 0..4 {
-            breakers.note(Npub::from_bytes([sender; 32]), NOW);
+            breakers.note(&[sender; 32], NOW);
         }
         assert_eq!(breakers.all(NOW), None);
         breakers.note(BOB, NOW);
@@ -170,10 +162,7 @@ mod tests {
         for _ in 0..3 {
             breakers.note(ALICE, at(100_000));
         }
-        assert_eq!(
-            breakers.sender(&ALICE, at(0)),
-            Some(Duration::from_secs(60))
-        );
+        assert_eq!(breakers.sender(ALICE, at(0)), Some(Duration::from_secs(60)));
     }
 
     #[test]
@@ -182,7 +171,7 @@ mod tests {
         for sender in 0..MAX_SENDERS as u64 + 100 {
             let mut key = [0u8; 32];
             key[..8].copy_from_slice(&sender.to_be_bytes());
-            breakers.note(Npub::from_bytes(key), at(sender / 1000));
+            breakers.note(&key, at(sender / 1000));
         }
         let senders = breakers
             .senders

@@ -2,7 +2,7 @@
 //!
 //! A challenge is base64url of `version (1 byte) ‖ issued at (unix ms, 8 bytes big-endian) ‖ random (16 bytes) ‖ tag (32 bytes)`, where tag =
 //! HMAC-SHA-256 over the length-prefixed fields ("keyturn/challenge/1", the 25 bytes before it) under a key that every instance shares.
-//! Issuing writes nothing; only using one does ([`super::replay`]).
+//! Issuing writes nothing; only using one does (`replay`).
 
 use std::time::Duration;
 

@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 use super::jwk::{KeySet, MAX_BYTES};
 use super::jws::IssuerKey;
 use super::settings::{IssuerSettings, JwksSource, ProofAlgorithm};
+use crate::metrics::JWKS_FETCHES;
 
 /// Why there is no key to verify with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,11 +141,11 @@ impl Jwks {
         *last_try = Some(now);
         match self.fetch().await {
             Ok(keys) => {
-                metrics::counter!("keyturn_jwks_fetches_total", "result" => "ok").increment(1);
+                metrics::counter!(JWKS_FETCHES, "result" => "ok").increment(1);
                 self.store(keys, now);
             }
             Err(error) => {
-                metrics::counter!("keyturn_jwks_fetches_total", "result" => "failed").increment(1);
+                metrics::counter!(JWKS_FETCHES, "result" => "failed").increment(1);
                 tracing::warn!(%error, "the issuer's keys could not be refreshed");
             }
         }

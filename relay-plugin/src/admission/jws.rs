@@ -91,3 +91,89 @@ impl Unverified<'_> {
         from_b64url("jwt payload", self.payload).map_err(|_| "jwt.malformed")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ALL: [ProofAlgorithm; 3] = [
+        ProofAlgorithm::Rs256,
+        ProofAlgorithm::Es256,
+        ProofAlgorithm::EdDsa,
+    ];
+
+    fn token(header: &str) -> String {
+        let part = keyturn_proto::encoding::b64url;
+        format!(
+            "{}.{}.{}",
+            part(header.as_bytes()),
+            part(b"{}"),
+            part(&[7; 64])
+        )
+    }
+
+    fn verdict(header: &str, allowed: &[ProofAlgorithm]) -> Result<ProofAlgorithm, &'static str> {
+        parse(&token(header), allowed).map(|token| token.algorithm)
+    }
+
+    proptest! {
+        #[test]
+        fn no_token_panics(text in "\\PC{0,200}") {
+            let _ = parse(&text, &ALL);
+        }
+
+        #[test]
+        fn no_header_panics(header in "\\PC{0,120}") {
+            let _ = verdict(&header, &ALL);
+        }
+
+        #[test]
+        fn invariant_only_three_names_are_algorithms(alg in "[A-Za-z0-9]{0,6}") {
+            let known = ["RS256", "ES256", "EdDSA"].contains(&alg.as_str());
+            let header = format!("{{\"alg\":\"{alg}\",\"kid\":\"k\"}}");
+            prop_assert_eq!(verdict(&header, &ALL).is_ok(), known);
+        }
+    }
+
+    #[test]
+    fn the_configured_list_narrows_the_fixed_one() {
+        let header = r#"{"alg":"RS256","kid":"k"}"#;
+        assert_eq!(verdict(header, &ALL), Ok(ProofAlgorithm::Rs256));
+        assert_eq!(
+            verdict(header, &[ProofAlgorithm::EdDsa]),
+            Err("jwt.alg_not_allowed")
+        );
+        assert_eq!(verdict(header, &[]), Err("jwt.alg_not_allowed"));
+    }
+
+    #[test]
+    fn a_header_says_each_thing_once_and_names_a_key() {
+        for (header, why) in [
+            (r#"{"alg":"EdDSA","alg":"none","kid":"k"}"#, "jwt.malformed"),
+            (r#"{"alg":["EdDSA"],"kid":"k"}"#, "jwt.malformed"),
+            (r#"{"kid":"k"}"#, "jwt.malformed"),
+            (r#"{"alg":"EdDSA","kid":""}"#, "jwt.kid_missing"),
+            (r#"{"alg":"EdDSA","kid":null}"#, "jwt.kid_missing"),
+            (
+                r#"{"alg":"EdDSA","kid":"k","crit":[]}"#,
+                "jwt.critical_header",
+            ),
+        ] {
+            assert_eq!(verdict(header, &ALL), Err(why), "{header}");
+        }
+        let long = format!(r#"{{"alg":"EdDSA","kid":"{}"}}"#, "k".repeat(257));
+        assert_eq!(verdict(&long, &ALL), Err("jwt.kid_missing"));
+        for shape in [
+            "",
+            ".",
+            "..",
+            "a.b",
+            "a.b.c.d",
+            &format!("{}.x", token("{}")),
+        ] {
+            assert_eq!(parse(shape, &ALL).err(), Some("jwt.malformed"), "{shape}");
+        }
+    }
+}

@@ -83,9 +83,9 @@ impl Limits {
         }
     }
 
-    /// Asked before the request is even parsed.
-    pub(super) fn listen_to(&self, sender: &Npub, now: UnixMs) -> Result<(), Refused> {
-        match self.breakers.sender(sender, now) {
+    /// Asked before the request is even parsed. `leaf` is the sender's signature key.
+    pub(super) fn listen_to(&self, leaf: &[u8], now: UnixMs) -> Result<(), Refused> {
+        match self.breakers.sender(leaf, now) {
             Some(pause) => Err(held_back("limits.breaker_open", pause)),
             None => Ok(()),
         }
@@ -126,10 +126,10 @@ impl Limits {
     }
 
     /// Counts a refusal towards the breakers. Our own failures, and refusals by a limit, do not count: waiting is no offence.
-    pub(super) fn note(&self, sender: Npub, refused: &Refused, now: UnixMs) {
+    pub(super) fn note(&self, leaf: &[u8], refused: &Refused, now: UnixMs) {
         let ours = refused.refusal.class == keyturn_proto::ErrorClass::InternalError;
         if !ours && !refused.refusal.reason.starts_with("limits.") {
-            self.breakers.note(sender, now);
+            self.breakers.note(leaf, now);
         }
     }
 }
@@ -148,6 +148,7 @@ mod tests {
 
     const NOW: UnixMs = UnixMs(1_760_000_000_000);
     const ALICE: Npub = Npub::from_bytes([1; 32]);
+    const LEAF: &[u8] = &[1; 32];
     const BOB: Npub = Npub::from_bytes([2; 32]);
 
     fn limits() -> Limits {
@@ -225,28 +226,24 @@ mod tests {
     fn only_offences_count_towards_the_breaker() {
         let limits = limits();
         for _ in 0..10 {
-            limits.note(ALICE, &Refused::internal("store.unavailable", 1), NOW);
-            limits.note(ALICE, &Refused::policy("limits.client"), NOW);
+            limits.note(LEAF, &Refused::internal("store.unavailable", 1), NOW);
+            limits.note(LEAF, &Refused::policy("limits.client"), NOW);
         }
-        limits.listen_to(&ALICE, NOW).unwrap();
+        limits.listen_to(LEAF, NOW).unwrap();
         for _ in 0..3 {
-            limits.note(ALICE, &Refused::unauthorized("jwt.signature"), NOW);
+            limits.note(LEAF, &Refused::unauthorized("jwt.signature"), NOW);
         }
-        let refused = limits.listen_to(&ALICE, NOW).unwrap_err();
+        let refused = limits.listen_to(LEAF, NOW).unwrap_err();
         assert_eq!(refused.refusal.reason, "limits.breaker_open");
         assert_eq!(refused.refusal.retry_after_ms, Some(900_000));
-        limits.listen_to(&BOB, NOW).unwrap();
+        limits.listen_to(&[2; 32], NOW).unwrap();
     }
 
     #[test]
     fn the_common_breaker_never_holds_back_revoke_and_emergency() {
         let limits = limits();
         for sender in 0..4 {
-            limits.note(
-                Npub::from_bytes([sender; 32]),
-                &Refused::unauthorized("jwt.exp"),
-                NOW,
-            );
+            limits.note(&[sender; 32], &Refused::unauthorized("jwt.exp"), NOW);
         }
         for action in [
             Action::Rotation,

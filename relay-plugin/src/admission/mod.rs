@@ -49,6 +49,7 @@ pub use request::hints;
 pub use settings::Settings;
 pub use totp_seed::SeedKey;
 
+use crate::metrics::{AUDIT_FAILED, REFUSALS, REQUESTS};
 use refused::Refused;
 
 /// The secret keys that admission works with.
@@ -116,8 +117,7 @@ impl Admission {
     pub async fn admit(&self, opened: &Opened, now: UnixMs) -> Result<Permit, Refusal> {
         match self.judge(opened, now).await {
             Ok(permit) => {
-                metrics::counter!("keyturn_admission_permitted_total", "action" => permit.action.as_str())
-                    .increment(1);
+                metrics::counter!(REQUESTS, "result" => "admitted").increment(1);
                 Ok(permit)
             }
             Err(refused) => {
@@ -129,7 +129,7 @@ impl Admission {
 
     /// The steps, in order. Cheap ones first: a sender that trips the breaker costs no parsing and no cryptography.
     async fn judge(&self, opened: &Opened, now: UnixMs) -> Result<Permit, Refused> {
-        self.limits.listen_to(&opened.sender, now)?;
+        self.limits.listen_to(&opened.leaf_signature_key, now)?;
         let request = request::parse(opened)?;
         self.limits.listen_to_anybody(request.action_type, now)?;
         let store = self.store.as_ref();
@@ -171,19 +171,23 @@ impl Admission {
             reason,
             retry_after_ms: _,
         } = refused.refusal;
-        metrics::counter!("keyturn_admission_refused_total", "class" => class.as_str(), "reason" => reason)
-            .increment(1);
-        self.limits.note(opened.sender, refused, now);
-        tracing::info!(
-            class = class.as_str(), reason, sender = %opened.sender, group = opened.group.alias,
-            event = opened.event_id, "request refused"
-        );
-        if refused.audited {
-            return;
+        metrics::counter!(REQUESTS, "result" => class.as_str()).increment(1);
+        metrics::counter!(REFUSALS, "reason" => reason).increment(1);
+        self.limits.note(&opened.leaf_signature_key, refused, now);
+        let records = if refused.audited {
+            Vec::new()
+        } else {
+            let record = record(opened, reason, hints(opened), now);
+            self.trail.admit(opened.sender, reason, record, now)
+        };
+        // The log follows the trail: a flood fills neither.
+        if refused.audited || !records.is_empty() {
+            tracing::info!(
+                class = class.as_str(), reason, sender = %opened.sender, group = opened.group.alias,
+                event = opened.event_id, "request refused"
+            );
         }
-        let record = record(opened, reason, hints(opened), now);
-        self.append(self.trail.admit(opened.sender, reason, record, now))
-            .await;
+        self.append(records).await;
     }
 
     /// Writes the counts of refusals that were not recorded one by one ([`trail`]). Call it now and then, and with `all` at shutdown.
@@ -196,7 +200,7 @@ impl Admission {
         for record in records {
             let reason = record.reason.clone();
             if let Err(error) = self.store.append(record).await {
-                metrics::counter!("keyturn_audit_append_failed_total").increment(1);
+                metrics::counter!(AUDIT_FAILED).increment(1);
                 tracing::error!(%error, reason, "a refusal could not be recorded in the audit trail");
             }
         }

@@ -8,6 +8,8 @@
 
 mod attempt;
 mod issuer;
+mod proofs;
+mod requests;
 mod table;
 
 pub use attempt::{Attempt, Code, Facts, Memory, Nonce, Sender};

@@ -50,6 +50,20 @@ async fn a_sender_that_keeps_being_refused_is_not_listened_to_and_others_are() {
 }
 
 #[tokio::test]
+async fn a_leaf_under_somebody_elses_npub_silences_only_itself() {
+    let mut world = World::with(|settings| settings.limits.breaker_refusals = 3).await;
+    let impostor = Attempt {
+        sender: Sender::UnprovenLeaf,
+        ..Attempt::good()
+    };
+    for _ in 0..3 {
+        assert_eq!(world.reason(&impostor).await, "admin.key_not_proven");
+    }
+    assert_eq!(world.reason(&impostor).await, "limits.breaker_open");
+    assert_eq!(world.reason(&Attempt::good()).await, "");
+}
+
+#[tokio::test]
 async fn the_common_breaker_lets_revoke_and_emergency_through() {
     let mut world = World::with(|settings| settings.limits.global_breaker_refusals = 2).await;
     for sender in [Sender::Stranger, Sender::OutOfScope] {
