@@ -66,13 +66,16 @@ impl Point {
 }
 
 /// Passing a point costs nothing in a product build.
-#[cfg(not(feature = "crash-points"))]
-pub(crate) const fn point(_: Point) {}
+#[cfg(not(any(test, feature = "crash-points")))]
+#[expect(clippy::unused_async, reason = "a test waits here for ever")]
+pub(crate) async fn point(_: Point) {}
 
 #[cfg(feature = "crash-points")]
 pub use armed::arm;
-#[cfg(feature = "crash-points")]
+#[cfg(all(feature = "crash-points", not(test)))]
 pub(crate) use armed::point;
+#[cfg(test)]
+pub(crate) use halt::point;
 
 #[cfg(feature = "crash-points")]
 mod armed {
@@ -88,11 +91,53 @@ mod armed {
         ARMED.get_or_init(|| point);
     }
 
-    pub(crate) fn point(point: Point) {
+    #[cfg(not(test))]
+    #[expect(clippy::unused_async, reason = "the signature of the product build")]
+    pub(crate) async fn point(point: Point) {
         if ARMED.get() == Some(&point) {
-            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+            let _ = rustix::process::kill_process(
+                rustix::process::getpid(),
+                rustix::process::Signal::KILL,
+            );
             // Nothing may happen between the signal and the end.
             std::process::abort();
+        }
+    }
+}
+
+/// In a unit test the task that passes the armed point never goes on; the test then drops everything it has started, as a kill would. One test
+/// runs on one thread, so its point is thread-local.
+#[cfg(test)]
+pub(crate) mod halt {
+    use std::cell::RefCell;
+
+    use tokio::sync::oneshot;
+
+    use super::Point;
+
+    thread_local! {
+        static ARMED: RefCell<Option<(Point, oneshot::Sender<()>)>> = const { RefCell::new(None) };
+    }
+
+    /// Arms one point, once; the receiver resolves when a task has reached it.
+    pub(crate) fn at(point: Point) -> oneshot::Receiver<()> {
+        let (reached, receiver) = oneshot::channel();
+        ARMED.with_borrow_mut(|armed| *armed = Some((point, reached)));
+        receiver
+    }
+
+    pub(crate) async fn point(point: Point) {
+        let reached = ARMED.with_borrow_mut(|armed| match armed.take() {
+            Some((at, reached)) if at == point => Some(reached),
+            other => {
+                *armed = other;
+                None
+            }
+        });
+        if let Some(reached) = reached {
+            // The test may have given up on it.
+            let _reached = reached.send(());
+            std::future::pending().await
         }
     }
 }

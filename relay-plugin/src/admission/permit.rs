@@ -105,3 +105,38 @@ pub struct Refusal {
     /// When trying again is worth it.
     pub retry_after_ms: Option<u64>,
 }
+
+#[cfg(test)]
+impl Permit {
+    /// A permit without any proof, for tests of what comes after admission.
+    pub(crate) fn unproven(
+        opened: &super::Opened,
+        request: keyturn_proto::ServiceRequest,
+        client: ClientDoc,
+        terms: (UnixMs, u64),
+        proof_expires_at: UnixMs,
+    ) -> Self {
+        let digest = keyturn_proto::canonical::request_digest(
+            request.action_type,
+            &request.client_id,
+            &request.action_id,
+            &request.params,
+            &opened.group.mls_group_id,
+        );
+        Self {
+            action: request.action_type,
+            action_id: request.action_id,
+            params: request.params,
+            requester: opened.sender,
+            client,
+            group: opened.group.clone(),
+            event_id: opened.event_id.clone(),
+            request_digest: hex::encode(digest),
+            totp_step: None,
+            proof_expires_at,
+            grace_ms: terms.1,
+            not_before: terms.0,
+            min_interval_ms: 0,
+        }
+    }
+}

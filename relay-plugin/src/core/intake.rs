@@ -94,7 +94,7 @@ impl Core {
         match self.service.take_in(event, receipt).await {
             Ok(false) => {}
             Ok(true) => {
-                crate::crash::point(crate::crash::Point::AfterInbox);
+                crate::crash::point(crate::crash::Point::AfterInbox).await;
                 if let Err(error) = desk.lay_out().await {
                     tracing::error!(%error, "the inbox could not be read; it is read again later");
                 }

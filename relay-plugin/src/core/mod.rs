@@ -8,6 +8,9 @@ mod intake;
 mod start;
 mod work;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +51,7 @@ pub struct Deps {
 /// The running core.
 pub struct CoreHandle {
     engine: Engine,
+    service: ServiceMember,
     ready: watch::Receiver<bool>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -90,7 +94,7 @@ pub fn start(deps: Deps) -> CoreHandle {
     });
     let core = Core {
         engine: engine.clone(),
-        service,
+        service: service.clone(),
         gate,
         relay,
         clock,
@@ -102,6 +106,7 @@ pub fn start(deps: Deps) -> CoreHandle {
     let task = tokio::spawn(core.run(inbound, announce, stop.clone()));
     CoreHandle {
         engine,
+        service,
         ready,
         stop,
         task,
@@ -113,6 +118,12 @@ impl CoreHandle {
     #[must_use]
     pub const fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// The relay as a group member, for those who report on it.
+    #[must_use]
+    pub const fn service(&self) -> &ServiceMember {
+        &self.service
     }
 
     /// Resolves once recovery is over and live events are taken in. `false` if the core ended before.

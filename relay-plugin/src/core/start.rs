@@ -4,6 +4,7 @@ use keyturn_mls::Receipt;
 use keyturn_proto::kinds;
 use nostr::PublicKey;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Core;
@@ -29,14 +30,17 @@ impl Core {
             () = self.prepare(&mut desk) => true,
         };
         if prepared {
-            let driver = tokio::spawn({
+            // In a set, so that it ends with the core however that ends.
+            let mut driver = JoinSet::new();
+            driver.spawn({
                 let (engine, stop) = (self.engine.clone(), stop.clone());
                 async move { engine.drive(stop).await }
             });
             ready.send_replace(true);
             tracing::info!("ready for requests");
             self.attend(inbound, &mut desk, &stop).await;
-            if driver.await.is_err() {
+            stop.cancel();
+            if let Some(Err(_)) = driver.join_next().await {
                 tracing::error!("the driver ended with a panic");
             }
         }

@@ -170,7 +170,7 @@ impl Core {
                 return Ok(());
             }
         };
-        crash::point(crash::Point::AfterAdmit);
+        crash::point(crash::Point::AfterAdmit).await;
         match self.engine.act(authorised).await? {
             Answer::Tell(state) => {
                 drop(mine.take());

@@ -97,7 +97,7 @@ impl ServiceMember {
         self.0.relay.as_ref()
     }
 
-    pub(super) fn member(&self) -> &MemberThread {
+    pub(crate) fn member(&self) -> &MemberThread {
         &self.0.member
     }
 

@@ -139,14 +139,14 @@ impl Engine {
                 now,
             })
             .await?;
-        crash::point(crash::Point::AfterAck);
+        crash::point(crash::Point::AfterAck).await;
         if result.counted {
             let word = if proven { "proven" } else { "unproven" };
             metrics::counter!("keyturn_acks_total", "proof" => word).increment(1);
         }
         if result.promoted {
             promoted();
-            crash::point(crash::Point::AfterPromote);
+            crash::point(crash::Point::AfterPromote).await;
         }
         // Promoted or not, there may be a new deadline.
         self.wake();

@@ -36,14 +36,14 @@ impl Prepared {
         }
         metrics::histogram!("keyturn_distribute_seconds")
             .record(engine.now().since(started).as_secs_f64());
-        crash::point(crash::Point::AfterPublish);
+        crash::point(crash::Point::AfterPublish).await;
         Ok(Distributed { rotation })
     }
 }
 
 async fn publish(engine: &Engine, event: &OutboxDoc) -> Result<(), Failure> {
     engine.distributor().publish(event).await?;
-    crash::point(crash::Point::BeforeMarkPublished);
+    crash::point(crash::Point::BeforeMarkPublished).await;
     engine
         .store()
         .mark_published(std::slice::from_ref(&event.event_id), engine.now())

@@ -37,6 +37,3 @@ pub mod status;
 pub use engine::{Engine, Parts};
 pub use failure::Failure;
 pub use settings::Settings;
-
-#[cfg(test)]
-mod tests;

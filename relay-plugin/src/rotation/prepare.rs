@@ -47,7 +47,7 @@ impl Sealed {
                 audit,
             })
             .await?;
-        crash::point(crash::Point::AfterPrepare);
+        crash::point(crash::Point::AfterPrepare).await;
         Ok(Prepared { rotation, outbox })
     }
 }

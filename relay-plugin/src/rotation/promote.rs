@@ -24,7 +24,7 @@ impl Engine {
             )
             .await?;
         promoted();
-        crash::point(crash::Point::AfterPromote);
+        crash::point(crash::Point::AfterPromote).await;
         self.wake();
         Ok(())
     }

@@ -78,7 +78,7 @@ impl Authorised {
         let refused = |class, reason| Err(Failure::refused(class, reason));
         match reserved {
             StoreReserved::New(_) => {
-                crash::point(crash::Point::AfterReserve);
+                crash::point(crash::Point::AfterReserve).await;
                 let rotation = engine
                     .store()
                     .rotation(permit.action_id())

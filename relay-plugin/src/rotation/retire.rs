@@ -24,7 +24,7 @@ impl Engine {
             .store()
             .retire(client_id, version, now, audit.done())
             .await?;
-        crash::point(crash::Point::AfterRetire);
+        crash::point(crash::Point::AfterRetire).await;
         metrics::counter!("keyturn_versions_retired_total").increment(1);
         let notify = ServiceNotify {
             action_id: None,

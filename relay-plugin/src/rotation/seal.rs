@@ -34,7 +34,7 @@ impl Maced {
         } = self;
         let message_id = notify.header.relay_msg_id.clone();
         let events = distributor.seal(&reserved.audience, notify).await?;
-        crash::point(crash::Point::AfterSeal);
+        crash::point(crash::Point::AfterSeal).await;
         let outbox = events
             .into_iter()
             .map(|event| document(&reserved, event, now))

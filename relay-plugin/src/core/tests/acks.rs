@@ -1,0 +1,74 @@
+//! Acks are proofs.
+
+use keyturn_proto::notify::Outcome;
+use keyturn_store::documents::RotationState;
+
+use super::world::World;
+
+#[tokio::test]
+async fn the_requesters_own_ack_does_not_complete_the_quorum() {
+    let mut world = World::new().await;
+    let id = world.rotate();
+    let version = world.delivered(&id).await;
+    let (group, now) = (world.group.clone(), world.now());
+    let ack = world.alice.proven_ack(&group, &version, now);
+    world.alice.ack(&group, &ack, now);
+    world.wait_audit("ack.recorded", "proven").await;
+    assert_eq!(
+        world.rotation(&id).await.unwrap().state,
+        RotationState::Prepared
+    );
+    world.bob_acks(&version).await;
+    assert_eq!(world.over(&id).await.outcome, Some(Outcome::Promoted));
+}
+
+#[tokio::test]
+async fn an_ack_without_the_secret_does_not_suffice() {
+    let mut world = World::new().await;
+    let id = world.rotate();
+    let version = world.delivered(&id).await;
+    let (group, now) = (world.group.clone(), world.now());
+    let mut unproven = world.bob.proven_ack(&group, &version, now);
+    unproven.proof = None;
+    world.bob.ack(&group, &unproven, now);
+    world.wait_audit("ack.recorded", "unproven").await;
+    let rotation = world.rotation(&id).await.unwrap();
+    assert_eq!(rotation.state, RotationState::Prepared);
+    assert!(rotation.quorum.acks.iter().all(|ack| !ack.proven));
+    world.bob_acks(&version).await;
+    assert_eq!(world.over(&id).await.outcome, Some(Outcome::Promoted));
+}
+
+#[tokio::test]
+async fn a_copied_or_forged_ack_is_refused_and_audited() {
+    let mut world = World::new().await;
+    let id = world.rotate();
+    let version = world.delivered(&id).await;
+    let (group, now) = (world.group.clone(), world.now());
+    let alices = world.alice.proven_ack(&group, &version, now);
+
+    // Alice's ack in Bob's mouth; then her proof under his name; then his own proof for another group.
+    world.bob.ack(&group, &alices, now);
+    world.wait_audit("ack.refused", "ack.not_the_sender").await;
+    let mut copied = alices.clone();
+    copied.ack_by = world.bob.npub();
+    world.bob.ack(&group, &copied, now);
+    world.wait_audit("ack.refused", "ack.proof_wrong").await;
+    let elsewhere = keyturn_mls::MlsGroupId::from_bytes(b"another group").unwrap();
+    let other = world.bob.proven_ack(&elsewhere, &version, now);
+    world.bob.ack(&group, &other, now);
+    world
+        .until("three refusals", async || {
+            use keyturn_store::store::AuditTrail;
+            let records = world.store.read(None, 1000).await.unwrap();
+            records
+                .iter()
+                .filter(|record| record.event == "ack.refused")
+                .count()
+                == 3
+        })
+        .await;
+    let rotation = world.rotation(&id).await.unwrap();
+    assert!(rotation.quorum.acks.is_empty());
+    assert_eq!(world.client().await.current_version, Some(world.first));
+}

@@ -1,0 +1,217 @@
+//! A kill at any step leaves either the old secret current, or the new one current and held by an admin who acked; and the next start finishes
+//! what was begun.
+
+use std::time::Duration;
+
+use keyturn_proto::RotationId;
+use keyturn_proto::notify::{NotifyState, Outcome};
+use keyturn_store::documents::RotationState;
+use keyturn_store::store::SecretStore;
+
+use super::world::{DEADLINE, GRACE, World};
+use crate::crash::{Point, halt};
+
+async fn reached(at: Point, hit: tokio::sync::oneshot::Receiver<()>) {
+    match tokio::time::timeout(DEADLINE, hit).await {
+        Ok(Ok(())) => {}
+        other => panic!("{at:?} was not reached: {other:?}"),
+    }
+}
+
+/// What must hold at every moment.
+async fn invariants(world: &World, id: &RotationId, at: Point) {
+    let versions = world.versions_of(id).await;
+    assert!(
+        versions.len() <= 1,
+        "{at:?}: one rotation never records two versions"
+    );
+    let client = world.client().await;
+    if client.current_version != Some(world.first) {
+        let rotation = world.rotation(id).await.unwrap();
+        assert_eq!(client.current_version, rotation.new_version, "{at:?}");
+        assert!(
+            rotation.quorum.acks.iter().any(|ack| ack.proven),
+            "{at:?}: nobody holds it"
+        );
+    }
+}
+
+async fn finished(world: &mut World, id: &RotationId, at: Point) {
+    let version = world.delivered(id).await;
+    invariants(world, id, at).await;
+    world.opens_as_recorded(&version).await;
+    if world.rotation(id).await.unwrap().state != RotationState::Done {
+        world.bob_acks(&version).await;
+    }
+    let ended = world.over(id).await;
+    assert_eq!(ended.outcome, Some(Outcome::Promoted), "{at:?}");
+    assert_eq!(
+        world.client().await.current_version,
+        Some(version),
+        "{at:?}"
+    );
+    invariants(world, id, at).await;
+    assert!(
+        world.store.unpublished().await.unwrap().is_empty(),
+        "{at:?}: nothing prepared is left undelivered"
+    );
+    let now = world.now();
+    world.alice.sync(now);
+    let done = |body: &NotifyState| {
+        matches!(
+            body,
+            NotifyState::Done {
+                outcome: Outcome::Promoted,
+                ..
+            }
+        )
+    };
+    assert!(
+        world.alice.told.iter().any(|told| done(&told.body)),
+        "{at:?}: told in the end"
+    );
+    let service = &world.core.as_ref().unwrap().service;
+    world
+        .until("the inbox is empty", async || {
+            service.inbox().await.unwrap().is_empty()
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_kill_at_every_step_before_the_ack_loses_nothing_and_doubles_nothing() {
+    for at in [
+        Point::AfterInbox,
+        Point::AfterAdmit,
+        Point::AfterReserve,
+        Point::AfterSeal,
+        Point::AfterPrepare,
+        Point::BeforeMarkPublished,
+        Point::AfterPublish,
+    ] {
+        let mut world = World::new().await;
+        let hit = halt::at(at);
+        let id = world.rotate();
+        reached(at, hit).await;
+        world.kill().await;
+        invariants(&world, &id, at).await;
+        assert_eq!(
+            world.client().await.current_version,
+            Some(world.first),
+            "{at:?}"
+        );
+        world.start().await;
+        finished(&mut world, &id, at).await;
+    }
+}
+
+#[tokio::test]
+async fn a_kill_around_the_promotion_promotes_once_and_the_admins_hear_of_it() {
+    for at in [Point::AfterAck, Point::AfterPromote] {
+        let mut world = World::new().await;
+        let id = world.rotate();
+        let version = world.delivered(&id).await;
+        let hit = halt::at(at);
+        world.bob_acks(&version).await;
+        reached(at, hit).await;
+        world.kill().await;
+        invariants(&world, &id, at).await;
+        world.start().await;
+        finished(&mut world, &id, at).await;
+    }
+}
+
+#[tokio::test]
+async fn a_kill_after_a_timed_promotion_still_tells_the_admins() {
+    let mut world = World::new().await;
+    let params = keyturn_proto::Params {
+        not_before: Some(world.now().plus(Duration::from_secs(600))),
+        ..super::world::because("later")
+    };
+    let id = world.ask(keyturn_proto::Action::Rotation, params);
+    let version = world.delivered(&id).await;
+    world.bob_acks(&version).await;
+    world
+        .until("quorum", async || {
+            world.rotation(&id).await.unwrap().state == RotationState::QuorumMet
+        })
+        .await;
+    let hit = halt::at(Point::AfterPromote);
+    world.clock.forward(Duration::from_secs(601));
+    reached(Point::AfterPromote, hit).await;
+    world.kill().await;
+    world.start().await;
+    finished(&mut world, &id, Point::AfterPromote).await;
+}
+
+#[tokio::test]
+async fn a_kill_after_retirement_leaves_it_retired() {
+    let mut world = World::new().await;
+    let id = world.rotate();
+    let version = world.delivered(&id).await;
+    world.bob_acks(&version).await;
+    world.over(&id).await;
+    let hit = halt::at(Point::AfterRetire);
+    world.clock.forward(GRACE + Duration::from_secs(1));
+    reached(Point::AfterRetire, hit).await;
+    world.kill().await;
+    world.start().await;
+    let client = world.client().await;
+    assert_eq!(
+        (client.current_version, client.previous_version),
+        (Some(version), None)
+    );
+}
+
+#[tokio::test]
+async fn a_reservation_older_than_its_proof_is_cancelled_at_the_start() {
+    let mut world = World::new().await;
+    let hit = halt::at(Point::AfterReserve);
+    let id = world.rotate();
+    reached(Point::AfterReserve, hit).await;
+    world.kill().await;
+    world.clock.forward(Duration::from_secs(301));
+    world.start().await;
+    assert_eq!(world.over(&id).await.outcome, Some(Outcome::Canceled));
+    assert!(world.versions_of(&id).await.is_empty());
+    assert_eq!(world.client().await.active_rotation, None);
+}
+
+#[tokio::test]
+async fn a_requester_revoked_while_we_were_away_gets_nothing() {
+    use keyturn_store::store::Registry;
+    let mut world = World::new().await;
+    let hit = halt::at(Point::AfterReserve);
+    let id = world.rotate();
+    reached(Point::AfterReserve, hit).await;
+    world.kill().await;
+    let mut alice = world
+        .store
+        .admin(&world.alice.npub())
+        .await
+        .unwrap()
+        .unwrap();
+    alice.active = false;
+    world
+        .store
+        .put_admin(alice, world.entry("admin.revoked"))
+        .await
+        .unwrap();
+    world.start().await;
+    world
+        .until("cancelled", async || {
+            world.rotation(&id).await.unwrap().outcome == Some(Outcome::Canceled)
+        })
+        .await;
+    assert!(world.versions_of(&id).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_was_said_while_we_were_away_is_taken_in_at_the_start() {
+    let mut world = World::new().await;
+    world.kill().await;
+    let id = world.rotate();
+    assert_eq!(world.rotation(&id).await, None);
+    world.start().await;
+    finished(&mut world, &id, Point::AfterInbox).await;
+}

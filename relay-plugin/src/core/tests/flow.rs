@@ -1,0 +1,206 @@
+//! The whole way, and what happens when the relay does not play along.
+
+use std::time::Duration;
+
+use keyturn_proto::notify::{NotifyState, Outcome};
+use keyturn_proto::{Action, Params, UnixMs};
+use keyturn_store::documents::{RotationState, VersionState};
+use keyturn_store::store::{Registry, SecretStore};
+
+use super::relay::Mood;
+use super::world::{GRACE, World, because};
+use crate::rotation::ports::Clock;
+
+#[tokio::test]
+async fn a_rotation_goes_all_the_way_and_the_old_secret_retires() {
+    let mut world = World::new().await;
+    let id = world.rotate();
+    let version = world.delivered(&id).await;
+    assert_eq!(world.client().await.current_version, Some(world.first));
+    world.opens_as_recorded(&version).await;
+
+    world.bob_acks(&version).await;
+    let ended = world.over(&id).await;
+    assert_eq!(ended.outcome, Some(Outcome::Promoted));
+    let client = world.client().await;
+    assert_eq!(client.current_version, Some(version));
+    assert_eq!(client.previous_version, Some(world.first));
+
+    let now = world.now();
+    world.alice.sync(now);
+    let done: Vec<_> = world.alice.told.iter().filter(|told| {
+        told.action_id.as_ref() == Some(&id)
+            && matches!(told.body, NotifyState::Done { outcome: Outcome::Promoted, grace_until, .. } if grace_until == ended.grace_until)
+    }).collect();
+    assert_eq!(
+        done.len(),
+        1,
+        "told once that it is promoted, with the final grace_until"
+    );
+    assert!(ended.grace_until.is_some());
+
+    world.clock.forward(GRACE + Duration::from_secs(1));
+    world
+        .until("the old version retires", async || {
+            world.client().await.previous_version.is_none()
+        })
+        .await;
+    let versions = world.store.versions(&world.client).await.unwrap();
+    let old = versions
+        .iter()
+        .find(|v| v.version_id == world.first)
+        .unwrap();
+    assert_eq!(old.state, VersionState::Retired);
+}
+
+#[tokio::test]
+async fn ciphertext_is_deleted_after_its_retention() {
+    let mut world = World::new().await;
+    let id = world.rotate();
+    let version = world.delivered(&id).await;
+    let sealed = world.store.outbox(&id).await.unwrap();
+    world.bob_acks(&version).await;
+    world.over(&id).await;
+    let stored = |world: &World| {
+        let ids: Vec<String> = world.relay.events().iter().map(|e| e.id.to_hex()).collect();
+        sealed.iter().all(|event| ids.contains(&event.event_id))
+    };
+    assert!(stored(&world), "before the retention is over it stays");
+    world
+        .clock
+        .forward(world.settings.retention + Duration::from_secs(1));
+    world
+        .until("the outbox is empty", async || {
+            world.store.outbox(&id).await.unwrap().is_empty()
+        })
+        .await;
+    assert!(!stored(&world), "and the relay has forgotten it as well");
+}
+
+#[tokio::test]
+async fn promotion_waits_for_not_before() {
+    let mut world = World::new().await;
+    let not_before = world.now().plus(Duration::from_secs(600));
+    let params = Params {
+        not_before: Some(not_before),
+        ..because("later")
+    };
+    let id = world.ask(Action::Rotation, params);
+    let version = world.delivered(&id).await;
+    world.bob_acks(&version).await;
+    world
+        .until("the quorum is met", async || {
+            world.rotation(&id).await.unwrap().state == RotationState::QuorumMet
+        })
+        .await;
+    assert_eq!(world.client().await.current_version, Some(world.first));
+    world.clock.forward(Duration::from_secs(601));
+    let ended = world.over(&id).await;
+    assert_eq!(ended.outcome, Some(Outcome::Promoted));
+    assert!(ended.completed_at.unwrap() >= not_before);
+}
+
+#[tokio::test]
+async fn without_a_quorum_it_expires_and_the_old_secret_stays() {
+    let mut world = World::new().await;
+    let id = world.rotate();
+    world.delivered(&id).await;
+    world
+        .clock
+        .forward(world.settings.ack_deadline + Duration::from_secs(1));
+    let ended = world.over(&id).await;
+    assert_eq!(ended.outcome, Some(Outcome::Expired));
+    let client = world.client().await;
+    assert_eq!(
+        (client.current_version, client.active_rotation),
+        (Some(world.first), None)
+    );
+}
+
+#[tokio::test]
+async fn a_silent_relay_delays_delivery_and_loses_nothing() {
+    for mood in [Mood::Silent, Mood::Forgetful, Mood::StoresInSilence] {
+        let mut world = World::new().await;
+        world.relay.set_mood(mood);
+        let id = world.rotate();
+        world
+            .until("it is prepared", async || {
+                world
+                    .rotation(&id)
+                    .await
+                    .is_some_and(|r| r.state == RotationState::Prepared)
+            })
+            .await;
+        let version = world.rotation(&id).await.unwrap().new_version.unwrap();
+        world.relay.set_mood(Mood::Well);
+        assert_eq!(
+            world.delivered(&id).await,
+            version,
+            "{mood:?}: the same version is delivered"
+        );
+        assert_eq!(world.versions_of(&id).await.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_repeat_reports_the_first_result_and_other_content_is_a_conflict() {
+    let mut world = World::new().await;
+    let id = world.rotate();
+    let version = world.delivered(&id).await;
+    let (group, client, now) = (world.group.clone(), world.client.clone(), world.now());
+    world
+        .alice
+        .ask_as(&group, &id, &client, Action::Rotation, because("test"), now);
+    world.alice.ask_as(
+        &group,
+        &id,
+        &client,
+        Action::Rotation,
+        because("another reason"),
+        now,
+    );
+    world
+        .wait_audit("request.refused", "request.id_reused")
+        .await;
+    assert_eq!(world.versions_of(&id).await.len(), 1);
+    assert_eq!(
+        world.rotation(&id).await.unwrap().new_version,
+        Some(version)
+    );
+    let other = world.rotate();
+    world.wait_audit("request.refused", "rotation.active").await;
+    assert_eq!(world.rotation(&other).await, None);
+}
+
+#[tokio::test]
+async fn a_panic_ends_one_request_and_not_the_loop() {
+    let mut world = World::new().await;
+    world.ask(Action::Rotation, because("panic"));
+    world.wait_audit("request.failed", "internal.panic").await;
+    let id = world.rotate();
+    world.delivered(&id).await;
+}
+
+#[tokio::test]
+async fn events_in_reverse_order_are_worked_off_all_the_same() {
+    let mut world = World::new().await;
+    let group = world.group.clone();
+    world.relay.gather();
+    // A commit and a request in the epoch after it, in one write batch.
+    world.alice.renew_leaf(&group, world.clock.now());
+    let id = world.rotate();
+    world.relay.flush_reversed(world.now().0);
+    world.bob.sync(world.clock.now());
+    world.delivered(&id).await;
+}
+
+#[tokio::test]
+async fn a_quorum_that_nobody_could_meet_is_refused() {
+    let mut world = World::with(|settings| settings.quorum = 2).await;
+    let id = world.rotate();
+    world
+        .wait_audit("request.refused", "policy.quorum_unreachable")
+        .await;
+    assert_eq!(world.rotation(&id).await, None);
+    let _: UnixMs = world.clock.now();
+}
