@@ -1,11 +1,11 @@
 //! One rotation from end to end, through a real relay process, and what the verifier says of it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use keyturn_proto::Action;
 use keyturn_proto::notify::{NotifyState, Outcome};
-use keyturn_store::store::Registry as _;
+use keyturn_proto::{Action, Params};
+use keyturn_store::store::{Registry as _, SecretStore as _};
 use keyturn_tests::World;
-use keyturn_tests::world::{CLIENT, deadline, reason};
+use keyturn_tests::world::{CLIENT, reason};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_keyturn-under-test");
 
@@ -63,7 +63,25 @@ async fn a_rotation_ends_with_both_secrets_accepted_until_it_is_rolled_back() {
         (Some(first.notify.header.version_id), None)
     );
 
-    assert!(alice.await_done(&second_id, deadline()).await.is_ok());
+    let status = world
+        .ask(&mut alice, &group, Action::Status, Params::default())
+        .await
+        .unwrap();
+    let NotifyState::Status {
+        current_version,
+        previous_version,
+        active_rotation,
+        ..
+    } = status.answer.body
+    else {
+        panic!("no status: {:?}", status.answer)
+    };
+    assert_eq!(
+        (current_version, previous_version, active_rotation),
+        (Some(first.notify.header.version_id), None, None)
+    );
+    let undone = world.store().rotation(&second_id).await.unwrap().unwrap();
+    assert_eq!(undone.outcome, Some(Outcome::RolledBack));
     let took = relay.terminate();
     assert!(took.as_secs() < 5, "ending took {took:?}");
 }

@@ -14,10 +14,7 @@ use keyturn_proto::{
     Action, ClientId, MlsGroupId, Npub, Params, PresentedSecret, RotationId, Secret, UnixMs,
     VersionId,
 };
-use keyturn_store::documents::{
-    Actor, AdminDoc, AdminGroupDoc, AuditRecord, ClientDoc, ClientScope, ClientStatus, GroupState,
-    PolicyOverrides,
-};
+use keyturn_store::documents::ClientScope;
 use keyturn_store::mac::local::LocalMacKey;
 use keyturn_store::sqlite::SqliteStore;
 use keyturn_store::store::Registry;
@@ -31,8 +28,10 @@ use super::issuer::{DevIssuer, DevSigner};
 use super::leaks::Needles;
 use super::report::{Narrator, Summary, Verified};
 use super::setup::Layout;
+use crate::admission::SeedKey;
 use crate::cli::serve::Served;
 use crate::config::ValidatedConfig;
+use crate::operator::{self, admins, clients, groups};
 
 const CLIENT: &str = "ext-totp-svc";
 const GROUP: &str = "ops";
@@ -79,77 +78,39 @@ pub async fn register(
         bob: keys(layout, "bob")?,
         service: npub(&service),
     };
-    let store = SqliteStore::open(&layout.store()).map_err(at("store"))?;
+    let store = operator::open_store(config).map_err(at("store"))?;
+    let seed_key = SeedKey::new(config.admission.totp_seed_key.key32()?.expose());
     let now = now();
+    let client: ClientId = CLIENT.parse().map_err(at("client"))?;
+    if store.client(&client).await.map_err(at("store"))?.is_some() {
+        // A second run over the same directory.
+        return Ok(people);
+    }
     for keys in [&people.alice, &people.bob] {
-        if store
-            .admin(&npub(keys))
-            .await
-            .map_err(at("enrol"))?
-            .is_some()
-        {
-            continue;
-        }
-        let admin = AdminDoc {
+        let enrolment = admins::Enrolment {
             npub: npub(keys),
-            active: true,
             scope: ClientScope::All,
-            signature_keys: Vec::new(),
-            totp: None,
-            created_at: now,
-            updated_at: now,
+            keys: Vec::new(),
+            new_seed: false,
+            issuer: DevIssuer::ISSUER.to_owned(),
         };
-        store
-            .put_admin(admin, audit(now, "admin.enrolled", None))
+        admins::enrol(&store, &seed_key, enrolment, now)
             .await
             .map_err(at("enrol"))?;
     }
-    let client: ClientId = CLIENT.parse().map_err(at("client"))?;
-    if store.client(&client).await.map_err(at("client"))?.is_none() {
-        let group = AdminGroupDoc {
-            alias: GROUP.to_owned(),
-            mls_group_id: None,
-            nostr_group_id: None,
-            welcomers: vec![npub(&people.alice)],
-            status: GroupState::Active,
-            updated_at: now,
-        };
-        store
-            .put_group(group, audit(now, "group.bound", None))
-            .await
-            .map_err(at("group"))?;
-        let doc = ClientDoc {
-            client_id: client.clone(),
-            current_version: None,
-            previous_version: None,
-            status: ClientStatus::Active,
-            admin_groups: vec![GROUP.to_owned()],
-            updated_at: now,
-            last_rotation_at: None,
-            policy: PolicyOverrides::default(),
-            active_rotation: None,
-            snapshot: Vec::new(),
-        };
-        store
-            .create_client(doc, None, audit(now, "client.created", Some(client)))
-            .await
-            .map_err(at("client"))?;
-    }
+    let binding = groups::Binding {
+        alias: GROUP.to_owned(),
+        mls_group_id: None,
+        nostr_group_id: None,
+        welcomers: vec![npub(&people.alice)],
+    };
+    groups::bind(&store, binding, now)
+        .await
+        .map_err(at("bind group"))?;
+    clients::add(&store, client, vec![GROUP.to_owned()], now)
+        .await
+        .map_err(at("add client"))?;
     Ok(people)
-}
-
-fn audit(now: UnixMs, event: &str, client_id: Option<ClientId>) -> AuditRecord {
-    AuditRecord {
-        at: now,
-        actor: Actor::Operator,
-        event: event.to_owned(),
-        reason: "quickstart".to_owned(),
-        client_id,
-        rotation_id: None,
-        version_id: None,
-        group: Some(GROUP.to_owned()),
-        nostr_event: None,
-    }
 }
 
 /// The key of an admin whose home may exist from an earlier run.
