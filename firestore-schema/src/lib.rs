@@ -1,7 +1,8 @@
 //! What Keyturn stores, who may change it and how a presented secret is judged against it.
 //!
 //! Read in this order: [`documents`] (what lies in the store) → [`lifecycle`] (the only changes allowed, pure) → [`store`] (the port: one method
-//! per transaction) → [`mac`] (the keyed hash) → [`verifier`] (the hot path).
+//! per transaction) → [`sqlite`] (the embedded backend) → [`mac`] (the keyed hash) → [`verifier`] (the hot path). [`schema`] describes the
+//! documents for other languages; `contract` (a feature) is the suite that every backend must pass.
 
 #[cfg(feature = "contract")]
 pub mod contract;

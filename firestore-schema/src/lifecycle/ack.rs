@@ -6,7 +6,7 @@ use super::draft::{Draft, conflict};
 use super::promote::promote_in;
 use super::table::RotationEvent;
 use super::{Family, Verdict, consequence, quorum};
-use crate::documents::{AckEntry, Actor, AdminDoc, RotationDoc, RotationState};
+use crate::documents::{AckEntry, Actor, AdminDoc, AuditRecord, RotationDoc, RotationState};
 use crate::store::{AckResult, RecordAck, Result};
 
 /// `acker` is the enrolment of the npub that acks, as read in the same transaction.
@@ -55,7 +55,7 @@ pub fn record_ack(
         promote_in(&mut draft, &mut rotation, now)?;
     }
     let (_, mut change) = draft.finish(now);
-    let by_relay = AckPromotion(&audit).record(&rotation);
+    let by_relay = promoted_by_relay(&audit, &rotation);
     change.audit.push(audit);
     if promoted {
         change.end(&rotation, UnixMs(now.0.saturating_add(retention_ms)));
@@ -93,18 +93,16 @@ fn note(rotation: &mut RotationDoc, ack: AckEntry) -> bool {
     }
 }
 
-struct AckPromotion<'a>(&'a crate::documents::AuditRecord);
-
-impl AckPromotion<'_> {
-    fn record(&self, rotation: &RotationDoc) -> crate::documents::AuditRecord {
-        let mut record = consequence(
-            self.0,
+/// The promotion is the relay's doing, at the admin's ack.
+fn promoted_by_relay(ack: &AuditRecord, rotation: &RotationDoc) -> AuditRecord {
+    AuditRecord {
+        actor: Actor::Relay,
+        reason: rotation.reason.clone(),
+        ..consequence(
+            ack,
             "rotation.promoted",
             Some(&rotation.rotation_id),
             rotation.new_version,
-        );
-        record.actor = Actor::Relay;
-        record.reason = rotation.reason.clone();
-        record
+        )
     }
 }

@@ -1,7 +1,7 @@
 //! The only changes that stored documents may go through. Pure: documents read, a command and `now` go in; an answer and the change set that makes
 //! it true come out. No backend holds a rule of its own: it reads, asks here, and writes the change set in one conditional transaction.
 //!
-//! What must always hold (property-tested in `tests/lifecycle_invariants.rs`):
+//! What must always hold (property-tested in `tests/lifecycle_invariants`):
 //! - one active rotation per client; one recorded version per rotation;
 //! - an active client that ever had a version has exactly one current one;
 //! - a version that is dead stays dead; the old secret stays current until the promotion;

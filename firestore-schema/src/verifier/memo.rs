@@ -15,7 +15,7 @@ use super::VerifierError;
 
 type HmacSha256 = Hmac<Sha256>;
 
-/// HMAC over (client, version, hash, key ref, secret) under the process's key.
+/// HMAC over (HMAC over (client, version, hash, key ref), secret), both under the process's key.
 pub(super) type MemoKey = [u8; 32];
 
 /// The HMAC with everything but the secret absorbed: what differs between calls is one block.
@@ -52,11 +52,14 @@ impl Memo {
         hash: &str,
         key_ref: &str,
     ) -> MemoPrefix {
-        let mut keyed = self.keyed.clone();
+        let mut named = self.keyed.clone();
         for field in [client, version, hash, key_ref] {
-            absorb(&mut keyed, field);
+            absorb(&mut named, field);
         }
-        MemoPrefix(keyed)
+        // The version's name, filled up to one block: what a call costs depends on the length of the secret and on nothing that is stored.
+        let mut block = [0u8; 64];
+        block[..32].copy_from_slice(&named.finalize().into_bytes());
+        MemoPrefix(self.keyed.clone().chain_update(block))
     }
 
     pub(super) fn holds(&self, key: &MemoKey, now: UnixMs) -> bool {

@@ -14,15 +14,16 @@ mod flight;
 mod limits;
 mod memo;
 mod metrics;
+mod settings;
 mod source;
 
 pub use limits::Rate;
+pub use settings::Settings;
 pub use source::{ClientSnapshot, SnapshotSource, SourceError};
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use keyturn_proto::{ClientId, PresentedSecret, UnixMs, VersionId};
 
@@ -35,49 +36,6 @@ use crate::mac::{MacError, MacKey};
 
 /// Longest secret that is looked at; longer ones are nobody's.
 const MAX_SECRET: usize = 1024;
-/// protocol.md §7: pointers are cached for at most this long.
-const MAX_TTL: Duration = Duration::from_secs(60);
-
-/// Bounds and lifetimes.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// How long a client's snapshot is used without asking again, at most 60 s. Whoever calls [`Verifier::invalidate`] from a listener can
-    /// afford the maximum.
-    pub snapshot_ttl: Duration,
-    /// How old a snapshot may get while the source does not answer; then [`VerifyError::Unavailable`].
-    pub max_stale: Duration,
-    /// Clients kept in memory.
-    pub max_clients: u64,
-    /// How long a right MAC is remembered.
-    pub memo_ttl: Duration,
-    /// How many right MACs are remembered.
-    pub max_memos: u64,
-    /// MAC verifications for one client.
-    pub mac_per_client: Rate,
-    /// MAC verifications for one source (an IPv4 address or an IPv6 /64).
-    pub mac_per_source: Rate,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            snapshot_ttl: Duration::from_secs(5),
-            max_stale: Duration::from_secs(60),
-            max_clients: 100_000,
-            memo_ttl: Duration::from_secs(3600),
-            max_memos: 200_000,
-            mac_per_client: Rate {
-                per_second: 20,
-                burst: 100,
-            },
-            mac_per_source: Rate {
-                per_second: 20,
-                burst: 100,
-            },
-        }
-    }
-}
-
 /// Which version matched; goes into tokens, so that the switch-over can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verified {
@@ -163,18 +121,7 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
     /// # Errors
     /// [`VerifierError`].
     pub fn new(source: S, mac: M, settings: Settings) -> Result<Self, VerifierError> {
-        if settings.snapshot_ttl > MAX_TTL {
-            return Err(VerifierError::Setting {
-                setting: "snapshot_ttl",
-                expected: "at most 60 s",
-            });
-        }
-        if settings.max_stale < settings.snapshot_ttl {
-            return Err(VerifierError::Setting {
-                setting: "max_stale",
-                expected: "no shorter than snapshot_ttl",
-            });
-        }
+        settings.check()?;
         let memo = Memo::new(settings.max_memos, settings.memo_ttl)?;
         Ok(Self {
             source,

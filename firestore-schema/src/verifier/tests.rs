@@ -3,6 +3,8 @@
 //! Time itself is measured in `benches/verify.rs`; here the operations are counted, which no busy machine can blur.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use keyturn_proto::Secret;
 
