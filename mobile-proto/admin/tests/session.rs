@@ -468,3 +468,26 @@ fn what_happened_during_a_lost_connection_is_made_up_for() {
         bob.await_secret(&rotation, soon()).await.unwrap();
     });
 }
+
+#[test]
+fn key_packages_of_one_second_replace_one_another() {
+    run(async {
+        let world = World::new().await;
+        let mut alice = world.alice().await;
+        let mut last = None;
+        for _ in 0..6 {
+            last = Some(alice.publish_key_package(soon()).await.unwrap()[0]);
+        }
+        let kept: Vec<_> = world
+            .relay
+            .events()
+            .into_iter()
+            .filter(|event| {
+                event.kind == nostr::Kind::from(30443)
+                    && event.pubkey == world.alice.keys.public_key()
+            })
+            .map(|event| event.id)
+            .collect();
+        assert_eq!(kept, [last.unwrap()]);
+    });
+}

@@ -3,12 +3,13 @@
 //! A commit of ours goes staged → published → read back → merged → Welcomes sent. Each step is found again after a crash.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use keyturn_mls::error::{CommitError, PublishError, StoreError};
 use keyturn_mls::{
     GroupInfo, GroupSpec, Leaf, StagedCommit, VerifiedKeyPackage, verify_key_package,
 };
-use keyturn_proto::{MlsGroupId, Npub, kinds};
+use keyturn_proto::{MlsGroupId, Npub, UnixMs, kinds};
 use nostr::{EventId, Filter, Kind, PublicKey};
 use tokio::time::Instant;
 
@@ -86,7 +87,11 @@ impl AdminSession {
         deadline: Instant,
     ) -> Result<[EventId; 2], GroupError> {
         let relays = [self.relay_url.to_string()];
-        let now = self.clock.now();
+        // NIP-01 keeps the addressable event with the later second, and of one second the lower id: a successor has to be dated later.
+        let latest = self.latest_key_package(deadline).await?;
+        let now = latest.map_or(self.clock.now(), |at| {
+            self.clock.now().max(at.plus(Duration::from_secs(1)))
+        });
         let events = self.member.publish_key_package(&relays, now)?;
         for event in [&events.addressable, &events.legacy] {
             self.relay
@@ -237,6 +242,20 @@ impl AdminSession {
             found.push(package.ok_or(GroupError::NoKeyPackage(*npub))?);
         }
         Ok(found)
+    }
+
+    /// When the addressable key package that the relay holds of us is dated.
+    async fn latest_key_package(
+        &mut self,
+        deadline: Instant,
+    ) -> Result<Option<UnixMs>, GroupError> {
+        let filter = Filter::new()
+            .kind(Kind::from(kinds::KEY_PACKAGE))
+            .author(self.me);
+        let events = self.relay.fetch_all(&filter, self.step(deadline)).await?;
+        Ok(events
+            .last()
+            .map(|event| UnixMs::from_secs(event.created_at.as_secs())))
     }
 
     async fn key_package(

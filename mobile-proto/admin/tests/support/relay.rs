@@ -207,6 +207,20 @@ impl TestRelay {
                 if event.verify().is_err() {
                     return say(RelayMessage::ok(event.id, false, "invalid: signature"));
                 }
+                let newer = state.stored.iter().chain(&state.batch).any(|old| {
+                    event.kind.is_addressable()
+                        && (old.kind, old.pubkey, old.tags.identifier())
+                            == (event.kind, event.pubkey, event.tags.identifier())
+                        && (old.created_at, std::cmp::Reverse(old.id))
+                            > (event.created_at, std::cmp::Reverse(event.id))
+                });
+                if newer {
+                    return say(RelayMessage::ok(
+                        event.id,
+                        false,
+                        "replaced: have newer event",
+                    ));
+                }
                 let known = state
                     .stored
                     .iter()
