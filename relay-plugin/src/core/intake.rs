@@ -45,7 +45,7 @@ impl Core {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = desk.one_done() => {}
+                () = desk.one_done() => if desk.wants_more() { self.lay_out(desk).await },
                 stored = first_stored(&mut held) => {
                     let Some(Held { event, receipt, stored: _ }) = held.pop_front() else { continue };
                     if stored {
@@ -95,9 +95,7 @@ impl Core {
             Ok(false) => {}
             Ok(true) => {
                 crate::crash::point(crate::crash::Point::AfterInbox).await;
-                if let Err(error) = desk.lay_out().await {
-                    tracing::error!(%error, "the inbox could not be read; it is read again later");
-                }
+                self.lay_out(desk).await;
             }
             // It is stored by the relay, and taken in again at the next start.
             Err(error) => {
@@ -111,8 +109,12 @@ impl Core {
         if let Err(error) = self.service.keep_house().await {
             tracing::warn!(%error, "some of the house-keeping is left for later");
         }
+        self.lay_out(desk).await;
+    }
+
+    async fn lay_out(&self, desk: &mut Desk) {
         if let Err(error) = desk.lay_out().await {
-            tracing::warn!(%error, "the inbox could not be read; it is read again later");
+            tracing::error!(%error, "the inbox could not be read; it is read again later");
         }
     }
 

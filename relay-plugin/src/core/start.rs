@@ -66,13 +66,14 @@ impl Core {
             return Ok(false);
         }
         self.service.refresh_served().await?;
-        self.service.publish_key_package().await?;
         self.service.keep_house().await?;
         let recovered = self.engine.recover().await;
         recovered.map_err(|failure| failed(failure.reason()))?;
         desk.lay_out().await?;
         self.rescan().await?;
         desk.lay_out().await?;
+        // Last, because each call makes another.
+        self.service.publish_key_package().await?;
         Ok(true)
     }
 

@@ -32,6 +32,8 @@ pub(super) struct Desk {
     /// What lies on the desk, by task.
     laid: HashMap<Id, Card>,
     rows: HashSet<i64>,
+    /// The inbox holds more than there was room for.
+    more: bool,
     /// Resolves when the last task of a sender has let the next one go.
     turns: HashMap<Npub, oneshot::Receiver<()>>,
 }
@@ -51,6 +53,7 @@ impl Desk {
             tasks: JoinSet::new(),
             laid: HashMap::new(),
             rows: HashSet::new(),
+            more: false,
             turns: HashMap::new(),
         }
     }
@@ -64,8 +67,10 @@ impl Desk {
         if !self.core.engine.acts() {
             return Ok(());
         }
+        self.more = false;
         for waiting in self.core.service.inbox().await? {
             if !self.has_room() {
+                self.more = true;
                 break;
             }
             if self.rows.insert(waiting.row) {
@@ -112,6 +117,11 @@ impl Desk {
         if panicked {
             self.core.panicked(&card).await;
         }
+    }
+
+    /// Whether rows wait for room, and there is some again.
+    pub(super) fn wants_more(&self) -> bool {
+        self.more && self.tasks.len() < MAX_TASKS / 2
     }
 
     /// Lets everything on the desk finish.
@@ -177,13 +187,13 @@ impl Core {
                 self.answer(opened, state).await;
                 self.done(row).await;
             }
-            Answer::Carry(rotation) => {
+            Answer::Carry(claim) => {
                 // The reservation is recorded: the request itself has done its work, the rest is found in the store.
                 self.done(row).await;
                 drop(mine.take());
-                let id = rotation.rotation_id.clone();
+                let id = claim.id().clone();
                 let reply = Some(opened.event_id.clone());
-                match self.engine.carry_on(*rotation, reply).await {
+                match self.engine.carry_on(claim, reply).await {
                     Ok(()) => {
                         metrics::histogram!("keyturn_request_seconds")
                             .record(self.engine.now().since(started).as_secs_f64());

@@ -4,12 +4,13 @@
 //! transaction that destroyed its MLS key, before anybody is told of it; a group that is not what the operator's registry says is suspended.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use keyturn_mls::{AppMessage, Disposition, Inbound, InboxRow, Receipt};
 use keyturn_proto::inner::InnerKind;
 use keyturn_proto::{Inner, MlsGroupId, Npub, UnixMs, kinds};
-use keyturn_store::documents::{AdminGroupDoc, AuditRecord, GroupState};
+use keyturn_store::documents::{Actor, AdminGroupDoc, AuditRecord, GroupState};
 use keyturn_store::store::Store;
 use nostr::{Event, PublicKey};
 use zeroize::Zeroizing;
@@ -41,7 +42,23 @@ pub struct Parts {
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
-pub struct ServiceMember(Arc<Parts>);
+pub struct ServiceMember(Arc<Shared>);
+
+struct Shared {
+    parts: Parts,
+    junk: Mutex<Junk>,
+}
+
+/// What anybody can send us is recorded one by one only so often; the metrics count all of it.
+#[derive(Default)]
+struct Junk {
+    since: UnixMs,
+    recorded: u32,
+}
+
+/// Records of junk within [`JUNK_WINDOW`].
+const JUNK_RECORDS: u32 = 30;
+const JUNK_WINDOW: Duration = Duration::from_secs(600);
 
 /// Why something could not be taken in or done. It stays where it is, and is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -86,37 +103,38 @@ impl ServiceMember {
     /// A service member at rest.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(parts))
+        let junk = Mutex::default();
+        Self(Arc::new(Shared { parts, junk }))
     }
 
     pub(super) fn store(&self) -> &dyn Store {
-        self.0.store.as_ref()
+        self.0.parts.store.as_ref()
     }
 
     pub(super) fn relay(&self) -> &dyn RelayPort {
-        self.0.relay.as_ref()
+        self.0.parts.relay.as_ref()
     }
 
     pub(crate) fn member(&self) -> &MemberThread {
-        &self.0.member
+        &self.0.parts.member
     }
 
     pub(super) fn clock(&self) -> &dyn Clock {
-        self.0.clock.as_ref()
+        self.0.parts.clock.as_ref()
     }
 
     pub(super) fn relays(&self) -> &[String] {
-        &self.0.relays
+        &self.0.parts.relays
     }
 
     pub(super) fn now(&self) -> UnixMs {
-        self.0.clock.now()
+        self.0.parts.clock.now()
     }
 
     /// Our own npub.
     #[must_use]
     pub fn identity(&self) -> Npub {
-        self.0.identity
+        self.0.parts.identity
     }
 
     /// Whether `event` may be taken in before the relay has stored it: only what cannot change a group.
@@ -215,15 +233,20 @@ impl ServiceMember {
                 metrics::counter!("keyturn_events_invalid_total").increment(1);
                 let entry = Entry::new(
                     self.now(),
-                    keyturn_store::documents::Actor::Unknown,
+                    Actor::Unknown,
                     "event.invalid",
                     &reason.to_string(),
                 );
-                self.audit(entry.event(&event_id.to_hex()).done()).await;
+                self.audit_junk(entry.event(&event_id.to_hex()).done())
+                    .await;
             }
             Inbound::Kept { event_id, group } => {
                 metrics::counter!("keyturn_events_kept_total").increment(1);
-                tracing::debug!(event = %event_id, %group, "cannot be opened yet");
+                let entry =
+                    Entry::new(self.now(), Actor::Unknown, "event.kept", "not_openable_yet");
+                let alias = self.alias(&group).await?;
+                let entry = entry.group(&alias).event(&event_id.to_hex());
+                self.audit_junk(entry.done()).await;
             }
             Inbound::SelfRemove { group, leaf } => {
                 tracing::info!(%group, leaf = %leaf.npub, "asks to be let go");
@@ -289,7 +312,7 @@ impl ServiceMember {
         let admins = self.store().admins().await?;
         let addresses = HashSet::from_iter(self.addresses().await?);
         let authors = admins.iter().filter(|admin| admin.active);
-        self.0.served.update(|served| {
+        self.0.parts.served.update(|served| {
             *served = Served {
                 groups: addresses,
                 recipients: HashSet::from([*self.identity().as_bytes()]),
@@ -344,7 +367,7 @@ impl ServiceMember {
         let known = groups.iter().find(|group| group.alias == alias);
         let entry = Entry::by_relay(self.now(), "group.suspended", reason).group(alias);
         match known.map(|group| &group.status) {
-            None | Some(GroupState::Suspended { .. }) => self.audit(entry.done()).await,
+            None | Some(GroupState::Suspended { .. }) => self.audit_junk(entry.done()).await,
             Some(GroupState::Active) => {
                 let state = GroupState::Suspended {
                     reason: reason.to_owned(),
@@ -355,6 +378,26 @@ impl ServiceMember {
             }
         }
         Ok(())
+    }
+
+    /// Appends a record about something that anybody can send, within limits.
+    pub(super) async fn audit_junk(&self, record: AuditRecord) {
+        let within = {
+            let mut junk = self.0.junk.lock().unwrap_or_else(PoisonError::into_inner);
+            if record.at >= junk.since.plus(JUNK_WINDOW) {
+                *junk = Junk {
+                    since: record.at,
+                    recorded: 0,
+                };
+            }
+            junk.recorded = junk.recorded.saturating_add(1);
+            junk.recorded <= JUNK_RECORDS
+        };
+        if within {
+            self.audit(record).await;
+        } else {
+            metrics::counter!("keyturn_junk_not_recorded_total").increment(1);
+        }
     }
 
     /// Appends a record of the core's.

@@ -130,7 +130,7 @@ impl ServiceMember {
         let named = alias.cloned().unwrap_or_else(|| group.to_string());
         let entry = Entry::by_admin(self.now(), welcomer, "welcome.refused", reason);
         let entry = entry.group(&named).event(&event.id.to_hex());
-        self.audit(entry.done()).await;
+        self.audit_junk(entry.done()).await;
         match alias {
             Some(alias) => self.suspend(alias, reason).await,
             None => Ok(()),

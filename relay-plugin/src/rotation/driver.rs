@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::engine::Engine;
 use super::failure::Failure;
-use super::machine::{self, Doubt, Effect, Event};
+use super::machine::{self, Effect, Event};
 
 /// How much is taken from the store at once.
 const BATCH: usize = 64;
@@ -170,14 +170,13 @@ impl Engine {
             if backoff.waits(&key, self.now()) {
                 continue;
             }
-            let Some(_claim) = self.claim(&id) else {
+            let Some(claim) = self.claim(&id) else {
                 continue;
             };
-            let result = match self.resume(&id, Doubt::OlderAttempt).await {
-                Ok(_) => Ok(()),
+            let result = match self.take_up(&claim).await {
                 // It was cancelled for that reason: nothing is left to try.
                 Err(Failure::Refused(_)) => Ok(()),
-                Err(again) => Err(again),
+                other => other,
             };
             self.settle(backoff, &key, result);
         }

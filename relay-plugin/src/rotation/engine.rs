@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use super::failure::Failure;
 use super::lease::Fence;
+use super::machine::Doubt;
 use super::ports::{Clock, Distributor, Gate};
 use super::request::Authorised;
 use super::reserve::Reservation;
@@ -55,12 +56,11 @@ pub struct Claim {
 }
 
 /// What a permitted action came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// To be told to the group the request came from.
     Tell(NotifyState),
     /// The rotation is reserved: the request may be forgotten, [`Engine::carry_on`] goes on and answers.
-    Carry(Box<RotationDoc>),
+    Carry(Claim),
 }
 
 impl Engine {
@@ -160,10 +160,22 @@ impl Engine {
     /// [`Failure`].
     pub async fn act(&self, authorised: Authorised) -> Result<Answer, Failure> {
         match authorised.permit().action() {
-            Action::Rotation | Action::Emergency => match authorised.reserve(self).await? {
-                Reservation::New(rotation) => Ok(Answer::Carry(rotation)),
-                Reservation::Repeat(rotation) => self.repeat(&rotation).await,
-            },
+            Action::Rotation | Action::Emergency => {
+                // Claimed before it is recorded: the driver must not find it first.
+                let claim = self
+                    .claim(authorised.permit().action_id())
+                    .ok_or(Failure::Again("rotation.claimed"))?;
+                match authorised.reserve(self).await? {
+                    Reservation::New => Ok(Answer::Carry(claim)),
+                    Reservation::Repeat(rotation) => match rotation.outcome {
+                        None => Ok(Answer::Carry(claim)),
+                        Some(outcome) => self
+                            .ended(&rotation.client_id, outcome, rotation.grace_until)
+                            .await
+                            .map(Answer::Tell),
+                    },
+                }
+            }
             Action::Cancel => self.cancel(authorised).await.map(Answer::Tell),
             Action::Rollback => self.rollback(authorised).await.map(Answer::Tell),
             Action::Revoke => self.revoke(authorised).await.map(Answer::Tell),
@@ -176,36 +188,28 @@ impl Engine {
     ///
     /// # Errors
     /// [`Failure`]: `Refused` has cancelled the rotation; `Again` leaves it for the driver.
-    pub async fn carry_on(
-        &self,
-        rotation: RotationDoc,
-        in_reply_to: Option<String>,
-    ) -> Result<(), Failure> {
-        let Some(claim) = self.claim(&rotation.rotation_id) else {
-            return Ok(());
-        };
-        let carried = self
-            .resume(&rotation.rotation_id, super::recover::Doubt::None)
-            .await;
+    pub async fn carry_on(&self, claim: Claim, in_reply_to: Option<String>) -> Result<(), Failure> {
+        let carried = self.resume(&claim, Doubt::None).await;
         drop(claim);
-        let Some(prepared) = carried? else {
-            return Ok(());
-        };
-        self.tell(
-            &prepared.mls_group,
-            &ServiceNotify {
-                action_id: Some(prepared.rotation_id.clone()),
-                client_id: Some(prepared.client_id.clone()),
-                in_reply_to,
-                at: self.now(),
-                body: NotifyState::Accepted {
-                    version_id: prepared.new_version,
-                    ack_deadline: Some(prepared.ack_deadline),
-                },
-            },
-        )
-        .await;
+        if let Some(rotation) = carried? {
+            self.tell_accepted(&rotation, in_reply_to).await;
+        }
         Ok(())
+    }
+
+    /// Tells the group that a rotation is under way.
+    pub(super) async fn tell_accepted(&self, rotation: &RotationDoc, in_reply_to: Option<String>) {
+        let accepted = ServiceNotify {
+            action_id: Some(rotation.rotation_id.clone()),
+            client_id: Some(rotation.client_id.clone()),
+            in_reply_to,
+            at: self.now(),
+            body: NotifyState::Accepted {
+                version_id: rotation.new_version,
+                ack_deadline: Some(rotation.ack_deadline),
+            },
+        };
+        self.tell(&rotation.mls_group, &accepted).await;
     }
 
     /// Tells a group something once, now. What must arrive although the process dies is announced by the driver from the store instead.
@@ -214,6 +218,14 @@ impl Engine {
             metrics::counter!("keyturn_announcements_failed_total").increment(1);
             tracing::warn!(group = alias, %error, "a group could not be told");
         }
+    }
+}
+
+impl Claim {
+    /// Which rotation.
+    #[must_use]
+    pub const fn id(&self) -> &RotationId {
+        &self.id
     }
 }
 

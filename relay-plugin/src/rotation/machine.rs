@@ -202,3 +202,7 @@ fn expired(rotation: &RotationDoc, now: UnixMs) -> Option<Effect> {
         reason: "ack.deadline",
     })
 }
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

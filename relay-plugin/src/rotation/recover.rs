@@ -13,7 +13,7 @@ use keyturn_store::documents::{ActiveRotation, ClientDoc, OutboxDoc, RotationDoc
 use keyturn_store::store::StoreError;
 
 use super::audit::Entry;
-use super::engine::Engine;
+use super::engine::{Claim, Engine};
 use super::failure::Failure;
 pub use super::machine::Doubt;
 use super::machine::{self, Delivery, Effect, Event, Standing};
@@ -33,8 +33,11 @@ impl Engine {
     /// [`Failure`] if the store cannot say what is active.
     pub async fn recover(&self) -> Result<(), Failure> {
         for id in self.half_done().await? {
-            match self.resume(&id, Doubt::OlderAttempt).await {
-                Ok(_) => tracing::info!(rotation = %id, "taken up after a restart"),
+            let Some(claim) = self.claim(&id) else {
+                continue;
+            };
+            match self.take_up(&claim).await {
+                Ok(()) => tracing::info!(rotation = %id, "taken up after a restart"),
                 Err(failure) => {
                     tracing::warn!(rotation = %id, reason = failure.reason(), "left to the sweep");
                 }
@@ -55,15 +58,26 @@ impl Engine {
             .collect())
     }
 
+    /// Goes on with a rotation that was left half done, and tells its group when it is out.
+    pub(super) async fn take_up(&self, claim: &Claim) -> Result<(), Failure> {
+        if let Some(rotation) = self.resume(claim, Doubt::OlderAttempt).await? {
+            if rotation.state != RotationState::Done {
+                self.tell_accepted(&rotation, None).await;
+            }
+        }
+        Ok(())
+    }
+
     /// Goes on until nothing is left to do but wait. `Some` when the rotation is prepared and every notify is out.
     ///
     /// # Errors
     /// [`Failure::Refused`] after the rotation was cancelled for that reason; [`Failure::Again`] to be tried later.
-    pub async fn resume(
+    pub(super) async fn resume(
         &self,
-        id: &RotationId,
+        claim: &Claim,
         mut doubt: Doubt,
     ) -> Result<Option<RotationDoc>, Failure> {
+        let id = claim.id();
         for _ in 0..ROUNDS {
             let Some(rotation) = self.store().rotation(id).await? else {
                 return Ok(None);

@@ -7,7 +7,7 @@ use keyturn_store::documents::{ActiveRotation, ClientDoc, Quorum, RotationDoc, R
 use keyturn_store::store::{Reserve, Reserved as StoreReserved};
 
 use super::audit::Entry;
-use super::engine::{Answer, Engine};
+use super::engine::Engine;
 use super::failure::Failure;
 use super::request::Authorised;
 use crate::admission::{Permit, Refusal};
@@ -16,7 +16,7 @@ use crate::crash;
 /// What a reservation came to.
 pub enum Reservation {
     /// The client is ours.
-    New(Box<RotationDoc>),
+    New,
     /// The very same request was reserved before; this is how far it has come.
     Repeat(Box<RotationDoc>),
 }
@@ -79,12 +79,7 @@ impl Authorised {
         match reserved {
             StoreReserved::New(_) => {
                 crash::point(crash::Point::AfterReserve).await;
-                let rotation = engine
-                    .store()
-                    .rotation(permit.action_id())
-                    .await?
-                    .ok_or(Failure::Again("store.rotation_vanished"))?;
-                Ok(Reservation::New(Box::new(rotation)))
+                Ok(Reservation::New)
             }
             StoreReserved::Repeat(rotation) => Ok(Reservation::Repeat(rotation)),
             StoreReserved::IdReused => refused(ErrorClass::Conflict, "request.id_reused"),
@@ -100,19 +95,6 @@ impl Authorised {
             StoreReserved::NotRotatable(_) => {
                 refused(ErrorClass::PolicyViolation, "client.not_rotatable")
             }
-        }
-    }
-}
-
-impl Engine {
-    /// The answer to a repeated request: the first result, or the rest of the work.
-    pub(super) async fn repeat(&self, rotation: &RotationDoc) -> Result<Answer, Failure> {
-        match rotation.outcome {
-            Some(outcome) => self
-                .ended(&rotation.client_id, outcome, rotation.grace_until)
-                .await
-                .map(Answer::Tell),
-            None => Ok(Answer::Carry(Box::new(rotation.clone()))),
         }
     }
 }
