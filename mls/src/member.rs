@@ -228,7 +228,12 @@ impl Member {
 
     /// Rows kept by [`crate::Disposition::Inbox`] and not done yet, oldest first.
     pub fn inbox(&self) -> Result<Vec<InboxRow>, StoreError> {
-        events::inbox(&self.db)
+        events::inbox(&self.db, 0, u32::MAX)
+    }
+
+    /// As [`Self::inbox`], only rows after `id`, at most `limit`: for a caller that has laid the earlier ones out already.
+    pub fn inbox_after(&self, id: i64, limit: u32) -> Result<Vec<InboxRow>, StoreError> {
+        events::inbox(&self.db, id, limit)
     }
 
     /// Deletes an inbox row. `false` if it was gone already.

@@ -174,12 +174,12 @@ pub(crate) fn put_inbox(db: &Connection, row: &InboxRow) -> Result<i64, StoreErr
     Ok(db.last_insert_rowid())
 }
 
-pub(crate) fn inbox(db: &Connection) -> Result<Vec<InboxRow>, StoreError> {
+pub(crate) fn inbox(db: &Connection, after: i64, limit: u32) -> Result<Vec<InboxRow>, StoreError> {
     db.prepare_cached(
         "SELECT id, mls_group_id, event_id, sender, signature_key, epoch, received_at, body \
-         FROM inbox ORDER BY id",
+         FROM inbox WHERE id > ?1 ORDER BY id LIMIT ?2",
     )?
-    .query_and_then([], |row| {
+    .query_and_then(params![after, limit], |row| {
         Ok(InboxRow {
             id: row.get(0)?,
             group: group_id(row.get(1)?)?,

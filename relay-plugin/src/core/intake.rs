@@ -95,7 +95,9 @@ impl Core {
             Ok(false) => {}
             Ok(true) => {
                 crate::crash::point(crate::crash::Point::AfterInbox).await;
-                self.lay_out(desk).await;
+                if let Err(error) = desk.lay_out_new().await {
+                    tracing::error!(%error, "the inbox could not be read; it is read again later");
+                }
             }
             // It is stored by the relay, and taken in again at the next start.
             Err(error) => {

@@ -14,7 +14,8 @@ use tokio::task::{Id, JoinSet};
 use super::Core;
 use crate::admission::{Opened, Refusal, hints};
 use crate::crash;
-use crate::delivery::service_member::{ServiceError, Waiting};
+use crate::delivery::inbox::Waiting;
+use crate::delivery::service_member::ServiceError;
 use crate::rotation::Failure;
 use crate::rotation::audit::Entry;
 use crate::rotation::engine::Answer;
@@ -32,6 +33,8 @@ pub(super) struct Desk {
     /// What lies on the desk, by task.
     laid: HashMap<Id, Card>,
     rows: HashSet<i64>,
+    /// The newest row that was ever laid out.
+    latest: i64,
     /// The inbox holds more than there was room for.
     more: bool,
     /// Resolves when the last task of a sender has let the next one go.
@@ -53,6 +56,7 @@ impl Desk {
             tasks: JoinSet::new(),
             laid: HashMap::new(),
             rows: HashSet::new(),
+            latest: 0,
             more: false,
             turns: HashMap::new(),
         }
@@ -64,15 +68,28 @@ impl Desk {
 
     /// Starts on every row of the inbox that is not on the desk, as far as there is room.
     pub(super) async fn lay_out(&mut self) -> Result<(), ServiceError> {
+        self.lay_out_after(0).await
+    }
+
+    /// Starts on the rows that came in since, as far as there is room.
+    pub(super) async fn lay_out_new(&mut self) -> Result<(), ServiceError> {
+        self.lay_out_after(self.latest).await
+    }
+
+    async fn lay_out_after(&mut self, after: i64) -> Result<(), ServiceError> {
         if !self.core.engine.acts() {
             return Ok(());
         }
-        self.more = false;
-        for waiting in self.core.service.inbox().await? {
+        // Rows on the desk are still in the inbox: read past them, and one more to see whether there is more.
+        let limit = u32::try_from(MAX_TASKS * 2 + 1).unwrap_or(u32::MAX);
+        let waiting = self.core.service.inbox(after, limit).await?;
+        self.more = waiting.len() > MAX_TASKS * 2;
+        for waiting in waiting {
             if !self.has_room() {
                 self.more = true;
                 break;
             }
+            self.latest = self.latest.max(waiting.row);
             if self.rows.insert(waiting.row) {
                 self.lay(waiting);
             }

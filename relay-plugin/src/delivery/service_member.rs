@@ -7,17 +7,15 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use keyturn_mls::{AppMessage, Disposition, Inbound, InboxRow, Receipt};
-use keyturn_proto::inner::InnerKind;
-use keyturn_proto::{Inner, MlsGroupId, Npub, UnixMs, kinds};
+use keyturn_mls::{Inbound, Receipt};
+use keyturn_proto::{MlsGroupId, Npub, UnixMs, kinds};
 use keyturn_store::documents::{Actor, AdminGroupDoc, AuditRecord, GroupState};
 use keyturn_store::store::Store;
 use nostr::{Event, PublicKey};
-use zeroize::Zeroizing;
 
+use super::inbox::{Dropped, decide};
 use super::member_thread::{MemberGone, MemberThread};
 use super::port::RelayPort;
-use crate::admission::{GroupContext, Opened};
 use crate::rotation::audit::Entry;
 use crate::rotation::ports::Clock;
 use crate::service::{Served, ServedSet};
@@ -80,23 +78,6 @@ pub enum ServiceError {
 /// A member-crate error, which names rules and never contents.
 pub(crate) fn failed(error: impl std::fmt::Display) -> ServiceError {
     ServiceError::Member(error.to_string())
-}
-
-/// A request or an ack in the inbox.
-pub struct Waiting {
-    /// To be named when it is done.
-    pub row: i64,
-    /// What it is.
-    pub kind: InnerKind,
-    /// The message.
-    pub opened: Opened,
-}
-
-/// A message that was consumed and not kept, and why.
-struct Dropped {
-    sender: PublicKey,
-    event: String,
-    reason: &'static str,
 }
 
 impl ServiceMember {
@@ -257,53 +238,6 @@ impl ServiceMember {
         Ok(false)
     }
 
-    /// What is in the inbox, oldest first. Rows of groups that the registry does not name are dropped: nobody there is entitled to anything.
-    ///
-    /// # Errors
-    /// [`ServiceError`].
-    pub async fn inbox(&self) -> Result<Vec<Waiting>, ServiceError> {
-        let rows = self.member().call(|member| {
-            let rows = member.inbox()?;
-            let mut hashes = std::collections::BTreeMap::new();
-            for row in &rows {
-                if !hashes.contains_key(&row.group) {
-                    let hash = member.roster_hash(&row.group)?;
-                    let hash = hash.map(|hash| hash.to_hex()).unwrap_or_default();
-                    hashes.insert(row.group.clone(), hash);
-                }
-            }
-            Ok::<_, keyturn_mls::error::StoreError>((rows, hashes))
-        });
-        let (rows, hashes) = rows.await?.map_err(failed)?;
-        if rows.is_empty() {
-            return Ok(Vec::new());
-        }
-        let groups = self.store().groups().await?;
-        let mut waiting = Vec::with_capacity(rows.len());
-        for row in rows {
-            let id = row.id;
-            let hash = hashes.get(&row.group).cloned().unwrap_or_default();
-            match opened(row, &groups, hash) {
-                Some((kind, opened)) => waiting.push(Waiting {
-                    row: id,
-                    kind,
-                    opened,
-                }),
-                None => self.done(id).await?,
-            }
-        }
-        Ok(waiting)
-    }
-
-    /// An inbox row was dealt with.
-    ///
-    /// # Errors
-    /// [`ServiceError`]; it will be dealt with again, which changes nothing.
-    pub async fn done(&self, row: i64) -> Result<(), ServiceError> {
-        let done = self.member().call(move |member| member.inbox_done(row));
-        done.await?.map(drop).map_err(failed)
-    }
-
     /// Says which events concern us: the addresses of bound groups we are in, our own key, the enrolled admins.
     ///
     /// # Errors
@@ -433,50 +367,4 @@ pub(super) fn is_bound(document: &AdminGroupDoc, group: &MlsGroupId) -> bool {
 /// A Nostr key in our own type.
 pub(super) fn npub(key: &PublicKey) -> Npub {
     Npub::from_bytes(key.to_bytes())
-}
-
-/// Inside the transaction that opens a message: requests and acks are kept, everything else is done with.
-fn decide(message: &AppMessage, dropped: &mut Vec<Dropped>) -> Disposition {
-    let kind = std::str::from_utf8(&message.body).map_or(InnerKind::Foreign, Inner::classify);
-    let mut drop_as = |reason| {
-        dropped.push(Dropped {
-            sender: message.sender,
-            event: message.event_id.to_hex(),
-            reason,
-        });
-        Disposition::Consume
-    };
-    match kind {
-        // Removed since: no longer one who may ask or ack.
-        InnerKind::Request | InnerKind::Ack if !message.still_member => {
-            drop_as("sender.left_group")
-        }
-        InnerKind::Request | InnerKind::Ack => Disposition::Inbox(message.body.to_vec()),
-        // Only the relay makes these. Somebody else's is not kept: it may bear a secret.
-        InnerKind::Notify => drop_as("notify.by_a_member"),
-        InnerKind::Service | InnerKind::Foreign => Disposition::Consume,
-    }
-}
-
-fn opened(
-    row: InboxRow,
-    groups: &[AdminGroupDoc],
-    roster_hash: String,
-) -> Option<(InnerKind, Opened)> {
-    let group = groups.iter().find(|doc| is_bound(doc, &row.group))?;
-    let json = Zeroizing::new(std::str::from_utf8(&row.body).ok()?.to_owned());
-    let opened = Opened {
-        event_id: row.event_id.to_hex(),
-        received_at: row.received_at,
-        group: GroupContext {
-            alias: group.alias.clone(),
-            mls_group_id: row.group,
-            epoch: row.epoch,
-            roster_hash,
-        },
-        sender: npub(&row.sender),
-        leaf_signature_key: row.signature_key.as_bytes().to_vec(),
-        json,
-    };
-    Some((Inner::classify(&opened.json), opened))
 }

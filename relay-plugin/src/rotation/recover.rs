@@ -60,12 +60,13 @@ impl Engine {
 
     /// Goes on with a rotation that was left half done, and tells its group when it is out.
     pub(super) async fn take_up(&self, claim: &Claim) -> Result<(), Failure> {
-        if let Some(rotation) = self.resume(claim, Doubt::OlderAttempt).await? {
-            if rotation.state != RotationState::Done {
+        match self.resume(claim, Doubt::OlderAttempt).await? {
+            Some(rotation) if rotation.state != RotationState::Done => {
                 self.tell_accepted(&rotation, None).await;
+                Ok(())
             }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Goes on until nothing is left to do but wait. `Some` when the rotation is prepared and every notify is out.
@@ -110,10 +111,7 @@ impl Engine {
             let look = self.look(&rotation).await?;
             let event = Event::Looked {
                 standing: look.standing,
-                delivery: machine::delivery(
-                    &outbox,
-                    look.sound.as_ref().map(|(audience, _)| audience),
-                ),
+                delivery: machine::delivery(&outbox, look.sound.as_ref()),
                 doubt,
             };
             match machine::step(&rotation, event, self.now()) {
@@ -122,14 +120,13 @@ impl Engine {
                     doubt = Doubt::None;
                 }
                 Some(Effect::Prepare) => {
-                    let Some((audience, client)) = look.sound else {
+                    let Some(audience) = look.sound else {
                         return Err(Failure::Again("audience.missing"));
                     };
                     let active = active(&rotation);
                     self.prepare(Reserved {
                         rotation,
                         active,
-                        client,
                         audience,
                     })
                     .await?;
@@ -234,9 +231,9 @@ impl Engine {
             .roster(&rotation.mls_group)
             .map_or(&[][..], |roster| &roster.leaves);
         match self.gate().recheck(rotation, leaves).await {
-            Ok(client) => Ok(Look {
+            Ok(_) => Ok(Look {
                 standing: Standing::Sound,
-                sound: Some((audience, client)),
+                sound: Some(audience),
             }),
             // The judge himself failed: that says nothing about the rotation.
             Err(refusal) if refusal.class == ErrorClass::InternalError => {
@@ -264,10 +261,10 @@ impl Engine {
     }
 }
 
-/// What one look found. The audience and the client are there exactly while the standing is sound.
+/// What one look found. The audience is there exactly while the standing is sound.
 struct Look {
     standing: Standing,
-    sound: Option<(Audience, ClientDoc)>,
+    sound: Option<Audience>,
 }
 
 impl Look {

@@ -3,7 +3,7 @@
 //! Nothing is reserved that could not be delivered: the leaves of every admin group are checked first, and that enough of them can ack.
 
 use keyturn_proto::{Action, ErrorClass, Npub, UnixMs};
-use keyturn_store::documents::{ActiveRotation, ClientDoc, Quorum, RotationDoc, RotationState};
+use keyturn_store::documents::{ActiveRotation, Quorum, RotationDoc, RotationState};
 use keyturn_store::store::{Reserve, Reserved as StoreReserved};
 
 use super::audit::Entry;
@@ -26,7 +26,6 @@ pub enum Reservation {
 pub struct Reserved {
     pub(super) rotation: RotationDoc,
     pub(super) active: ActiveRotation,
-    pub(super) client: ClientDoc,
     pub(super) audience: super::ports::Audience,
 }
 

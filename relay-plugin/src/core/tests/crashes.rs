@@ -73,7 +73,7 @@ async fn finished(world: &mut World, id: &RotationId, at: Point) {
     let service = &world.core.as_ref().unwrap().service;
     world
         .until("the inbox is empty", async || {
-            service.inbox().await.unwrap().is_empty()
+            service.inbox(0, 10).await.unwrap().is_empty()
         })
         .await;
 }

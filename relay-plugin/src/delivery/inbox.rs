@@ -1,0 +1,128 @@
+//! The member's encrypted inbox: what is kept of an opened message, and what waits there.
+//!
+//! Opening a message destroys its MLS key, so the decision is made inside that very transaction (architecture.md, step 0). What must always
+//! hold: only requests and acks are kept, never anything that bears a secret; a row goes when its effect is in the store.
+
+use std::collections::BTreeMap;
+
+use keyturn_mls::{AppMessage, Disposition, InboxRow, MlsGroupId};
+use keyturn_proto::Inner;
+use keyturn_proto::inner::InnerKind;
+use keyturn_store::documents::AdminGroupDoc;
+use nostr::PublicKey;
+use zeroize::Zeroizing;
+
+use super::service_member::{ServiceError, ServiceMember, failed, is_bound, npub};
+use crate::admission::{GroupContext, Opened};
+
+/// A request or an ack in the inbox.
+pub struct Waiting {
+    /// To be named when it is done.
+    pub row: i64,
+    /// What it is.
+    pub kind: InnerKind,
+    /// The message.
+    pub opened: Opened,
+}
+
+/// A message that was consumed and not kept, and why.
+pub(super) struct Dropped {
+    pub(super) sender: PublicKey,
+    pub(super) event: String,
+    pub(super) reason: &'static str,
+}
+
+/// What is made of a message, inside the transaction that opens it.
+pub(super) fn decide(message: &AppMessage, dropped: &mut Vec<Dropped>) -> Disposition {
+    let kind = std::str::from_utf8(&message.body).map_or(InnerKind::Foreign, Inner::classify);
+    let mut drop_as = |reason| {
+        dropped.push(Dropped {
+            sender: message.sender,
+            event: message.event_id.to_hex(),
+            reason,
+        });
+        Disposition::Consume
+    };
+    match kind {
+        // Removed since: no longer one who may ask or ack.
+        InnerKind::Request | InnerKind::Ack if !message.still_member => {
+            drop_as("sender.left_group")
+        }
+        InnerKind::Request | InnerKind::Ack => Disposition::Inbox(message.body.to_vec()),
+        // Only the relay makes these. Somebody else's is not kept: it may bear a secret.
+        InnerKind::Notify => drop_as("notify.by_a_member"),
+        InnerKind::Service | InnerKind::Foreign => Disposition::Consume,
+    }
+}
+
+impl ServiceMember {
+    /// What waits in the inbox after row `after` (0 for all of it), oldest first, at most `limit`. Rows of groups that the registry does not name
+    /// are dropped: nobody there is entitled to anything.
+    ///
+    /// # Errors
+    /// [`ServiceError`].
+    pub async fn inbox(&self, after: i64, limit: u32) -> Result<Vec<Waiting>, ServiceError> {
+        let rows = self.member().call(move |member| {
+            let rows = member.inbox_after(after, limit)?;
+            let mut hashes = BTreeMap::new();
+            for row in &rows {
+                if !hashes.contains_key(&row.group) {
+                    let hash = member.roster_hash(&row.group)?;
+                    let hash = hash.map(|hash| hash.to_hex()).unwrap_or_default();
+                    hashes.insert(row.group.clone(), hash);
+                }
+            }
+            Ok::<_, keyturn_mls::error::StoreError>((rows, hashes))
+        });
+        let (rows, hashes) = rows.await?.map_err(failed)?;
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let groups = self.store().groups().await?;
+        let mut waiting = Vec::with_capacity(rows.len());
+        for row in rows {
+            let id = row.id;
+            match opened(row, &groups, &hashes) {
+                Some((kind, opened)) => waiting.push(Waiting {
+                    row: id,
+                    kind,
+                    opened,
+                }),
+                None => self.done(id).await?,
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// An inbox row was dealt with.
+    ///
+    /// # Errors
+    /// [`ServiceError`]; it will be dealt with again, which changes nothing.
+    pub async fn done(&self, row: i64) -> Result<(), ServiceError> {
+        let done = self.member().call(move |member| member.inbox_done(row));
+        done.await?.map(drop).map_err(failed)
+    }
+}
+
+fn opened(
+    row: InboxRow,
+    groups: &[AdminGroupDoc],
+    roster_hashes: &BTreeMap<MlsGroupId, String>,
+) -> Option<(InnerKind, Opened)> {
+    let group = groups.iter().find(|doc| is_bound(doc, &row.group))?;
+    let json = Zeroizing::new(std::str::from_utf8(&row.body).ok()?.to_owned());
+    let opened = Opened {
+        event_id: row.event_id.to_hex(),
+        received_at: row.received_at,
+        group: GroupContext {
+            alias: group.alias.clone(),
+            roster_hash: roster_hashes.get(&row.group).cloned().unwrap_or_default(),
+            mls_group_id: row.group,
+            epoch: row.epoch,
+        },
+        sender: npub(&row.sender),
+        leaf_signature_key: row.signature_key.as_bytes().to_vec(),
+        json,
+    };
+    Some((Inner::classify(&opened.json), opened))
+}
