@@ -1,12 +1,12 @@
 //! Our key packages: made, published as two events, deleted when a Welcome uses them.
 
-use nostr::{Event, EventBuilder, EventId};
+use nostr::{Event, EventBuilder, EventId, Timestamp};
 use openmls::prelude::{Extension, Extensions, KeyPackage, LastResortExtension, Lifetime};
 use openmls_traits::OpenMlsProvider as _;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::error::{MlsError, PublishError, StoreError};
-use crate::ids::{UnixMs, timestamp};
+use crate::ids::UnixMs;
 use crate::member::Member;
 use crate::storage::{self, rows::event_id};
 use crate::wire::key_package_event as wire;
@@ -44,7 +44,7 @@ impl Member {
             return Err(PublishError::NoRelay);
         }
         self.transact(|work| {
-            let d = address(work.db)?;
+            let (d, created_at) = address(work.db, now)?;
             delete_expired(work.db, now)?;
             let extensions = Extensions::single(Extension::LastResort(LastResortExtension::new()))
                 .map_err(MlsError::at("key package extensions"))?;
@@ -69,7 +69,7 @@ impl Member {
             let sign = |kind, content: &str, tags| {
                 EventBuilder::new(kind, content)
                     .tags(tags)
-                    .custom_created_at(timestamp(now))
+                    .custom_created_at(Timestamp::from_secs(created_at))
                     .sign_with_keys(&work.me.keys)
             };
             let addressable = sign(KIND_KEY_PACKAGE, &content, addressable_tags)?;
@@ -77,14 +77,13 @@ impl Member {
             work.db
                 .execute(
                     "INSERT INTO key_packages \
-                     (reference, stored_as, addressable_event, legacy_event, d, not_after) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                     (reference, stored_as, addressable_event, legacy_event, not_after) \
+                     VALUES (?1, ?2, ?3, ?4, ?5)",
                     params![
                         reference,
                         storage::key(&stored_as)?,
                         addressable.id.as_bytes(),
                         legacy.id.as_bytes(),
-                        d,
                         bundle.key_package().life_time().not_after(),
                     ],
                 )
@@ -111,20 +110,31 @@ fn delete_expired(db: &Connection, now: UnixMs) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The `d` under which this member's key packages replace one another: random, then kept.
-fn address(db: &Connection) -> Result<String, PublishError> {
-    let kept: Option<String> = db
-        .query_row("SELECT d FROM key_packages LIMIT 1", [], |row| row.get(0))
-        .optional()
+/// The `d` under which this member's key packages replace one another (random, then kept), and the `created_at` of the next: later than that of
+/// the one before even within one second, because of two equally old ones a relay keeps the lower id (NIP-01), not the newer.
+fn address(db: &Connection, now: UnixMs) -> Result<(String, u64), PublishError> {
+    let (kept, newest): (Option<String>, u64) = db
+        .query_row(
+            "SELECT key_package_d, key_package_at FROM member",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
         .map_err(StoreError::from)?;
-    match kept {
-        Some(d) => Ok(d),
+    let d = match kept {
+        Some(d) => d,
         None => {
             let mut bytes = [0_u8; 32];
             getrandom::fill(&mut bytes)?;
-            Ok(hex::encode(bytes))
+            hex::encode(bytes)
         }
-    }
+    };
+    let created_at = now.as_secs().max(newest.saturating_add(1));
+    db.execute(
+        "UPDATE member SET key_package_d = ?1, key_package_at = ?2",
+        params![d, created_at],
+    )
+    .map_err(StoreError::from)?;
+    Ok((d, created_at))
 }
 
 /// The events that published this key package; the row goes with the key package.

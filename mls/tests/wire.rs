@@ -249,6 +249,10 @@ fn key_package_events_carry_what_the_profile_says() {
         "one replaces the other"
     );
     assert_ne!(next.addressable.content, events.addressable.content);
+    assert!(
+        next.addressable.created_at > events.addressable.created_at,
+        "also within one second: of two equally old ones a relay keeps the lower id, not the newer"
+    );
 }
 
 #[test]

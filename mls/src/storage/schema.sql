@@ -4,7 +4,9 @@
 CREATE TABLE member (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     npub BLOB NOT NULL,
-    signature_key BLOB NOT NULL
+    signature_key BLOB NOT NULL,
+    key_package_d TEXT,                    -- the `d` under which our key packages replace one another
+    key_package_at INTEGER NOT NULL DEFAULT 0 -- created_at of the newest, seconds
 );
 
 CREATE TABLE groups (
@@ -69,7 +71,6 @@ CREATE TABLE key_packages (
     stored_as BLOB NOT NULL,               -- openmls_key_packages.key_package_ref
     addressable_event BLOB NOT NULL,
     legacy_event BLOB NOT NULL,
-    d TEXT NOT NULL,
     not_after INTEGER NOT NULL             -- seconds
 ) WITHOUT ROWID;
 
