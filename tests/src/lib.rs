@@ -2,7 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 pub mod relay;
+pub mod rogue;
+pub mod trail;
 pub mod world;
 
 pub use relay::Relay;
+pub use rogue::Rogue;
+pub use trail::Trail;
 pub use world::{PATIENCE, SETTLE, World, eventually};

@@ -362,3 +362,14 @@ pub fn copy_tree(from: &Path, to: &Path) {
         }
     }
 }
+
+/// Sets `section.key` of a configuration, whether it is there or not.
+pub fn set(config: &mut toml::Table, section: &str, key: &str, value: impl Into<toml::Value>) {
+    let section = config
+        .entry(section)
+        .or_insert_with(|| toml::Table::new().into());
+    section
+        .as_table_mut()
+        .unwrap()
+        .insert(key.to_owned(), value.into());
+}
