@@ -4,20 +4,21 @@
 //! error, never a shorter list: an MLS member that misses a commit in silence is lost. A NOTICE in place of an OK (rnostr answers oversize
 //! events so) ends the wait as well.
 
-use std::collections::{BTreeSet, HashMap};
+mod subscription;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyturn_proto::UnixMs;
-use nostr::filter::MatchEventOptions;
 use nostr::{Event, EventId, Filter, Keys, RelayUrl, SubscriptionId, Timestamp};
 use nostr_sdk::pool::{RelayLimits, RelayNotification, RelayOptions};
-use nostr_sdk::{Client, ClientOptions, Relay, RelayMessage, RelayStatus, SubscribeOptions};
-use tokio::sync::{broadcast, mpsc};
-use tokio::task::AbortHandle;
+use nostr_sdk::{Client, ClientOptions, Relay, RelayMessage, SubscribeOptions};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use self::subscription::{Live, collect};
 use crate::clock::Clock;
+
+pub use self::subscription::Heard;
 
 /// How many events one page of a fetch asks for; relays may give fewer.
 const PAGE: usize = 250;
@@ -69,41 +70,12 @@ pub enum RelayError {
     Client(String),
 }
 
-/// What [`Connection::next`] heard.
-#[derive(Debug)]
-pub enum Heard {
-    /// An event that was published just now.
-    Live {
-        /// The event.
-        event: Box<Event>,
-        /// When it arrived, however late it is asked for: MLS commits are judged by that.
-        at: UnixMs,
-    },
-    /// Something may have been missed (reconnected, or too much at once): [`Connection::listen`] and fetch again.
-    Resync,
-    /// The relay closed the subscription, in its words.
-    Closed(String),
-}
-
 /// A connection to one relay. Reconnects by itself, and says so with [`Heard::Resync`].
 pub struct Connection {
     client: Client,
     relay: Relay,
     clock: Arc<dyn Clock>,
     live: Option<Live>,
-}
-
-/// The live subscription: a task that stamps what arrives, and the queue it fills.
-struct Live {
-    id: SubscriptionId,
-    queue: mpsc::Receiver<Heard>,
-    task: AbortHandle,
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 impl Connection {
@@ -272,18 +244,11 @@ impl Connection {
                 .map_err(client_error)?;
         }
         let id = SubscriptionId::generate();
-        let (sender, queue) = mpsc::channel(QUEUE);
-        let arriving = arrive(
+        self.live = Some(Live::begin(
             self.relay.notifications(),
             id.clone(),
             self.clock.clone(),
-            sender,
-        );
-        self.live = Some(Live {
-            id: id.clone(),
-            queue,
-            task: tokio::spawn(arriving).abort_handle(),
-        });
+        ));
         self.relay
             .subscribe_with_id(id, filters, SubscribeOptions::default())
             .await
@@ -321,107 +286,6 @@ impl Connection {
     pub async fn close(self) {
         self.client.shutdown().await;
     }
-}
-
-/// Fills the queue of a live subscription. Before its EOSE a relay sends what is stored, in an order of its own; that is left to
-/// [`Connection::fetch_all`].
-async fn arrive(
-    mut heard: broadcast::Receiver<RelayNotification>,
-    id: SubscriptionId,
-    clock: Arc<dyn Clock>,
-    queue: mpsc::Sender<Heard>,
-) {
-    let mut live = false;
-    loop {
-        let next = match heard.recv().await {
-            Ok(RelayNotification::Message { message }) => match message {
-                RelayMessage::Event {
-                    subscription_id,
-                    event,
-                } if live && *subscription_id == id => Heard::Live {
-                    event: Box::new(event.into_owned()),
-                    at: clock.now(),
-                },
-                RelayMessage::EndOfStoredEvents(done) if *done == id => {
-                    live = true;
-                    continue;
-                }
-                RelayMessage::Closed {
-                    subscription_id,
-                    message,
-                } if *subscription_id == id && !message.starts_with("auth-required") => {
-                    Heard::Closed(printable(&message))
-                }
-                _ => continue,
-            },
-            // The client library renews the subscription by itself, but what came in between is not told apart from what is old.
-            Ok(RelayNotification::RelayStatus {
-                status: RelayStatus::Connected,
-            })
-            | Err(broadcast::error::RecvError::Lagged(_)) => Heard::Resync,
-            Ok(RelayNotification::Shutdown) | Err(broadcast::error::RecvError::Closed) => return,
-            Ok(_) => continue,
-        };
-        // A full queue makes the receiver lag behind, which ends in a resync.
-        if queue.send(next).await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn collect(
-    heard: &mut broadcast::Receiver<RelayNotification>,
-    id: &SubscriptionId,
-    filter: &Filter,
-    deadline: Instant,
-) -> Result<Vec<Event>, RelayError> {
-    let mut events = Vec::new();
-    let mut seen = BTreeSet::new();
-    loop {
-        let heard = match timeout_at(deadline, heard.recv()).await {
-            Err(_elapsed) => return Err(RelayError::Timeout("stored events")),
-            Ok(Err(broadcast::error::RecvError::Lagged(_))) => return Err(RelayError::Lagged),
-            Ok(Err(broadcast::error::RecvError::Closed)) => return Err(RelayError::Lost),
-            Ok(Ok(heard)) => heard,
-        };
-        match heard {
-            RelayNotification::Message { message } => match message {
-                RelayMessage::Event {
-                    subscription_id,
-                    event,
-                } if *subscription_id == *id
-                    // A relay may send what was not asked for, and twice.
-                    && filter.match_event(&event, MatchEventOptions::new())
-                    && seen.insert(event.id) =>
-                {
-                    events.push(event.into_owned());
-                }
-                RelayMessage::EndOfStoredEvents(done) if *done == *id => return Ok(events),
-                RelayMessage::Closed {
-                    subscription_id,
-                    message,
-                } if *subscription_id == *id && !message.starts_with("auth-required") => {
-                    return Err(RelayError::Closed(printable(&message)));
-                }
-                _ => {}
-            },
-            RelayNotification::RelayStatus { status } if gone(status) => {
-                return Err(RelayError::Lost);
-            }
-            RelayNotification::AuthenticationFailed => {
-                return Err(RelayError::Closed("authentication failed".to_owned()));
-            }
-            RelayNotification::Shutdown => return Err(RelayError::Lost),
-            _ => {}
-        }
-    }
-}
-
-const fn gone(status: RelayStatus) -> bool {
-    matches!(
-        status,
-        RelayStatus::Disconnected | RelayStatus::Terminated | RelayStatus::Banned
-    )
 }
 
 fn client_error(error: nostr_sdk::pool::relay::Error) -> RelayError {

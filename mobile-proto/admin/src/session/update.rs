@@ -22,7 +22,7 @@ pub enum Update {
         /// Who invited us.
         by: Npub,
     },
-    /// Somebody who is not trusted to invite us did; see [`AdminSession::join`].
+    /// Somebody who is not trusted to invite us did; see [`join`](super::AdminSession::join).
     Invited(WaitingWelcome),
     /// The group is in a new epoch.
     Epoch {
@@ -37,7 +37,7 @@ pub enum Update {
         /// We are out.
         evicted: bool,
     },
-    /// A secret was delivered; it stays closed until [`AdminSession::open_secret`].
+    /// A secret was delivered; it stays closed until [`open_secret`](super::AdminSession::open_secret).
     Secret(WaitingSecret),
     /// The service reports.
     Report {
