@@ -3,11 +3,11 @@
 //! What must always hold: a commit of ours is merged only after the relay has stored it; a commit that brings in somebody whom the registry does
 //! not know, or that changes the group's address, suspends the group until the operator has approved the roster.
 
-use keyturn_mls::{CommitApplied, StagedCommit};
-use keyturn_store::documents::AdminDoc;
+use keyturn_mls::{CommitApplied, Freeze, StagedCommit};
+use keyturn_store::documents::{AdminDoc, AdminGroupDoc, GroupState};
 
 use super::outbox;
-use super::service_member::{ServiceError, ServiceMember, alarm, failed, npub};
+use super::service_member::{ServiceError, ServiceMember, alarm, failed, is_bound, npub};
 use crate::admission::Leaf;
 use crate::rotation::audit::Entry;
 use crate::rotation::ports::DeliveryError;
@@ -28,7 +28,7 @@ impl ServiceMember {
         }
         if commit.address_changed().is_some() {
             self.audit(audit("group.address_changed", "commit")).await;
-            self.suspend(&alias, "group.address_changed").await?;
+            self.judge_addresses().await?;
         }
         let joined = commit.facts.added.iter().chain(&commit.facts.rekeyed);
         for (who, key) in joined {
@@ -36,7 +36,8 @@ impl ServiceMember {
                 npub: npub(who),
                 signature_key: key.as_bytes().to_vec(),
             };
-            if leaf.npub == self.identity() {
+            // Also a leaf under our own npub is a stranger's, unless we made the commit.
+            if commit.own {
                 continue;
             }
             if let Some(reason) = self.stranger(&leaf).await? {
@@ -47,6 +48,50 @@ impl ServiceMember {
         }
         if !commit.own {
             self.audit(audit("group.commit_followed", "")).await;
+        }
+        Ok(())
+    }
+
+    /// A group whose address changed is frozen by the member. Here the registry follows: first the group is suspended and its address forgotten, in
+    /// one write; an operator who makes it active again has thereby approved the new address. Goes by what is recorded, so that a crash between
+    /// the commit and this leaves nothing open.
+    async fn judge_addresses(&self) -> Result<(), ServiceError> {
+        let groups = self.member().call(|member| member.groups()).await?;
+        let changed = groups.map_err(failed)?.into_iter();
+        let mut changed = changed
+            .filter(|group| group.frozen == Some(Freeze::AddressChanged))
+            .peekable();
+        if changed.peek().is_none() {
+            return Ok(());
+        }
+        let documents = self.store().groups().await?;
+        for group in changed {
+            let bound = documents.iter().find(|doc| is_bound(doc, &group.id));
+            let Some(document) = bound.filter(|doc| doc.status == GroupState::Active) else {
+                continue;
+            };
+            let now = self.now();
+            let mut document = AdminGroupDoc {
+                updated_at: now,
+                ..document.clone()
+            };
+            let alias = document.alias.clone();
+            let event = if document.nostr_group_id.is_some() {
+                alarm(&alias, "group.address_changed");
+                document.nostr_group_id = None;
+                document.status = GroupState::Suspended {
+                    reason: "group.address_changed".to_owned(),
+                };
+                "group.suspended"
+            } else {
+                let id = group.id.clone();
+                let approved = self.member().call(move |member| member.approve(&id));
+                approved.await?.map_err(failed)?;
+                document.nostr_group_id = Some(group.data.nostr_group_id.to_hex());
+                "group.readdressed"
+            };
+            let entry = Entry::by_relay(now, event, "group.address_changed").group(&alias);
+            self.store().put_group(document, entry.done()).await?;
         }
         Ok(())
     }
@@ -84,6 +129,7 @@ impl ServiceMember {
             .call(move |member| member.settle(now))
             .await?
             .map_err(failed)?;
+        self.judge_addresses().await?;
         self.finish_commits().await?;
         self.renew_leaves().await?;
         self.refresh_served().await

@@ -6,7 +6,7 @@
 
 use keyturn_mls::{Decision, Invitation, Joined, NostrGroupId, WelcomeOutcome};
 use keyturn_proto::{MlsGroupId, Npub};
-use keyturn_store::documents::AdminGroupDoc;
+use keyturn_store::documents::{AdminGroupDoc, GroupState};
 use nostr::Event;
 
 use super::outbox;
@@ -143,9 +143,11 @@ impl ServiceMember {
             return Ok(());
         };
         let groups = self.store().groups().await?;
-        let bound = groups
-            .iter()
-            .any(|group| is_bound(group, &joined.id) && group.nostr_group_id.is_some());
+        // A suspended one is the operator's business, whatever its address.
+        let bound = groups.iter().any(|group| {
+            let settled = group.nostr_group_id.is_some() || group.status != GroupState::Active;
+            is_bound(group, &joined.id) && settled
+        });
         if !bound {
             let welcomer = npub(&joined.welcomer);
             let verdict = judge(&groups, welcomer, &joined.id, &info.nostr_group_id, false);

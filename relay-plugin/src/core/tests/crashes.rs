@@ -215,3 +215,33 @@ async fn what_was_said_while_we_were_away_is_taken_in_at_the_start() {
     world.start().await;
     finished(&mut world, &id, Point::AfterInbox).await;
 }
+
+#[tokio::test]
+async fn while_another_instance_holds_the_lease_nothing_is_done() {
+    let mut world = World::new().await;
+    world.kill().await;
+    world
+        .clock
+        .forward(world.settings.lease + Duration::from_secs(1));
+    let other = Duration::from_secs(60);
+    let lease = crate::rotation::Settings::LEASE;
+    let held = world
+        .store
+        .lease(lease, "another", other.as_millis() as u64, world.now())
+        .await;
+    let theirs = held.unwrap();
+    world.start_without_waiting().await;
+    let id = world.rotate();
+    tokio::time::timeout(
+        Duration::from_millis(300),
+        world.core.as_ref().unwrap().ready(),
+    )
+    .await
+    .expect_err("it stands by");
+    assert_eq!(world.rotation(&id).await, None);
+
+    world.clock.forward(other);
+    assert!(world.core.as_ref().unwrap().ready().await);
+    finished(&mut world, &id, Point::AfterInbox).await;
+    assert!(world.rotation(&id).await.unwrap().fence > theirs.fence);
+}

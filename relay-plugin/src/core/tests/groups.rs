@@ -134,6 +134,28 @@ async fn a_changed_address_suspends_the_group() {
     world
         .wait_audit("group.suspended", "group.address_changed")
         .await;
+    let refused = world.rotate();
+    world.wait_audit("request.refused", "group.suspended").await;
+    assert_eq!(world.rotation(&refused).await, None);
+
+    // Once the operator and the other admin have approved it, the group is served under its new address.
+    let approved = world.entry("group.approved");
+    world
+        .store
+        .set_group_state("ops", GroupState::Active, world.now(), approved)
+        .await
+        .unwrap();
+    world
+        .wait_audit("group.readdressed", "group.address_changed")
+        .await;
+    world.bob.sync(world.now());
+    world.bob.member.approve(&group).unwrap();
+    let bound = world.store.groups().await.unwrap()[0]
+        .nostr_group_id
+        .clone();
+    assert_eq!(bound, Some("09".repeat(32)));
+    let id = world.rotate();
+    world.delivered(&id).await;
 }
 
 #[tokio::test]
