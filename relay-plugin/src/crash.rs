@@ -1,5 +1,5 @@
 //! The places at which a test kills the process (architecture.md, "Crash safety"). Without the feature `crash-points` nothing of this is
-//! compiled: [`point`] is empty, and no environment is read.
+//! compiled: passing a point does nothing, and no environment is read.
 
 /// One numbered step, or a gap between two effects that must not be lost or doubled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
