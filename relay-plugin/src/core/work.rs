@@ -162,12 +162,13 @@ impl Core {
         let mut mine = Some(mine);
         for _ in 0..TRIES {
             let worked = match kind {
-                InnerKind::Ack => self.ack(row, opened).await,
+                InnerKind::Ack => self.ack(row, opened, &mut mine).await,
                 _ => self.request(row, opened, &mut mine).await,
             };
             match worked {
                 Ok(()) => return,
                 Err(Failure::Refused(refusal)) => {
+                    drop(mine.take());
                     return self.refuse(row, opened, kind, &refusal).await;
                 }
                 Err(Failure::Again(reason)) => {
@@ -192,6 +193,7 @@ impl Core {
             Ok(authorised) => authorised,
             // Audited by admission.
             Err(refusal) => {
+                drop(mine.take());
                 self.answer(opened, refused(&refusal)).await;
                 self.done(row).await;
                 return Ok(());
@@ -228,8 +230,15 @@ impl Core {
         Ok(())
     }
 
-    async fn ack(&self, row: i64, opened: &Opened) -> Result<(), Failure> {
+    async fn ack(
+        &self,
+        row: i64,
+        opened: &Opened,
+        mine: &mut Option<oneshot::Sender<()>>,
+    ) -> Result<(), Failure> {
         let notify = self.engine.acknowledge(opened).await?;
+        // Recorded. Telling the group may take its time, and holds nobody up.
+        drop(mine.take());
         self.engine.tell(&opened.group.alias, &notify).await;
         self.done(row).await;
         Ok(())

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use keyturn_proto::notify::NotifyState;
 use keyturn_proto::{Action, RotationId, ServiceNotify, UnixMs};
@@ -16,7 +17,7 @@ use tokio::sync::Notify;
 use super::failure::Failure;
 use super::lease::Fence;
 use super::machine::Doubt;
-use super::ports::{Clock, Distributor, Gate};
+use super::ports::{Clock, DeliveryError, Distributor, Gate};
 use super::request::Authorised;
 use super::reserve::Reservation;
 use super::settings::Settings;
@@ -192,14 +193,19 @@ impl Engine {
         let carried = self.resume(&claim, Doubt::None).await;
         drop(claim);
         if let Some(rotation) = carried? {
-            self.tell_accepted(&rotation, in_reply_to).await;
+            self.tell(&rotation.mls_group, &self.accepted(&rotation, in_reply_to))
+                .await;
         }
         Ok(())
     }
 
-    /// Tells the group that a rotation is under way.
-    pub(super) async fn tell_accepted(&self, rotation: &RotationDoc, in_reply_to: Option<String>) {
-        let accepted = ServiceNotify {
+    /// What the group is told of a rotation that is under way.
+    pub(super) fn accepted(
+        &self,
+        rotation: &RotationDoc,
+        in_reply_to: Option<String>,
+    ) -> ServiceNotify {
+        ServiceNotify {
             action_id: Some(rotation.rotation_id.clone()),
             client_id: Some(rotation.client_id.clone()),
             in_reply_to,
@@ -208,17 +214,39 @@ impl Engine {
                 version_id: rotation.new_version,
                 ack_deadline: Some(rotation.ack_deadline),
             },
-        };
-        self.tell(&rotation.mls_group, &accepted).await;
-    }
-
-    /// Tells a group something once, now. What must arrive although the process dies is announced by the driver from the store instead.
-    pub async fn tell(&self, alias: &str, notify: &ServiceNotify) {
-        if let Err(error) = self.distributor().announce(alias, notify).await {
-            metrics::counter!("keyturn_announcements_failed_total").increment(1);
-            tracing::warn!(group = alias, %error, "a group could not be told");
         }
     }
+
+    /// Tells a group something, with one try. What must arrive although the process dies is announced by the driver from the store instead.
+    pub(super) async fn tell_once(&self, alias: &str, notify: &ServiceNotify) {
+        if let Err(error) = self.distributor().announce(alias, notify).await {
+            untold(alias, &error);
+        }
+    }
+
+    /// Tells a group something, trying again while the relay is away or an epoch has to settle. For those who hold nobody up by waiting.
+    pub async fn tell(&self, alias: &str, notify: &ServiceNotify) {
+        let give_up = self.now().plus(TELL_WITHIN);
+        let mut pause = self.settings().retry;
+        loop {
+            match self.distributor().announce(alias, notify).await {
+                Ok(()) => return,
+                Err(DeliveryError::Away(_)) if self.now() < give_up => {
+                    self.clock().sleep_until(self.now().plus(pause)).await;
+                    pause = (pause * 2).min(self.settings().sweep);
+                }
+                Err(error) => return untold(alias, &error),
+            }
+        }
+    }
+}
+
+/// How long an answer is worth trying: about as long as somebody waits for it.
+const TELL_WITHIN: Duration = Duration::from_secs(60);
+
+fn untold(alias: &str, error: &DeliveryError) {
+    metrics::counter!("keyturn_announcements_failed_total").increment(1);
+    tracing::warn!(group = alias, %error, "a group could not be told");
 }
 
 impl Claim {

@@ -62,7 +62,8 @@ impl Engine {
     pub(super) async fn take_up(&self, claim: &Claim) -> Result<(), Failure> {
         match self.resume(claim, Doubt::OlderAttempt).await? {
             Some(rotation) if rotation.state != RotationState::Done => {
-                self.tell_accepted(&rotation, None).await;
+                self.tell_once(&rotation.mls_group, &self.accepted(&rotation, None))
+                    .await;
                 Ok(())
             }
             _ => Ok(()),

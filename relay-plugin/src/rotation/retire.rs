@@ -36,7 +36,7 @@ impl Engine {
             },
         };
         for alias in &client.admin_groups {
-            self.tell(alias, &notify).await;
+            self.tell_once(alias, &notify).await;
         }
         Ok(())
     }

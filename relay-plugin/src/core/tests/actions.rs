@@ -7,7 +7,8 @@ use keyturn_store::store::Registry;
 
 use super::world::{World, because};
 
-async fn told(world: &mut World, wanted: impl Fn(&NotifyState) -> bool) {
+/// Waits until Alice has been told something.
+pub(super) async fn told(world: &mut World, wanted: impl Fn(&NotifyState) -> bool) {
     let deadline = tokio::time::Instant::now() + super::world::DEADLINE;
     loop {
         let now = world.now();

@@ -204,3 +204,27 @@ async fn a_quorum_that_nobody_could_meet_is_refused() {
     assert_eq!(world.rotation(&id).await, None);
     let _: UnixMs = world.clock.now();
 }
+
+#[tokio::test]
+async fn an_answer_waits_for_the_relay_to_come_back() {
+    use keyturn_store::store::AuditTrail;
+    let mut world = World::new().await;
+    let id = world.rotate();
+    let version = world.delivered(&id).await;
+    world.relay.set_mood(Mood::Silent);
+    world.bob_acks(&version).await;
+    world.wait_audit("rotation.promoted", "").await;
+    assert_eq!(world.rotation(&id).await.unwrap().announced_at, None);
+    world.relay.set_mood(Mood::Well);
+    world.over(&id).await;
+    let bob = world.bob.npub();
+    super::actions::told(&mut world, |body| {
+        matches!(body, NotifyState::Acked { proven: true, .. })
+    })
+    .await;
+    let records = world.store.read(None, 1000).await.unwrap();
+    let acks = records.iter().filter(|r| {
+        r.event == "ack.recorded" && r.actor == keyturn_store::documents::Actor::Admin { npub: bob }
+    });
+    assert_eq!(acks.count(), 1);
+}

@@ -248,3 +248,29 @@ async fn the_welcome_is_deleted_and_only_the_named_welcomer_gets_us_in() {
     let id = world.rotate();
     world.delivered(&id).await;
 }
+
+#[tokio::test]
+async fn what_a_removed_admin_still_sends_is_dropped() {
+    let mut world = World::new().await;
+    let (group, client, now) = (world.group.clone(), world.client.clone(), world.now());
+    // Bob seals in the epoch that Alice ends by removing him; the relay hands his message over afterwards.
+    world.relay.gather();
+    let id = world.bob.ask(
+        &group,
+        &client,
+        keyturn_proto::Action::Rotation,
+        super::world::because("late"),
+        now,
+    );
+    let staged = world
+        .alice
+        .member
+        .remove(&group, &[world.bob.keys.public_key()], now)
+        .unwrap();
+    world.alice.publish_commit(&staged, now);
+    world.relay.flush_reversed(now.0);
+    world
+        .wait_audit("message.dropped", "sender.left_group")
+        .await;
+    assert_eq!(world.rotation(&id).await, None);
+}
