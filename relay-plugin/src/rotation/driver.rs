@@ -32,6 +32,12 @@ impl Backoff {
         self.pauses.get(key).is_some_and(|(until, _)| now < *until)
     }
 
+    /// How many things wait.
+    fn waiting(&self, now: UnixMs) -> usize {
+        let waits = self.pauses.values().filter(|(until, _)| now < *until);
+        waits.count()
+    }
+
     /// Rotations whose pause is over.
     fn resumable(&self, now: UnixMs) -> Vec<RotationId> {
         let over = self.pauses.iter().filter(|(_, (until, _))| now >= *until);
@@ -93,21 +99,25 @@ impl Engine {
             }
         }
         let next = async {
-            self.due_work(backoff).await?;
+            let more = self.due_work(backoff).await?;
             self.left_behind(backoff).await?;
-            self.store().next_due().await
+            if more {
+                return Ok(Some(now));
+            }
+            let next = self.store().next_due().await?;
+            // What is due already and failed waits for its backoff.
+            Ok::<_, StoreError>(match backoff.next() {
+                Some(retry) if next.is_none_or(|at| at <= now) => Some(retry),
+                Some(retry) => next.map(|at| at.min(retry)),
+                None => next,
+            })
         }
         .await;
         match next {
-            // What is due already and failed waits for its backoff; a moment is always left for others.
+            // A moment is always left for others.
             Ok(next) => {
-                let due = next.map(|at| match backoff.next() {
-                    Some(retry) if at <= now => retry,
-                    _ => at,
-                });
-                let wanted = due.into_iter().chain(backoff.next()).min();
                 let floor = self.now().plus(Duration::from_millis(5));
-                wanted.map_or(latest, |at| at.max(floor).min(latest))
+                next.map_or(latest, |at| at.max(floor).min(latest))
             }
             Err(error) => {
                 tracing::warn!(%error, "the store did not say what is due");
@@ -116,8 +126,11 @@ impl Engine {
         }
     }
 
-    async fn due_work(&self, backoff: &mut Backoff) -> Result<(), StoreError> {
-        let due = self.store().due(self.now(), BATCH).await?;
+    /// Returns whether there may be more at once. What waits after a failure is read past, so that it never hides what is due behind it.
+    async fn due_work(&self, backoff: &mut Backoff) -> Result<bool, StoreError> {
+        let limit = BATCH + backoff.waiting(self.now());
+        let due = self.store().due(self.now(), limit).await?;
+        let more = due.len() == limit;
         for work in due {
             let key = key(&work);
             if backoff.waits(&key, self.now()) {
@@ -126,7 +139,7 @@ impl Engine {
             let result = self.carry_out(work).await;
             self.settle(backoff, &key, result);
         }
-        Ok(())
+        Ok(more)
     }
 
     async fn carry_out(&self, work: Due) -> Result<(), Failure> {
