@@ -175,6 +175,24 @@ impl GroupDistributor {
         }
     }
 
+    /// The last look before a ciphertext goes out: whoever left the group since it was sealed could still open it.
+    async fn still_meant_for(&self, event: &OutboxDoc) -> Result<(), DeliveryError> {
+        let groups = self.store().groups().await;
+        let groups = groups.map_err(|_| DeliveryError::Away("store.unavailable"))?;
+        let served = groups
+            .into_iter()
+            .find(|group| group.alias == event.group && group.status == GroupState::Active);
+        let id = served
+            .and_then(|group| group.mls_group_id)
+            .ok_or(DeliveryError::Group("group.not_served"))?;
+        let hash = self.member().call(move |member| member.roster_hash(&id));
+        match hash.await {
+            Ok(Ok(Some(hash))) if hash.to_hex() == event.roster_hash => Ok(()),
+            Ok(Ok(_)) => Err(DeliveryError::Group("roster.changed")),
+            Ok(Err(_)) | Err(_) => Err(DeliveryError::Away("member.failed")),
+        }
+    }
+
     /// Not even how things stand is told to a group with a stranger in it.
     async fn may_hear(
         &self,
@@ -297,6 +315,9 @@ impl Distributor for GroupDistributor {
     }
 
     async fn publish(&self, event: &OutboxDoc) -> Result<(), DeliveryError> {
+        if !outbox::is_stored(self.relay(), &event.event_id).await? {
+            self.still_meant_for(event).await?;
+        }
         outbox::publish(self.relay(), event).await
     }
 

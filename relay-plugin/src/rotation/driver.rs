@@ -6,21 +6,24 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use futures::{StreamExt as _, stream};
 use keyturn_proto::{RotationId, UnixMs};
 use keyturn_store::documents::RotationDoc;
 use keyturn_store::store::{Due, StoreError};
 use tokio_util::sync::CancellationToken;
 
-use super::engine::Engine;
+use super::engine::{Claim, Engine};
 use super::failure::Failure;
 use super::machine::{self, Effect, Event};
 
 /// How much is taken from the store at once.
-const BATCH: usize = 64;
+const BATCH: usize = 256;
+/// How much of it is carried out at once: most of it waits for the relay's write batches.
+const AT_ONCE: usize = 64;
 
 /// When to try again what failed; forgotten with the process, because the store still has the work.
 #[derive(Default)]
-pub struct Backoff {
+struct Backoff {
     pauses: HashMap<String, (UnixMs, Duration)>,
     swept: Option<UnixMs>,
 }
@@ -71,8 +74,31 @@ impl Backoff {
 }
 
 impl Engine {
-    /// Runs until `stop`. Finishes the effect under way, then returns.
+    /// Runs until `stop`. Finishes the effects under way, then returns.
     pub async fn drive(&self, stop: CancellationToken) {
+        tokio::join!(self.keep_lease(&stop), self.work(&stop));
+    }
+
+    /// Renews the lease beside the work, however long a piece of that takes.
+    async fn keep_lease(&self, stop: &CancellationToken) {
+        let settings = self.settings();
+        while !stop.is_cancelled() {
+            let renewed = self.hold_lease().await;
+            let pause = match renewed {
+                Ok(_) => settings.lease / 3,
+                Err(error) => {
+                    tracing::warn!(%error, "the lease could not be renewed");
+                    settings.retry
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.clock().sleep_until(self.now().plus(pause)) => {}
+            }
+        }
+    }
+
+    async fn work(&self, stop: &CancellationToken) {
         let mut backoff = Backoff::default();
         while !stop.is_cancelled() {
             let next = self.turn(&mut backoff).await;
@@ -84,36 +110,15 @@ impl Engine {
         }
     }
 
-    /// One turn: lease, due work, half-done work. Returns when to look again at the latest.
-    pub async fn turn(&self, backoff: &mut Backoff) -> UnixMs {
+    /// One turn: due work, half-done work. Returns when to look again at the latest.
+    async fn turn(&self, backoff: &mut Backoff) -> UnixMs {
         let now = self.now();
         let settings = self.settings();
-        let latest = now.plus(settings.sweep.min(settings.lease / 3));
-        let soon = now.plus(settings.retry);
-        match self.hold_lease().await {
-            Ok(true) => {}
-            Ok(false) => return latest,
-            Err(error) => {
-                tracing::warn!(%error, "the lease could not be renewed");
-                return soon.min(latest);
-            }
+        let latest = now.plus(settings.sweep);
+        if !self.acts() {
+            return now.plus(settings.retry).min(latest);
         }
-        let next = async {
-            let more = self.due_work(backoff).await?;
-            self.left_behind(backoff).await?;
-            if more {
-                return Ok(Some(now));
-            }
-            let next = self.store().next_due().await?;
-            // What is due already and failed waits for its backoff.
-            Ok::<_, StoreError>(match backoff.next() {
-                Some(retry) if next.is_none_or(|at| at <= now) => Some(retry),
-                Some(retry) => next.map(|at| at.min(retry)),
-                None => next,
-            })
-        }
-        .await;
-        match next {
+        match self.one_round(backoff, now).await {
             // A moment is always left for others.
             Ok(next) => {
                 let floor = self.now().plus(Duration::from_millis(5));
@@ -121,22 +126,42 @@ impl Engine {
             }
             Err(error) => {
                 tracing::warn!(%error, "the store did not say what is due");
-                soon.min(latest)
+                now.plus(settings.retry).min(latest)
             }
         }
     }
 
+    async fn one_round(
+        &self,
+        backoff: &mut Backoff,
+        now: UnixMs,
+    ) -> Result<Option<UnixMs>, StoreError> {
+        let more = self.due_work(backoff).await?;
+        self.left_behind(backoff).await?;
+        if more {
+            return Ok(Some(now));
+        }
+        let next = self.store().next_due().await?;
+        // What is due already and failed waits for its backoff.
+        Ok(match backoff.next() {
+            Some(retry) if next.is_none_or(|at| at <= now) => Some(retry),
+            Some(retry) => next.map(|at| at.min(retry)),
+            None => next,
+        })
+    }
+
     /// Returns whether there may be more at once. What waits after a failure is read past, so that it never hides what is due behind it.
     async fn due_work(&self, backoff: &mut Backoff) -> Result<bool, StoreError> {
-        let limit = BATCH + backoff.waiting(self.now());
-        let due = self.store().due(self.now(), limit).await?;
+        let now = self.now();
+        let limit = BATCH + backoff.waiting(now);
+        let due = self.store().due(now, limit).await?;
         let more = due.len() == limit;
-        for work in due {
-            let key = key(&work);
-            if backoff.waits(&key, self.now()) {
-                continue;
-            }
-            let result = self.carry_out(work).await;
+        let ready = due.into_iter().map(|work| (key(&work), work));
+        let ready: Vec<_> = ready.filter(|(key, _)| !backoff.waits(key, now)).collect();
+        let carried = stream::iter(ready)
+            .map(|(key, work)| async move { (key, self.carry_out(work).await) })
+            .buffer_unordered(AT_ONCE);
+        for (key, result) in carried.collect::<Vec<_>>().await {
             self.settle(backoff, &key, result);
         }
         Ok(more)
@@ -178,19 +203,20 @@ impl Engine {
         if backoff.sweep_due(self.now(), self.settings().sweep) {
             ids.extend(self.half_done().await?);
         }
-        for id in ids {
-            let key = resume_key(&id);
-            if backoff.waits(&key, self.now()) {
-                continue;
-            }
-            let Some(claim) = self.claim(&id) else {
-                continue;
-            };
-            let result = match self.take_up(&claim).await {
-                // It was cancelled for that reason: nothing is left to try.
-                Err(Failure::Refused(_)) => Ok(()),
-                other => other,
-            };
+        let now = self.now();
+        ids.retain(|id| !backoff.waits(&resume_key(id), now));
+        let claims: Vec<Claim> = ids.iter().filter_map(|id| self.claim(id)).collect();
+        let taken_up = stream::iter(claims)
+            .map(|claim| async move {
+                let result = match self.take_up(&claim).await {
+                    // It was cancelled for that reason: nothing is left to try.
+                    Err(Failure::Refused(_)) => Ok(()),
+                    other => other,
+                };
+                (resume_key(claim.id()), result)
+            })
+            .buffer_unordered(AT_ONCE);
+        for (key, result) in taken_up.collect::<Vec<_>>().await {
             self.settle(backoff, &key, result);
         }
         Ok(())

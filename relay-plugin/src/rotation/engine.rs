@@ -18,6 +18,7 @@ use super::failure::Failure;
 use super::lease::Fence;
 use super::machine::Doubt;
 use super::ports::{Clock, DeliveryError, Distributor, Gate};
+use super::recover::PATIENCE;
 use super::request::Authorised;
 use super::reserve::Reservation;
 use super::settings::Settings;
@@ -190,7 +191,7 @@ impl Engine {
     /// # Errors
     /// [`Failure`]: `Refused` has cancelled the rotation; `Again` leaves it for the driver.
     pub async fn carry_on(&self, claim: Claim, in_reply_to: Option<String>) -> Result<(), Failure> {
-        let carried = self.resume(&claim, Doubt::None).await;
+        let carried = self.resume(&claim, Doubt::None, PATIENCE).await;
         drop(claim);
         if let Some(rotation) = carried? {
             self.tell(&rotation.mls_group, &self.accepted(&rotation, in_reply_to))

@@ -23,8 +23,8 @@ use super::reserve::Reserved;
 
 /// Rounds after which a rotation is left to the sweep: take over, prepare, publish, and as many again because rosters changed.
 const ROUNDS: usize = 12;
-/// How long one look waits for an epoch to settle before it leaves the rotation to the sweep.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a request waits for an epoch to settle before it leaves the rotation to the driver, which holds nobody up.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Engine {
     /// Takes up every rotation that is not over. Runs before the first request; what cannot be finished now is left to the driver.
@@ -60,7 +60,10 @@ impl Engine {
 
     /// Goes on with a rotation that was left half done, and tells its group when it is out.
     pub(super) async fn take_up(&self, claim: &Claim) -> Result<(), Failure> {
-        match self.resume(claim, Doubt::OlderAttempt).await? {
+        match self
+            .resume(claim, Doubt::OlderAttempt, Duration::ZERO)
+            .await?
+        {
             Some(rotation) if rotation.state != RotationState::Done => {
                 self.tell_once(&rotation.mls_group, &self.accepted(&rotation, None))
                     .await;
@@ -78,6 +81,7 @@ impl Engine {
         &self,
         claim: &Claim,
         mut doubt: Doubt,
+        patience: Duration,
     ) -> Result<Option<RotationDoc>, Failure> {
         let id = claim.id();
         for _ in 0..ROUNDS {
@@ -109,7 +113,7 @@ impl Engine {
                 return Ok(Some(rotation));
             }
 
-            let look = self.look(&rotation).await?;
+            let look = self.look(&rotation, patience).await?;
             let event = Event::Looked {
                 standing: look.standing,
                 delivery: machine::delivery(&outbox, look.sound.as_ref()),
@@ -218,11 +222,11 @@ impl Engine {
     }
 
     /// Who could read it now, and whether requester, group, client and policy still hold.
-    async fn look(&self, rotation: &RotationDoc) -> Result<Look, Failure> {
+    async fn look(&self, rotation: &RotationDoc, patience: Duration) -> Result<Look, Failure> {
         let Some(client) = self.store().client(&rotation.client_id).await? else {
             return Ok(Look::lost("client.unknown"));
         };
-        let audience = match self.audience_when_ready(&client).await {
+        let audience = match self.audience_when_ready(&client, patience).await {
             Ok(audience) => audience,
             Err(AudienceError::Unfit { alias: _, reason }) => return Ok(Look::lost(reason)),
             Err(AudienceError::NoGroup) => return Ok(Look::lost("client.no_admin_group")),
@@ -245,8 +249,12 @@ impl Engine {
     }
 
     /// Waits, within reason, for what passes by itself.
-    async fn audience_when_ready(&self, client: &ClientDoc) -> Result<Audience, AudienceError> {
-        let give_up = self.now().plus(PATIENCE);
+    async fn audience_when_ready(
+        &self,
+        client: &ClientDoc,
+        patience: Duration,
+    ) -> Result<Audience, AudienceError> {
+        let give_up = self.now().plus(patience);
         loop {
             match self.distributor().audience(client).await {
                 Err(AudienceError::NotYet { retry_at, .. }) if retry_at <= give_up => {
