@@ -397,6 +397,27 @@ async fn shutdown_closes_open_websockets_with_1001_and_keeps_what_was_acknowledg
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_first_event_of_a_run_leaves_the_last_one_of_the_run_before_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut kept = Vec::new();
+    for run in 0..3 {
+        let world = World::start(dir.path(), Some(served()), &[]).await;
+        let relay = world.relay();
+        let event = group_event(GROUP, &run.to_string());
+        relay.publish(event.clone()).await.unwrap();
+        kept.push(event);
+        let mut found = relay
+            .scan(scan(By::Groups(vec![GROUP]), 10))
+            .await
+            .unwrap()
+            .events;
+        found.sort_by(|a, b| a.content.cmp(&b.content));
+        assert_eq!(found, kept);
+        world.stop(PATIENCE).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn authentication_is_enforced_and_passed_on() {
     let dir = tempfile::tempdir().unwrap();
     let required = [

@@ -7,6 +7,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use nostr::{Event, EventId, JsonUtil};
+use nostr_db::{CheckEventResult, Db};
 use nostr_relay::{App, setting::SettingWrapper};
 use tokio::{
     sync::watch,
@@ -36,6 +37,9 @@ pub enum AttachError {
     /// The threads that read the database could not be started.
     #[error("cannot start the threads that read the relay's database: {0}")]
     Threads(#[from] io::Error),
+    /// The relay's database could not be prepared.
+    #[error("cannot write to the relay's database: {0}")]
+    Database(String),
 }
 
 struct Attached {
@@ -60,6 +64,7 @@ impl RnostrPort {
             return Ok(());
         }
         let system = actix::System::try_current().ok_or(AttachError::NoSystem)?;
+        step_over_last_event(&app.db)?;
         let attached = Arc::new(Attached {
             session: InnerSession::start(app.server.clone(), system.arbiter()),
             db: DbThreads::start(&app.db)?,
@@ -78,6 +83,23 @@ impl RnostrPort {
 
     fn relay(&self) -> Option<Arc<Attached>> {
         self.0.borrow().clone()
+    }
+}
+
+/// nostr-db (0.4.5 and before) numbers events from the number of the last one it finds when it opens, so that the first event of a run
+/// takes the place of the last event of the run before. A write that is never committed uses that number up and leaves nothing behind;
+/// where it was used up already, it only leaves a gap.
+fn step_over_last_event(db: &Db) -> Result<(), AttachError> {
+    let failed = |error: nostr_db::Error| AttachError::Database(error.to_string());
+    // No SHA-256 of anything anybody sends.
+    let nobody = nostr_db::Event::new([0; 32], [0; 32], 1, 1, Vec::new(), String::new(), [0; 64])
+        .map_err(failed)?;
+    let mut writer = db.writer().map_err(failed)?;
+    match db.put(&mut writer, nobody).map_err(failed)? {
+        CheckEventResult::Ok(_) => Ok(()),
+        _ => Err(AttachError::Database(
+            "it did not take a test event".to_owned(),
+        )),
     }
 }
 
