@@ -4,6 +4,8 @@
 //! per transaction) → [`sqlite`] (the embedded backend) → [`mac`] (the keyed hash) → [`verifier`] (the hot path). [`schema`] describes the
 //! documents for other languages; `contract` (a feature) is the suite that every backend must pass.
 
+#![forbid(unsafe_code)]
+
 #[cfg(feature = "contract")]
 pub mod contract;
 pub mod documents;

@@ -27,6 +27,8 @@
 //! of a thread are enough for a hundred members. Where dependencies are not optimised, give threads that
 //! call this crate 4 MiB (`RUST_MIN_STACK=4194304`).
 
+#![forbid(unsafe_code)]
+
 pub mod binding;
 mod commit;
 pub mod error;

@@ -8,6 +8,8 @@
 //! [`request`] → [`notify`] → [`ack`] → [`error`] → [`kinds`] → [`inner`]. `schema/` and `vectors/` beside `src/` say the same to other
 //! languages; both are generated from this crate by `cargo run -p keyturn-proto --example regenerate`.
 
+#![forbid(unsafe_code)]
+
 pub mod ack;
 pub mod action;
 pub mod canonical;

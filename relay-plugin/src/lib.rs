@@ -3,6 +3,8 @@
 //! The core (admission, rotation, delivery) knows only ports; the host (`extension`, `host`, `web`, `config`) knows rnostr,
 //! HTTP and the operator. `service` is the boundary between the two.
 
+#![forbid(unsafe_code)]
+
 pub mod admission;
 pub mod assembly;
 pub mod cli;

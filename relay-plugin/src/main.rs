@@ -1,5 +1,7 @@
 //! The `keyturn` binary.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use keyturn::{assembly::Assembly, cli};

@@ -1,4 +1,5 @@
 //! What every end-to-end test starts from. Tests panic: that is how they fail.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 pub mod relay;

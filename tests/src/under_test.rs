@@ -1,5 +1,7 @@
 //! The product's program with crash points: `KEYTURN_TEST_CRASH_AT=after_reserve` kills it when it first passes that step.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use keyturn::assembly::Assembly;

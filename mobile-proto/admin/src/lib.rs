@@ -6,6 +6,8 @@
 //! Read: [`home`] (what is on disk) → [`transport`] (one relay) → [`challenge`] and [`proof`] (who vouches for a request) → [`session`]
 //! (groups, requests, secrets) → [`cli`].
 
+#![forbid(unsafe_code)]
+
 pub mod challenge;
 pub mod cli;
 pub mod clock;

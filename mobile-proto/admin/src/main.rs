@@ -1,5 +1,7 @@
 //! `keyturn-admin`: the program. Everything it does is in the library.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use clap::Parser as _;
