@@ -92,7 +92,6 @@ mod armed {
     }
 
     #[cfg(not(test))]
-    #[expect(clippy::unused_async, reason = "the signature of the product build")]
     pub(crate) async fn point(point: Point) {
         if ARMED.get() == Some(&point) {
             let _ = rustix::process::kill_process(
