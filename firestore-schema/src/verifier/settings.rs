@@ -10,10 +10,10 @@ const MAX_TTL: Duration = Duration::from_secs(60);
 /// Bounds and lifetimes.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// How long a client's snapshot is used without asking again, at most 60 s. Whoever calls [`Verifier::invalidate`] from a listener can
+    /// How long a client's snapshot is used without asking again, at most 60 s. Whoever calls [`Verifier::invalidate`](super::Verifier::invalidate) from a listener can
     /// afford the maximum.
     pub snapshot_ttl: Duration,
-    /// How old a snapshot may get while the source does not answer; then [`VerifyError::Unavailable`].
+    /// How old a snapshot may get while the source does not answer; then [`VerifyError::Unavailable`](super::VerifyError::Unavailable).
     pub max_stale: Duration,
     /// Clients kept in memory.
     pub max_clients: u64,

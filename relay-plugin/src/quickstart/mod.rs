@@ -1,10 +1,12 @@
 //! `keyturn quickstart`: one real rotation on one machine, then the relay goes on serving.
 //!
 //! Nothing here is a stand-in but the token issuer: a real rnostr relay with the extension, real MLS groups over real sockets, the store and the MAC key
-//! that `serve` uses by default. Read [`setup`] (what is on disk) → [`play`] (the story) → [`leaks`] (the search) → [`report`].
+//! that `serve` uses by default. Read [`setup`] (what is on disk) → `people` (who takes part) → `play` (the story) → `checks` → [`leaks`] (the search) → [`report`].
 
+mod checks;
 pub mod issuer;
 pub mod leaks;
+mod people;
 mod play;
 pub mod report;
 pub mod setup;
@@ -134,7 +136,7 @@ async fn quickstart(
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
 
-    let people = play::register(&layout, &config).await?;
+    let people = people::register(&layout, &config).await?;
     let served = Served::start(Arc::clone(&config), service).await?;
     narrator.line(&format!(
         "keyturn quickstart: everything is in {}",
