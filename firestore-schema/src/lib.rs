@@ -11,6 +11,7 @@ pub mod contract;
 pub mod documents;
 pub mod lifecycle;
 pub mod mac;
+pub mod metrics;
 pub mod schema;
 pub mod sqlite;
 pub mod store;

@@ -15,7 +15,7 @@ use std::{
 use actix::{ActorContext as _, ActorFutureExt as _, AsyncContext as _, WrapFuture as _};
 use actix_web_actors::ws::{CloseCode, CloseReason};
 use keyturn_proto::kinds;
-use metrics::counter;
+use metrics::{counter, gauge};
 use nostr::{Event, EventId, Kind, PublicKey, Tag, Timestamp, secp256k1::schnorr::Signature};
 use nostr_extensions::auth::AuthState;
 use nostr_relay::{
@@ -92,24 +92,27 @@ impl RotationExtension {
             counter!(names::INBOUND, "result" => "unreadable").increment(1);
             return ExtensionMessageResult::Continue(msg);
         };
+        let queue = &self.entrance.inbound;
         let inbound = Inbound {
             event: converted,
             received_at_ms: now_ms(),
             session: session_info(session),
         };
-        let refusal = match self.entrance.inbound.try_send(inbound) {
+        let (refusal, result) = match queue.try_send(inbound) {
             Ok(()) => {
                 counter!(names::INBOUND, "result" => "taken").increment(1);
+                let waiting = queue.max_capacity() - queue.capacity();
+                gauge!(names::INBOUND_QUEUE).set(waiting as f64);
                 return ExtensionMessageResult::Continue(msg);
             }
-            Err(TrySendError::Full(_)) => BUSY,
+            Err(TrySendError::Full(_)) => (BUSY, "busy"),
             // Without a served set we cannot know that it concerns us, and other people's groups must not suffer.
             Err(TrySendError::Closed(_)) if served.is_none() => {
                 return ExtensionMessageResult::Continue(msg);
             }
-            Err(TrySendError::Closed(_)) => STOPPED,
+            Err(TrySendError::Closed(_)) => (STOPPED, "stopped"),
         };
-        counter!(names::INBOUND, "result" => "refused").increment(1);
+        counter!(names::INBOUND, "result" => result).increment(1);
         ExtensionMessageResult::Stop(OutgoingMessage::ok(&event.id_str(), false, refusal))
     }
 }

@@ -1,42 +1,192 @@
-//! Names of our metrics, and the recorder they go to.
+//! Every metric of ours: its name, its help text, and the recorder it goes to.
 //!
-//! rnostr counts through the same facade, so one recorder shows both. No label ever holds a client, a key or a value that
-//! somebody else can choose.
+//! What must always hold: a name is written here and nowhere else, and is recorded somewhere; no label ever holds a client, a key, a group or
+//! a value that somebody else can choose, only words from a fixed list. rnostr counts through the same facade, so one recorder shows both.
 
 use std::sync::OnceLock;
 
-use metrics::{describe_counter, describe_histogram};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics::{describe_counter, describe_gauge, describe_histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-/// Events that concern us, by `result`: taken, refused, unreadable.
+// What comes in.
+
+/// Events that concern us, by `result`: taken, busy, stopped, unreadable.
 pub const INBOUND: &str = "keyturn_inbound_total";
-/// Requests decided, by `result`: admitted or the error class.
+/// Events that wait for the core.
+pub const INBOUND_QUEUE: &str = "keyturn_inbound_queue";
+/// Events that nobody could open.
+pub const EVENTS_INVALID: &str = "keyturn_events_invalid_total";
+/// Events kept until an epoch change lets them be opened.
+pub const EVENTS_KEPT: &str = "keyturn_events_kept_total";
+/// Events that the relay took and did not store in time.
+pub const EVENTS_NOT_STORED: &str = "keyturn_events_not_stored_total";
+/// Events that could not be taken in.
+pub const INTAKE_FAILURES: &str = "keyturn_intake_failures_total";
+/// Gift wraps that hold no Welcome for us.
+pub const WELCOMES_INVALID: &str = "keyturn_welcomes_invalid_total";
+/// Welcomes that the registry does not allow, by `reason`.
+pub const WELCOMES_REFUSED: &str = "keyturn_welcomes_refused_total";
+
+// What is decided.
+
+/// Requests judged by admission, by `action` ("unknown" when it cannot be read) and `result`: admitted, or the error class.
 pub const REQUESTS: &str = "keyturn_requests_total";
 /// Requests that admission refused, by `reason`: the words of the audit trail.
 pub const REFUSALS: &str = "keyturn_refusals_total";
-/// Refusals that the audit trail did not take.
-pub const AUDIT_FAILED: &str = "keyturn_audit_append_failed_total";
+/// Requests that were admitted and could not be carried out, by error `class`.
+pub const REFUSED_LATE: &str = "keyturn_requests_refused_late_total";
+/// Acks, by `result`: proven, unproven, late, refused.
+pub const ACKS: &str = "keyturn_acks_total";
 /// Fetches of the issuer's keys, by `result`: ok, failed.
 pub const JWKS_FETCHES: &str = "keyturn_jwks_fetches_total";
+
+// What is done.
+
 /// Rotations ended, by `outcome`.
 pub const ROTATIONS: &str = "keyturn_rotations_total";
-/// Acks, by `result`: proven, unproven, refused.
-pub const ACKS: &str = "keyturn_acks_total";
-/// Groups frozen, strangers found, wrong welcomes and whatever else an operator must look at, by `reason`.
-pub const ALARMS: &str = "keyturn_alarms_total";
-/// Events published, by `result`: new, already, refused, failed.
+/// Rollbacks and revocations carried out, by `outcome`.
+pub const ACTIONS: &str = "keyturn_actions_total";
+/// Versions whose grace was over.
+pub const RETIRED: &str = "keyturn_versions_retired_total";
+/// Events published, by `result`: stored, refused, failed.
 pub const PUBLISHED: &str = "keyturn_published_total";
-/// Seconds from the request's event to the notify handed to the relay.
-pub const DISTRIBUTE_SECONDS: &str = "keyturn_distribute_seconds";
-/// Seconds until a published event could be read back.
-pub const PUBLISH_SECONDS: &str = "keyturn_publish_seconds";
-/// Seconds from the notify to the quorum.
-pub const QUORUM_SECONDS: &str = "keyturn_quorum_seconds";
-/// Seconds that one store transaction took.
-pub const STORE_SECONDS: &str = "keyturn_store_seconds";
+/// Ciphertexts deleted from the relay's database.
+pub const CIPHERTEXTS_DELETED: &str = "keyturn_ciphertexts_deleted_total";
+/// Rotations taken up from another attempt.
+pub const TAKE_OVERS: &str = "keyturn_take_overs_total";
+/// Whether this instance holds the lease and acts: 1 or 0.
+pub const LEASE_HELD: &str = "keyturn_lease_held";
+/// How long the oldest due work has been waiting.
+pub const DUE_LAG_SECONDS: &str = "keyturn_due_lag_seconds";
 
-const LATENCY: [f64; 12] = [
-    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 5.0,
+// What went wrong.
+
+/// Conditions that an operator must look at, by `reason`.
+pub const ALARMS: &str = "keyturn_alarms_total";
+/// Audit records that could not be written.
+pub const AUDIT_FAILED: &str = "keyturn_audit_append_failed_total";
+/// Audit records left out because anybody can cause them.
+pub const JUNK_NOT_RECORDED: &str = "keyturn_junk_not_recorded_total";
+/// Due work that failed and is tried again.
+pub const DRIVER_FAILURES: &str = "keyturn_driver_failures_total";
+/// Messages to a group that were given up.
+pub const ANNOUNCEMENTS_FAILED: &str = "keyturn_announcements_failed_total";
+/// Panics that were caught, by `part`: member, request.
+pub const PANICS: &str = "keyturn_panics_total";
+
+// How long it took.
+
+/// From the request's first look to every notify stored by the relay.
+pub const REQUEST_SECONDS: &str = "keyturn_request_seconds";
+/// From generating a secret to the recorded, sealed version.
+pub const PREPARE_SECONDS: &str = "keyturn_prepare_seconds";
+/// One signature by the MAC key.
+pub const MAC_SECONDS: &str = "keyturn_mac_seconds";
+/// Until every notify of a rotation could be read back from the relay.
+pub const DISTRIBUTE_SECONDS: &str = "keyturn_distribute_seconds";
+/// Until one published event could be read back.
+pub const PUBLISH_SECONDS: &str = "keyturn_publish_seconds";
+/// From the reservation to the ack quorum.
+pub const QUORUM_SECONDS: &str = "keyturn_quorum_seconds";
+
+const COUNTERS: [(&str, &str); 24] = [
+    (INBOUND, "Events that concern Keyturn, by result"),
+    (EVENTS_INVALID, "Events that nobody could open"),
+    (
+        EVENTS_KEPT,
+        "Events kept until an epoch change lets them be opened",
+    ),
+    (
+        EVENTS_NOT_STORED,
+        "Events that the relay took and did not store in time",
+    ),
+    (INTAKE_FAILURES, "Events that could not be taken in"),
+    (WELCOMES_INVALID, "Gift wraps that hold no Welcome for us"),
+    (
+        WELCOMES_REFUSED,
+        "Welcomes that the registry does not allow, by reason",
+    ),
+    (
+        REQUESTS,
+        "Requests judged by admission, by action and result",
+    ),
+    (REFUSALS, "Requests refused by admission, by reason"),
+    (
+        REFUSED_LATE,
+        "Requests that were admitted and could not be carried out, by error class",
+    ),
+    (ACKS, "Acks, by result"),
+    (JWKS_FETCHES, "Fetches of the issuer's keys, by result"),
+    (ROTATIONS, "Rotations ended, by outcome"),
+    (ACTIONS, "Rollbacks and revocations carried out, by outcome"),
+    (RETIRED, "Versions retired at the end of their grace"),
+    (PUBLISHED, "Events published, by result"),
+    (
+        CIPHERTEXTS_DELETED,
+        "Ciphertexts deleted from the relay's database",
+    ),
+    (TAKE_OVERS, "Rotations taken up from an earlier attempt"),
+    (ALARMS, "Conditions that need an operator, by reason"),
+    (AUDIT_FAILED, "Audit records that could not be written"),
+    (
+        JUNK_NOT_RECORDED,
+        "Audit records left out because anybody can cause them",
+    ),
+    (DRIVER_FAILURES, "Due work that failed and is tried again"),
+    (
+        ANNOUNCEMENTS_FAILED,
+        "Messages to a group that were given up",
+    ),
+    (PANICS, "Panics that were caught, by part"),
+];
+
+const GAUGES: [(&str, &str); 3] = [
+    (INBOUND_QUEUE, "Events that wait for the core"),
+    (LEASE_HELD, "Whether this instance holds the lease and acts"),
+    (
+        DUE_LAG_SECONDS,
+        "How long the oldest due work has been waiting",
+    ),
+];
+
+const HISTOGRAMS: [(&str, &[f64], &str); 6] = [
+    (
+        REQUEST_SECONDS,
+        &LATENCY,
+        "From the request's first look to every notify stored by the relay",
+    ),
+    (
+        PREPARE_SECONDS,
+        &LATENCY,
+        "From generating a secret to the recorded, sealed version",
+    ),
+    (MAC_SECONDS, &LATENCY, "One signature by the MAC key"),
+    (
+        DISTRIBUTE_SECONDS,
+        &LATENCY,
+        "Until every notify of a rotation could be read back from the relay",
+    ),
+    (
+        PUBLISH_SECONDS,
+        &LATENCY,
+        "Until one published event could be read back",
+    ),
+    (
+        QUORUM_SECONDS,
+        &PATIENCE,
+        "From the reservation to the ack quorum",
+    ),
+];
+
+/// Histograms of others that share our recorder.
+const THEIRS: [&str; 3] = [
+    keyturn_store::metrics::STORE_SECONDS,
+    "nostr_relay_db_get",
+    "nostr_relay_db_write",
+];
+
+const LATENCY: [f64; 13] = [
+    0.0001, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 5.0,
 ];
 /// People take minutes to ack; the deadline is half an hour by default.
 const PATIENCE: [f64; 8] = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0];
@@ -46,62 +196,53 @@ static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 /// Installs the recorder of this process, once. `None` when the relay has installed one of its own before: then our
 /// metrics appear there.
 pub fn install() -> Option<PrometheusHandle> {
-    RECORDER.get_or_init(build).clone()
-}
-
-fn build() -> Option<PrometheusHandle> {
-    let latency = [
-        DISTRIBUTE_SECONDS,
-        PUBLISH_SECONDS,
-        STORE_SECONDS,
-        "nostr_relay_db_get",
-        "nostr_relay_db_write",
-    ];
-    let mut builder = PrometheusBuilder::new();
-    for name in latency {
-        builder = builder
-            .set_buckets_for_metric(Matcher::Full(name.to_owned()), &LATENCY)
-            .ok()?;
-    }
-    builder = builder
-        .set_buckets_for_metric(Matcher::Full(QUORUM_SECONDS.to_owned()), &PATIENCE)
-        .ok()?;
-    match builder.install_recorder() {
-        Ok(handle) => {
+    RECORDER
+        .get_or_init(|| {
+            let handle = builder().and_then(PrometheusBuilder::install_recorder);
             describe();
-            Some(handle)
-        }
-        Err(_) => {
-            tracing::info!(
-                "a metrics recorder is installed already; keyturn's metrics appear there"
-            );
-            None
-        }
-    }
+            match handle {
+                Ok(handle) => Some(handle),
+                Err(_) => {
+                    tracing::info!(
+                        "a metrics recorder is installed already; keyturn's metrics appear there"
+                    );
+                    None
+                }
+            }
+        })
+        .clone()
 }
 
+fn builder() -> Result<PrometheusBuilder, BuildError> {
+    let ours = HISTOGRAMS
+        .iter()
+        .map(|(name, buckets, _)| (*name, *buckets));
+    let theirs = THEIRS.iter().map(|name| (*name, &LATENCY[..]));
+    ours.chain(theirs)
+        .try_fold(PrometheusBuilder::new(), |builder, (name, buckets)| {
+            builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)
+        })
+}
+
+/// Gives the recorder every help text.
 fn describe() {
     nostr_extensions::metrics::describe_metrics();
-    describe_counter!(INBOUND, "Events that concern Keyturn, by result");
-    describe_counter!(REQUESTS, "Requests decided, by result");
-    describe_counter!(REFUSALS, "Requests refused by admission, by reason");
-    describe_counter!(
-        AUDIT_FAILED,
-        "Refusals that could not be written to the audit trail"
-    );
-    describe_counter!(JWKS_FETCHES, "Fetches of the issuer's keys, by result");
-    describe_counter!(ROTATIONS, "Rotations ended, by outcome");
-    describe_counter!(ACKS, "Acks, by result");
-    describe_counter!(ALARMS, "Conditions that need an operator, by reason");
-    describe_counter!(PUBLISHED, "Events published, by result");
-    describe_histogram!(
-        DISTRIBUTE_SECONDS,
-        "From the request's event to the notify handed to the relay"
-    );
-    describe_histogram!(
-        PUBLISH_SECONDS,
-        "Until a published event could be read back"
-    );
-    describe_histogram!(QUORUM_SECONDS, "From the notify to the ack quorum");
-    describe_histogram!(STORE_SECONDS, "One store transaction");
+    keyturn_store::metrics::describe();
+    for (name, help) in COUNTERS {
+        describe_counter!(name, help);
+    }
+    for (name, help) in GAUGES {
+        describe_gauge!(name, help);
+    }
+    for (name, _, help) in HISTOGRAMS {
+        describe_histogram!(name, help);
+    }
+    // Seen as zero, the first one is a change and not a new series.
+    for part in ["member", "request"] {
+        metrics::counter!(PANICS, "part" => part).absolute(0);
+    }
+    metrics::counter!(AUDIT_FAILED).absolute(0);
 }
+
+#[cfg(test)]
+mod tests;

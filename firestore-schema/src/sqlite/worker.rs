@@ -3,10 +3,13 @@
 //! Jobs arrive over a bounded channel (a full one makes callers wait, it never grows). A job whose caller went away still runs to its end: the
 //! transaction is committed or rolled back, never left open.
 
+use std::time::Instant;
+
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use super::error;
+use crate::metrics::STORE_SECONDS;
 use crate::store::{Result, StoreError};
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
@@ -38,7 +41,7 @@ impl Worker {
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     {
-        self.run(move |db| {
+        self.run("write", move |db| {
             let tx = db
                 .transaction_with_behavior(TransactionBehavior::Immediate)
                 .map_err(error::sql)?;
@@ -56,14 +59,14 @@ impl Worker {
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     {
-        self.run(move |db| {
+        self.run("read", move |db| {
             let tx = db.transaction().map_err(error::sql)?;
             work(&tx)
         })
         .await
     }
 
-    async fn run<T, F>(&self, work: F) -> Result<T>
+    async fn run<T, F>(&self, op: &'static str, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&mut Connection) -> Result<T> + Send + 'static,
@@ -71,14 +74,17 @@ impl Worker {
         let stopped = || StoreError::Unavailable {
             cause: "the store has been closed",
         };
+        let started = Instant::now();
         let (reply, answer) = oneshot::channel();
         let job: Job = Box::new(move |db| {
             // The caller may have gone; the work is done all the same.
             drop(reply.send(work(db)));
         });
         self.jobs.send(job).await.map_err(|_| stopped())?;
-        answer.await.map_err(|_| StoreError::Unknown {
+        let answered = answer.await.map_err(|_| StoreError::Unknown {
             cause: "the store stopped while working",
-        })?
+        })?;
+        metrics::histogram!(STORE_SECONDS, "op" => op).record(started.elapsed().as_secs_f64());
+        answered
     }
 }

@@ -2,6 +2,8 @@
 
 use metrics::{Counter, counter};
 
+use crate::metrics::{VERIFY, VERIFY_LIMITED, VERIFY_MAC_CALLS, VERIFY_SNAPSHOT_READS};
+
 use super::{Verified, VerifyError, Which};
 
 /// Handles, looked up once: the hot path only adds.
@@ -20,15 +22,15 @@ pub(super) struct Counters {
 
 impl Counters {
     pub(super) fn bind() -> Self {
-        let result = |name: &'static str| counter!("keyturn_verify_total", "result" => name);
+        let result = |name: &'static str| counter!(VERIFY, "result" => name);
         Self {
             current: result("current"),
             previous: result("previous"),
             refused: result("refused"),
             unavailable: result("unavailable"),
-            mac_calls: counter!("keyturn_verify_mac_calls_total"),
-            limited: counter!("keyturn_verify_limited_total"),
-            reads: counter!("keyturn_verify_snapshot_reads_total"),
+            mac_calls: counter!(VERIFY_MAC_CALLS),
+            limited: counter!(VERIFY_LIMITED),
+            reads: counter!(VERIFY_SNAPSHOT_READS),
         }
     }
 

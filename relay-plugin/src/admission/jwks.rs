@@ -140,24 +140,24 @@ impl Jwks {
         }
         *last_try = Some(now);
         match self.fetch().await {
-            Ok(keys) => {
-                metrics::counter!(JWKS_FETCHES, "result" => "ok").increment(1);
-                self.store(keys, now);
-            }
-            Err(error) => {
-                metrics::counter!(JWKS_FETCHES, "result" => "failed").increment(1);
-                tracing::warn!(%error, "the issuer's keys could not be refreshed");
-            }
+            Ok(keys) => self.store(keys, now),
+            Err(error) => tracing::warn!(%error, "the issuer's keys could not be refreshed"),
         }
         self.refresh_min_interval
     }
 
     async fn fetch(&self) -> Result<KeySet, JwksError> {
-        let text = match &self.source {
-            Source::File(path) => read_file(path).await?,
-            Source::Url { client, url } => get(client, url).await?,
-        };
-        KeySet::parse(&text).map_err(JwksError::Unusable)
+        let fetched = async {
+            let text = match &self.source {
+                Source::File(path) => read_file(path).await?,
+                Source::Url { client, url } => get(client, url).await?,
+            };
+            KeySet::parse(&text).map_err(JwksError::Unusable)
+        }
+        .await;
+        let result = if fetched.is_ok() { "ok" } else { "failed" };
+        metrics::counter!(JWKS_FETCHES, "result" => result).increment(1);
+        fetched
     }
 
     fn store(&self, keys: KeySet, now: UnixMs) {

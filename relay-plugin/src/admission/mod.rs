@@ -117,7 +117,9 @@ impl Admission {
     pub async fn admit(&self, opened: &Opened, now: UnixMs) -> Result<Permit, Refusal> {
         match self.judge(opened, now).await {
             Ok(permit) => {
-                metrics::counter!(REQUESTS, "result" => "admitted").increment(1);
+                let action = permit.action().as_str();
+                metrics::counter!(REQUESTS, "action" => action, "result" => "admitted")
+                    .increment(1);
                 Ok(permit)
             }
             Err(refused) => {
@@ -171,7 +173,8 @@ impl Admission {
             reason,
             retry_after_ms: _,
         } = refused.refusal;
-        metrics::counter!(REQUESTS, "result" => class.as_str()).increment(1);
+        let action = request::action(opened);
+        metrics::counter!(REQUESTS, "action" => action, "result" => class.as_str()).increment(1);
         metrics::counter!(REFUSALS, "reason" => reason).increment(1);
         self.limits.note(&opened.leaf_signature_key, refused, now);
         let records = if refused.audited {

@@ -1,6 +1,6 @@
 //! First step: the text becomes a [`ServiceRequest`] whose fields go together, or it is refused before anything else is done with it.
 
-use keyturn_proto::{ClientId, ErrorClass, Inner, RotationId, ServiceRequest};
+use keyturn_proto::{Action, ClientId, ErrorClass, Inner, RotationId, ServiceRequest};
 
 use super::opened::Opened;
 use super::refused::Refused;
@@ -23,6 +23,18 @@ pub(super) fn parse(opened: &Opened) -> Result<ServiceRequest, Refused> {
         .validate()
         .map_err(|_| Refused::new(ErrorClass::PolicyViolation, "request.invalid"))?;
     Ok(request)
+}
+
+/// What a request asks for, in the words of the metrics; also when the rest of it is malformed.
+pub(super) fn action(opened: &Opened) -> &'static str {
+    #[derive(serde::Deserialize)]
+    struct Asked {
+        action_type: Action,
+    }
+    let asked = (opened.json.len() <= MAX_REQUEST)
+        .then(|| serde_json::from_str::<Asked>(&opened.json).ok())
+        .flatten();
+    asked.map_or("unknown", |asked| asked.action_type.as_str())
 }
 
 /// What a request says it is about, also when it is malformed, so that its refusal can be addressed and audited. Untrusted; nothing

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Core;
 use super::work::Desk;
+use crate::metrics as names;
 use crate::service::Inbound;
 
 /// Events that may wait for the relay's database at once.
@@ -51,7 +52,7 @@ impl Core {
                     if stored {
                         self.take_in(&event, receipt, desk).await;
                     } else {
-                        metrics::counter!("keyturn_events_not_stored_total").increment(1);
+                        metrics::counter!(names::EVENTS_NOT_STORED).increment(1);
                         tracing::warn!(event = %event.id, "the relay did not store it; not followed");
                     }
                 }
@@ -61,6 +62,7 @@ impl Core {
                 }
                 next = inbound.recv(), if room => {
                     let Some(next) = next else { return };
+                    metrics::gauge!(names::INBOUND_QUEUE).set(inbound.len() as f64);
                     self.arrived(next, &mut held, desk).await;
                 }
             }
@@ -101,7 +103,7 @@ impl Core {
             }
             // It is stored by the relay, and taken in again at the next start.
             Err(error) => {
-                metrics::counter!("keyturn_intake_failures_total").increment(1);
+                metrics::counter!(names::INTAKE_FAILURES).increment(1);
                 tracing::error!(event = %event.id, %error, "not taken in");
             }
         }

@@ -16,6 +16,7 @@ use crate::admission::{Opened, Refusal, hints};
 use crate::crash;
 use crate::delivery::inbox::Waiting;
 use crate::delivery::service_member::ServiceError;
+use crate::metrics as names;
 use crate::rotation::Failure;
 use crate::rotation::audit::Entry;
 use crate::rotation::engine::Answer;
@@ -214,7 +215,7 @@ impl Core {
                 let reply = Some(opened.event_id.clone());
                 match self.engine.carry_on(claim, reply).await {
                     Ok(()) => {
-                        metrics::histogram!("keyturn_request_seconds")
+                        metrics::histogram!(names::REQUEST_SECONDS)
                             .record(self.engine.now().since(started).as_secs_f64());
                     }
                     Err(Failure::Again(reason)) => {
@@ -247,10 +248,16 @@ impl Core {
     /// A refusal that nobody has recorded yet: the audit trail gets the reason, the group the class.
     async fn refuse(&self, row: i64, opened: &Opened, kind: InnerKind, refusal: &Refusal) {
         let event = match kind {
-            InnerKind::Ack => "ack.refused",
-            _ => "request.refused",
+            InnerKind::Ack => {
+                metrics::counter!(names::ACKS, "result" => "refused").increment(1);
+                "ack.refused"
+            }
+            _ => {
+                let class = refusal.class.as_str();
+                metrics::counter!(names::REFUSED_LATE, "class" => class).increment(1);
+                "request.refused"
+            }
         };
-        metrics::counter!("keyturn_refused_total", "class" => refusal.class.as_str()).increment(1);
         let mut entry = Entry::of_opened(self.engine.now(), opened, event, refusal.reason);
         let (rotation, client) = self.about(opened, kind);
         if let Some(rotation) = &rotation {
@@ -304,7 +311,7 @@ impl Core {
     /// A row whose task panicked is not tried again: it would take every later start down with it. A reservation it may have made is found by
     /// the driver.
     async fn panicked(&self, card: &Card) {
-        metrics::counter!("keyturn_panics_total").increment(1);
+        metrics::counter!(names::PANICS, "part" => "request").increment(1);
         tracing::error!(event = card.event_id, "a request panicked; it was given up");
         let entry = Entry::by_admin(
             self.engine.now(),

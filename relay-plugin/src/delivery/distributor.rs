@@ -231,7 +231,7 @@ impl GroupDistributor {
         if refusal.class == ErrorClass::InternalError {
             return Err(AudienceError::Member(refusal.reason));
         }
-        metrics::counter!("keyturn_alarms_total", "reason" => refusal.reason).increment(1);
+        metrics::counter!(crate::metrics::ALARMS, "reason" => refusal.reason).increment(1);
         tracing::error!(
             group = alias, reason = refusal.reason, leaf = ?who, client = %client.client_id,
             "ALARM: somebody in the group may not read this client's secrets; nothing is sealed"

@@ -39,7 +39,7 @@ impl MemberThread {
                 while let Some(job) = queue.blocking_recv() {
                     // Every method of the member is a transaction that unwinding rolls back, and the next one reads its state anew.
                     if catch_unwind(AssertUnwindSafe(|| job(&mut member))).is_err() {
-                        metrics::counter!("keyturn_member_panics_total").increment(1);
+                        metrics::counter!(crate::metrics::PANICS, "part" => "member").increment(1);
                         tracing::error!("a job of the service member panicked; it was undone");
                     }
                 }

@@ -3,10 +3,13 @@
 //! What must always hold: an event counts as published only when it could be read back by id; publishing again is harmless; whatever the relay
 //! says is reduced to a word, because its own words may quote the event.
 
+use std::time::Instant;
+
 use keyturn_store::documents::OutboxDoc;
 use nostr::{Event, EventId, JsonUtil};
 
 use super::port::{PublishError, ReadError, RelayPort};
+use crate::metrics as names;
 use crate::rotation::ports::DeliveryError;
 
 /// Publishes one outbox event, unless it is there already.
@@ -27,6 +30,21 @@ pub async fn publish(relay: &dyn RelayPort, document: &OutboxDoc) -> Result<(), 
 /// # Errors
 /// [`DeliveryError`].
 pub async fn send(relay: &dyn RelayPort, event: Event) -> Result<(), DeliveryError> {
+    let started = Instant::now();
+    let sent = send_once(relay, event).await;
+    let result = match &sent {
+        Ok(()) => {
+            metrics::histogram!(names::PUBLISH_SECONDS).record(started.elapsed().as_secs_f64());
+            "stored"
+        }
+        Err(DeliveryError::Refused(_)) => "refused",
+        Err(_) => "failed",
+    };
+    metrics::counter!(names::PUBLISHED, "result" => result).increment(1);
+    sent
+}
+
+async fn send_once(relay: &dyn RelayPort, event: Event) -> Result<(), DeliveryError> {
     let id = event.id;
     let Err(error) = relay.publish(event).await else {
         return Ok(());
@@ -66,7 +84,7 @@ pub async fn withdraw(relay: &dyn RelayPort, event_ids: &[String]) -> Result<(),
         .map(|id| parse(id))
         .collect::<Result<Vec<_>, _>>()?;
     let deleted = relay.delete(ids).await.map_err(|error| away(&error))?;
-    metrics::counter!("keyturn_ciphertexts_deleted_total").increment(deleted.removed.len() as u64);
+    metrics::counter!(names::CIPHERTEXTS_DELETED).increment(deleted.removed.len() as u64);
     Ok(())
 }
 

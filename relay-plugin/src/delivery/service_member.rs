@@ -16,6 +16,7 @@ use nostr::{Event, PublicKey};
 use super::inbox::{Dropped, decide};
 use super::member_thread::{MemberGone, MemberThread};
 use super::port::RelayPort;
+use crate::metrics as names;
 use crate::rotation::audit::Entry;
 use crate::rotation::ports::Clock;
 use crate::service::{Served, ServedSet};
@@ -211,7 +212,7 @@ impl ServiceMember {
                 self.audit(entry.group(&alias).done()).await;
             }
             Inbound::Invalid { event_id, reason } => {
-                metrics::counter!("keyturn_events_invalid_total").increment(1);
+                metrics::counter!(names::EVENTS_INVALID).increment(1);
                 let entry = Entry::new(
                     self.now(),
                     Actor::Unknown,
@@ -222,7 +223,7 @@ impl ServiceMember {
                     .await;
             }
             Inbound::Kept { event_id, group } => {
-                metrics::counter!("keyturn_events_kept_total").increment(1);
+                metrics::counter!(names::EVENTS_KEPT).increment(1);
                 let entry =
                     Entry::new(self.now(), Actor::Unknown, "event.kept", "not_openable_yet");
                 let alias = self.alias(&group).await?;
@@ -295,7 +296,11 @@ impl ServiceMember {
     }
 
     /// Stops serving a group until the operator has looked.
-    pub(super) async fn suspend(&self, alias: &str, reason: &str) -> Result<(), ServiceError> {
+    pub(super) async fn suspend(
+        &self,
+        alias: &str,
+        reason: &'static str,
+    ) -> Result<(), ServiceError> {
         alarm(alias, reason);
         let groups = self.store().groups().await?;
         let known = groups.iter().find(|group| group.alias == alias);
@@ -330,7 +335,7 @@ impl ServiceMember {
         if within {
             self.audit(record).await;
         } else {
-            metrics::counter!("keyturn_junk_not_recorded_total").increment(1);
+            metrics::counter!(names::JUNK_NOT_RECORDED).increment(1);
         }
     }
 
@@ -343,15 +348,15 @@ impl ServiceMember {
     pub(super) async fn audit(&self, record: AuditRecord) {
         let event = record.event.clone();
         if let Err(error) = self.store().append(record).await {
-            metrics::counter!("keyturn_audit_append_failed_total").increment(1);
+            metrics::counter!(names::AUDIT_FAILED).increment(1);
             tracing::error!(%error, event, "an audit record could not be written");
         }
     }
 }
 
 /// Counts and logs something an operator must look at.
-pub(super) fn alarm(group: &str, reason: &str) {
-    metrics::counter!("keyturn_alarms_total", "reason" => reason.to_owned()).increment(1);
+pub(super) fn alarm(group: &str, reason: &'static str) {
+    metrics::counter!(names::ALARMS, "reason" => reason).increment(1);
     tracing::error!(
         group,
         reason,

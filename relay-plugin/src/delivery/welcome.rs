@@ -11,6 +11,7 @@ use nostr::Event;
 
 use super::outbox;
 use super::service_member::{ServiceError, ServiceMember, failed, is_bound, npub};
+use crate::metrics as names;
 use crate::rotation::audit::Entry;
 
 /// What the registry says about an invitation.
@@ -107,7 +108,7 @@ impl ServiceMember {
             }
             Err(error) => {
                 // Anybody can send us one of these; our own state is not touched.
-                metrics::counter!("keyturn_welcomes_invalid_total").increment(1);
+                metrics::counter!(names::WELCOMES_INVALID).increment(1);
                 tracing::info!(event = %event.id, %error, "not a Welcome that we can use");
                 Ok(())
             }
@@ -126,7 +127,7 @@ impl ServiceMember {
             Some(Verdict::Refuse(reason)) => (None, *reason),
             Some(Verdict::Join(_)) | None => (None, "welcome.refused"),
         };
-        metrics::counter!("keyturn_welcomes_refused_total", "reason" => reason).increment(1);
+        metrics::counter!(names::WELCOMES_REFUSED, "reason" => reason).increment(1);
         let named = alias.cloned().unwrap_or_else(|| group.to_string());
         let entry = Entry::by_admin(self.now(), welcomer, "welcome.refused", reason);
         let entry = entry.group(&named).event(&event.id.to_hex());

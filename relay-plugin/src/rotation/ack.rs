@@ -7,7 +7,7 @@ use keyturn_proto::ack::{AckStatement, RotateAck};
 use keyturn_proto::encoding::from_b64url_array;
 use keyturn_proto::notify::NotifyState;
 use keyturn_proto::{ErrorClass, ServiceNotify};
-use keyturn_store::documents::{AckEntry, RotationDoc, VersionDoc};
+use keyturn_store::documents::{AckEntry, RotationDoc, RotationState, VersionDoc};
 use keyturn_store::store::RecordAck;
 
 use super::audit::Entry;
@@ -16,7 +16,7 @@ use super::failure::Failure;
 use super::machine::{self, Effect, Event};
 use super::promote::{counted, promoted};
 use crate::admission::Opened;
-use crate::crash;
+use crate::{crash, metrics as names};
 
 /// An ack that was judged and may be recorded.
 struct Acknowledged {
@@ -126,7 +126,7 @@ impl Engine {
         let Some(version_id) = rotation.new_version else {
             return Err(Failure::refused(ErrorClass::Conflict, "ack.not_prepared"));
         };
-        let proven = entry.proven;
+        let (proven, before) = (entry.proven, rotation.state);
         let now = self.now();
         let result = self
             .store()
@@ -142,7 +142,11 @@ impl Engine {
         crash::point(crash::Point::AfterAck).await;
         if result.counted {
             let word = if proven { "proven" } else { "unproven" };
-            metrics::counter!("keyturn_acks_total", "proof" => word).increment(1);
+            metrics::counter!(names::ACKS, "result" => word).increment(1);
+        }
+        if before == RotationState::Prepared && result.rotation.state != before {
+            metrics::histogram!(names::QUORUM_SECONDS)
+                .record(now.since(result.rotation.created_at).as_secs_f64());
         }
         if result.promoted {
             promoted();
@@ -162,6 +166,7 @@ impl Engine {
         let now = self.now();
         let audit = acked(opened, &rotation, "ack.late", entry.proven, now);
         self.store().append(audit).await?;
+        metrics::counter!(names::ACKS, "result" => "late").increment(1);
         Ok((rotation, entry.proven))
     }
 }

@@ -48,6 +48,10 @@ impl Engine {
                 audit: audit.done(),
             })
             .await?;
+        // A repeat changed nothing.
+        if rotation.state != RotationState::Done {
+            counted(Outcome::Canceled);
+        }
         self.wake();
         self.ended(&cancelled.client_id, Outcome::Canceled, None)
             .await
@@ -77,8 +81,7 @@ impl Engine {
                 audit: Entry::of_rotation(now, rotation, event, reason).done(),
             })
             .await?;
-        metrics::counter!("keyturn_rotations_ended_total", "outcome" => outcome.as_str())
-            .increment(1);
+        counted(outcome);
         self.wake();
         Ok(ended)
     }
@@ -98,4 +101,8 @@ impl Engine {
             grace_until: grace_until.filter(|_| outcome == Outcome::Promoted),
         })
     }
+}
+
+fn counted(outcome: Outcome) {
+    metrics::counter!(crate::metrics::ROTATIONS, "outcome" => outcome.as_str()).increment(1);
 }

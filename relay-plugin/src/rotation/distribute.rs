@@ -34,7 +34,7 @@ impl Prepared {
         for result in results {
             result?;
         }
-        metrics::histogram!("keyturn_distribute_seconds")
+        metrics::histogram!(crate::metrics::DISTRIBUTE_SECONDS)
             .record(engine.now().since(started).as_secs_f64());
         crash::point(crash::Point::AfterPublish).await;
         Ok(Distributed { rotation })

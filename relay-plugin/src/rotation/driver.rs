@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::engine::{Claim, Engine};
 use super::failure::Failure;
 use super::machine::{self, Effect, Event};
+use crate::metrics as names;
 
 /// How much is taken from the store at once.
 const BATCH: usize = 256;
@@ -85,7 +86,10 @@ impl Engine {
         while !stop.is_cancelled() {
             let renewed = self.hold_lease().await;
             let pause = match renewed {
-                Ok(_) => settings.lease / 3,
+                Ok(held) => {
+                    metrics::gauge!(names::LEASE_HELD).set(if held { 1.0 } else { 0.0 });
+                    settings.lease / 3
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the lease could not be renewed");
                     settings.retry
@@ -116,6 +120,8 @@ impl Engine {
         let settings = self.settings();
         let latest = now.plus(settings.sweep);
         if !self.acts() {
+            // What is due is another instance's.
+            metrics::gauge!(names::DUE_LAG_SECONDS).set(0.0);
             return now.plus(settings.retry).min(latest);
         }
         match self.one_round(backoff, now).await {
@@ -142,6 +148,8 @@ impl Engine {
             return Ok(Some(now));
         }
         let next = self.store().next_due().await?;
+        let lag = next.map(|at| self.now().since(at)).unwrap_or_default();
+        metrics::gauge!(names::DUE_LAG_SECONDS).set(lag.as_secs_f64());
         // What is due already and failed waits for its backoff.
         Ok(match backoff.next() {
             Some(retry) if next.is_none_or(|at| at <= now) => Some(retry),
@@ -226,7 +234,7 @@ impl Engine {
         match result {
             Ok(()) => backoff.succeeded(key),
             Err(failure) => {
-                metrics::counter!("keyturn_driver_failures_total").increment(1);
+                metrics::counter!(names::DRIVER_FAILURES).increment(1);
                 tracing::warn!(work = key, reason = failure.reason(), "to be tried again");
                 let settings = self.settings();
                 backoff.failed(key, self.now(), settings.retry, settings.sweep);

@@ -246,7 +246,7 @@ impl Engine {
 const TELL_WITHIN: Duration = Duration::from_secs(60);
 
 fn untold(alias: &str, error: &DeliveryError) {
-    metrics::counter!("keyturn_announcements_failed_total").increment(1);
+    metrics::counter!(crate::metrics::ANNOUNCEMENTS_FAILED).increment(1);
     tracing::warn!(group = alias, %error, "a group could not be told");
 }
 

@@ -3,6 +3,8 @@
 //! The hash is checked with one verification before anybody is told of it: a MAC service that signs with one key and verifies with another
 //! would lock every holder of the new secret out.
 
+use std::time::Instant;
+
 use keyturn_proto::encoding::b64url;
 use keyturn_proto::notify::{NotifyHeader, RotateNotify};
 use keyturn_proto::{ErrorClass, RotationId, UnixMs, derive};
@@ -34,7 +36,9 @@ impl Generated {
         } = self;
         let rotation = &reserved.rotation;
         let client_id = &rotation.client_id;
+        let started = Instant::now();
         let maced = key.sign(client_id, &version_id, secret.expose()).await?;
+        metrics::histogram!(crate::metrics::MAC_SECONDS).record(started.elapsed().as_secs_f64());
         let verified = key
             .verify(
                 &maced.key_ref,

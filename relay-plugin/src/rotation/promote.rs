@@ -74,7 +74,7 @@ impl Engine {
 
 /// Counts a promotion.
 pub(super) fn promoted() {
-    metrics::counter!("keyturn_rotations_ended_total", "outcome" => Outcome::Promoted.as_str())
+    metrics::counter!(crate::metrics::ROTATIONS, "outcome" => Outcome::Promoted.as_str())
         .increment(1);
 }
 

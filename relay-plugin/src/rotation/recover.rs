@@ -201,7 +201,7 @@ impl Engine {
             .await?
             .prepare(self.store(), self.now())
             .await?;
-        metrics::histogram!("keyturn_prepare_seconds")
+        metrics::histogram!(crate::metrics::PREPARE_SECONDS)
             .record(self.now().since(started).as_secs_f64());
         Ok(())
     }
@@ -217,7 +217,7 @@ impl Engine {
         self.store()
             .take_over(&active(rotation), fence, now, audit)
             .await?;
-        metrics::counter!("keyturn_take_overs_total").increment(1);
+        metrics::counter!(crate::metrics::TAKE_OVERS).increment(1);
         Ok(())
     }
 

@@ -25,7 +25,7 @@ impl Engine {
             .retire(client_id, version, now, audit.done())
             .await?;
         crash::point(crash::Point::AfterRetire).await;
-        metrics::counter!("keyturn_versions_retired_total").increment(1);
+        metrics::counter!(crate::metrics::RETIRED).increment(1);
         let notify = ServiceNotify {
             action_id: None,
             client_id: Some(client_id.clone()),

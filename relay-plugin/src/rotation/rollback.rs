@@ -38,7 +38,7 @@ impl Engine {
     ) -> Result<NotifyState, Failure> {
         match result {
             ActionResult::Done(_) => {
-                metrics::counter!("keyturn_actions_total", "outcome" => outcome.as_str())
+                metrics::counter!(crate::metrics::ACTIONS, "outcome" => outcome.as_str())
                     .increment(1);
                 self.wake();
             }

@@ -7,5 +7,6 @@ mod admin;
 mod crashes;
 mod flow;
 mod groups;
+mod metrics;
 mod relay;
 mod world;

@@ -1,0 +1,73 @@
+//! Every metric of the store and the verifier: name and help text.
+//!
+//! What must always hold: a name is written here and nowhere else; no label holds a client, a version or a source.
+
+use metrics::{describe_counter, describe_histogram};
+
+/// Verifications, by `result`: current, previous, refused, unavailable.
+pub const VERIFY: &str = "keyturn_verify_total";
+/// MAC verifications asked for: what neither the prefilter nor the memory answered.
+pub const VERIFY_MAC_CALLS: &str = "keyturn_verify_mac_calls_total";
+/// Verifications refused by a limit.
+pub const VERIFY_LIMITED: &str = "keyturn_verify_limited_total";
+/// Snapshots read from the source.
+pub const VERIFY_SNAPSHOT_READS: &str = "keyturn_verify_snapshot_reads_total";
+/// Seconds of one store transaction, the wait for its turn included, by `op`: read, write.
+pub const STORE_SECONDS: &str = "keyturn_store_seconds";
+
+const COUNTERS: [(&str, &str); 4] = [
+    (VERIFY, "Verifications of presented secrets, by result"),
+    (
+        VERIFY_MAC_CALLS,
+        "MAC verifications asked for by the verifier",
+    ),
+    (VERIFY_LIMITED, "Verifications refused by a limit"),
+    (
+        VERIFY_SNAPSHOT_READS,
+        "Client snapshots read by the verifier",
+    ),
+];
+
+/// Gives the recorder of this process the help texts. Call it once the recorder is installed.
+pub fn describe() {
+    for (name, help) in COUNTERS {
+        describe_counter!(name, help);
+    }
+    describe_histogram!(STORE_SECONDS, "One store transaction, by op");
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+    use crate::sqlite::SqliteStore;
+    use crate::store::AuditTrail;
+
+    #[test]
+    fn a_transaction_is_timed_and_described() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let shown = metrics::with_local_recorder(&recorder, || {
+            describe();
+            let store = SqliteStore::open(&dir.path().join("store.db")).unwrap();
+            runtime.block_on(async {
+                store.ping().await.unwrap();
+                store.read(None, 1).await.unwrap();
+            });
+            recorder.handle().render()
+        });
+        assert!(
+            shown.contains("# HELP keyturn_store_seconds One store transaction, by op\n"),
+            "{shown}"
+        );
+        for op in ["read", "write"] {
+            let counted = format!("keyturn_store_seconds_count{{op=\"{op}\"}} 1\n");
+            assert!(shown.contains(&counted), "{shown}");
+        }
+    }
+}
