@@ -186,7 +186,7 @@ impl AdminSession {
         })
     }
 
-    /// Waits until a rotation is over; its last report.
+    /// Waits until a rotation is over; its last report. A refusal that answers one message (somebody else used its id, say) is none.
     ///
     /// # Errors
     /// [`RequestError::NotOver`] at the deadline; [`RequestError::Refused`] if it failed.
@@ -200,7 +200,11 @@ impl AdminSession {
                 update,
                 Update::Report { notify, .. }
                     if notify.action_id.as_ref() == Some(rotation)
-                        && matches!(notify.body, NotifyState::Done { .. } | NotifyState::Refused { .. })
+                        && match notify.body {
+                            NotifyState::Done { .. } => true,
+                            NotifyState::Refused { .. } => notify.in_reply_to.is_none(),
+                            _ => false,
+                        }
             )
         };
         match self.wait_for(wanted, deadline).await? {
