@@ -24,11 +24,21 @@ pub enum Point {
     AfterPromote,
     /// Step 8: the old version is retired.
     AfterRetire,
+    /// Another action has taken effect; nobody was told, and its inbox row is still there.
+    AfterAction,
+    /// A Welcome was followed; the registry does not know yet.
+    AfterWelcome,
+    /// The registry names the new group; the Welcome can still be read.
+    AfterBind,
+    /// The self-update after joining is staged; the relay does not have it.
+    AfterLeafStaged,
+    /// The relay has the self-update; we have not merged it.
+    AfterLeafPublished,
 }
 
 impl Point {
-    /// All of them, in the order of a rotation.
-    pub const ALL: [Self; 10] = [
+    /// All of them, in the order of a rotation; then the others.
+    pub const ALL: [Self; 15] = [
         Self::AfterInbox,
         Self::AfterAdmit,
         Self::AfterReserve,
@@ -39,6 +49,11 @@ impl Point {
         Self::AfterAck,
         Self::AfterPromote,
         Self::AfterRetire,
+        Self::AfterAction,
+        Self::AfterWelcome,
+        Self::AfterBind,
+        Self::AfterLeafStaged,
+        Self::AfterLeafPublished,
     ];
 
     /// Its name, as a test arms it.
@@ -55,6 +70,11 @@ impl Point {
             Self::AfterAck => "after_ack",
             Self::AfterPromote => "after_promote",
             Self::AfterRetire => "after_retire",
+            Self::AfterAction => "after_action",
+            Self::AfterWelcome => "after_welcome",
+            Self::AfterBind => "after_bind",
+            Self::AfterLeafStaged => "after_leaf_staged",
+            Self::AfterLeafPublished => "after_leaf_published",
         }
     }
 

@@ -203,6 +203,7 @@ impl Core {
         crash::point(crash::Point::AfterAdmit).await;
         match self.engine.act(authorised).await? {
             Answer::Tell(state) => {
+                crash::point(crash::Point::AfterAction).await;
                 drop(mine.take());
                 self.answer(opened, state).await;
                 self.done(row).await;

@@ -9,6 +9,7 @@ use keyturn_store::documents::{AdminDoc, AdminGroupDoc, GroupState};
 use super::outbox;
 use super::service_member::{ServiceError, ServiceMember, alarm, failed, is_bound, npub};
 use crate::admission::Leaf;
+use crate::crash;
 use crate::rotation::audit::Entry;
 use crate::rotation::ports::DeliveryError;
 
@@ -185,8 +186,12 @@ impl ServiceMember {
     }
 
     async fn publish_commit(&self, staged: StagedCommit) -> Result<(), ServiceError> {
+        crash::point(crash::Point::AfterLeafStaged).await;
         match outbox::send(self.relay(), staged.event.clone()).await {
-            Ok(()) => self.merge(&staged).await,
+            Ok(()) => {
+                crash::point(crash::Point::AfterLeafPublished).await;
+                self.merge(&staged).await
+            }
             Err(DeliveryError::Refused(reason)) => {
                 let alias = self.alias(&staged.group).await?;
                 alarm(&alias, reason);

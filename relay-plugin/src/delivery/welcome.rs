@@ -11,6 +11,7 @@ use nostr::Event;
 
 use super::outbox;
 use super::service_member::{ServiceError, ServiceMember, failed, is_bound, npub};
+use crate::crash;
 use crate::metrics as names;
 use crate::rotation::audit::Entry;
 
@@ -97,6 +98,7 @@ impl ServiceMember {
             .await?;
         match outcome {
             Ok(WelcomeOutcome::Joined(joined) | WelcomeOutcome::Duplicate(joined)) => {
+                crash::point(crash::Point::AfterWelcome).await;
                 self.joined(&joined).await
             }
             Ok(
@@ -170,6 +172,7 @@ impl ServiceMember {
                 self.store()
                     .put_group(group, audit.group(&alias).done())
                     .await?;
+                crash::point(crash::Point::AfterBind).await;
             }
         }
         self.refresh_served().await?;
