@@ -5,7 +5,10 @@
 pub mod measure;
 pub mod relay;
 pub mod rogue;
+pub mod steady;
 pub mod trail;
+pub mod verdict;
+pub mod wire;
 pub mod world;
 
 pub use relay::Relay;

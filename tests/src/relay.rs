@@ -1,9 +1,9 @@
 //! The relay as a child process: started, killed, ended in order, started again over the same files.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ pub struct Relay {
     /// `http://…`
     pub web: String,
     log: PathBuf,
+    orders: ChildStdin,
+    answers: mpsc::Receiver<String>,
 }
 
 impl Relay {
@@ -40,7 +42,7 @@ impl Relay {
         command
             .args(["serve", "--config"])
             .arg(config)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(stderr);
         command.env_remove("KEYTURN_TEST_CRASH_AT");
@@ -49,6 +51,7 @@ impl Relay {
         }
         let mut child = command.spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
+        let orders = child.stdin.take().unwrap();
         let (lines, line) = mpsc::channel();
         std::thread::spawn(move || {
             for text in BufReader::new(stdout).lines().map_while(Result::ok) {
@@ -66,6 +69,8 @@ impl Relay {
                     url: address("relay"),
                     web: address("web"),
                     log: log.to_owned(),
+                    orders,
+                    answers: line,
                 })
             }
             // Its standard output closed: it has ended.
@@ -75,6 +80,13 @@ impl Relay {
                 panic!("the relay was not ready in time:\n{}", tail(log))
             }
         }
+    }
+
+    /// Arms a crash point in the running process; once in its life.
+    pub fn arm(&mut self, point: Point) {
+        writeln!(self.orders, "{}", point.name()).unwrap();
+        let answer = self.answers.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(answer, "armed");
     }
 
     /// SIGKILL, now.

@@ -1,19 +1,35 @@
-//! The product's program with crash points: `KEYTURN_TEST_CRASH_AT=after_reserve` kills it when it first passes that step.
+//! The product's program with crash points: `KEYTURN_TEST_CRASH_AT=after_reserve` kills it when it first passes that step; so does that name as
+//! a line on standard input while it runs, which is answered by `armed`.
 
 #![forbid(unsafe_code)]
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use keyturn::assembly::Assembly;
 use keyturn::crash::{self, Point};
 
+/// A test that crashes nowhere would prove nothing.
+const UNKNOWN_POINT: u8 = 64;
+
 fn main() -> ExitCode {
     if let Ok(name) = std::env::var("KEYTURN_TEST_CRASH_AT") {
         match Point::from_name(&name) {
             Some(point) => crash::arm(point),
-            // A test that crashes nowhere would prove nothing.
-            None => return ExitCode::from(64),
+            None => return ExitCode::from(UNKNOWN_POINT),
         }
     }
+    std::thread::spawn(take_orders);
     keyturn::cli::main(|| Box::new(Assembly))
+}
+
+fn take_orders() {
+    for name in io::stdin().lines().map_while(Result::ok) {
+        match Point::from_name(&name) {
+            Some(point) => crash::arm(point),
+            None => std::process::exit(UNKNOWN_POINT.into()),
+        }
+        // Whoever gave the order may be gone.
+        let _ = writeln!(io::stdout(), "armed");
+    }
 }

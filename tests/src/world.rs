@@ -106,6 +106,14 @@ impl World {
             .unwrap()
     }
 
+    /// Changes the configuration for the next start.
+    pub fn configure(&self, tune: impl FnOnce(&mut toml::Table)) {
+        let path = self.layout.config();
+        let mut config: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
+        tune(&mut config);
+        std::fs::write(path, config.to_string()).unwrap();
+    }
+
     pub fn log_path(&self) -> PathBuf {
         self.dir.path().join("relay.log")
     }
