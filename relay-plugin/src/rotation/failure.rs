@@ -46,10 +46,19 @@ impl From<Refusal> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::NotFound { what: _ } => {
-                Self::refused(ErrorClass::NotFound, "store.not_found")
-            }
-            StoreError::Conflict { why } => Self::refused(ErrorClass::Conflict, why),
+            StoreError::NotFound { what } => match what {
+                // Judged again inside the transaction: who asked is not enrolled any more.
+                "admin" | "totp enrolment" => {
+                    Self::refused(ErrorClass::UnauthorizedRequest, "admin.not_enrolled")
+                }
+                _ => Self::refused(ErrorClass::NotFound, "store.not_found"),
+            },
+            StoreError::Conflict { why } => match why {
+                "admin.inactive" | "totp.locked" | "totp.replayed" => {
+                    Self::refused(ErrorClass::UnauthorizedRequest, why)
+                }
+                _ => Self::refused(ErrorClass::Conflict, why),
+            },
             // Somebody else acts on it now; whoever that is answers.
             StoreError::Fenced => Self::Again("store.fenced"),
             StoreError::Unavailable { cause: _ } => Self::Again("store.unavailable"),
@@ -107,5 +116,36 @@ impl From<DeliveryError> for Failure {
             DeliveryError::Refused(reason) => Self::refused(ErrorClass::InternalError, reason),
             DeliveryError::Away(reason) | DeliveryError::Group(reason) => Self::Again(reason),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::panic)]
+mod tests {
+    use super::*;
+
+    fn class_of(error: StoreError) -> ErrorClass {
+        match Failure::from(error) {
+            Failure::Refused(refusal) => refusal.class,
+            Failure::Again(reason) => panic!("to be tried again: {reason}"),
+        }
+    }
+
+    #[test]
+    fn who_is_not_entitled_inside_the_transaction_hears_what_everybody_unauthorised_hears() {
+        for why in ["admin.inactive", "totp.locked", "totp.replayed"] {
+            let class = class_of(StoreError::Conflict { why });
+            assert_eq!(class, ErrorClass::UnauthorizedRequest, "{why}");
+        }
+        for what in ["admin", "totp enrolment"] {
+            let class = class_of(StoreError::NotFound { what });
+            assert_eq!(class, ErrorClass::UnauthorizedRequest, "{what}");
+        }
+        let conflict = StoreError::Conflict {
+            why: "rotation.over",
+        };
+        assert_eq!(class_of(conflict), ErrorClass::Conflict);
+        let unknown = StoreError::NotFound { what: "version" };
+        assert_eq!(class_of(unknown), ErrorClass::NotFound);
     }
 }
