@@ -3,7 +3,7 @@
 //! What must always hold: every deadline is found again in the store; memory holds only how long to wait after a failure. One thing that
 //! fails never holds up the others. Nothing is done without the lease.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
@@ -50,7 +50,10 @@ impl Backoff {
     }
 
     fn sweep_due(&mut self, now: UnixMs, every: Duration) -> bool {
-        let due = self.swept.is_none_or(|swept| now >= swept.plus(every));
+        // A clock set back starts anew.
+        let due = self
+            .swept
+            .is_none_or(|swept| now < swept || now >= swept.plus(every));
         if due {
             self.swept = Some(now);
         }
@@ -69,8 +72,29 @@ impl Backoff {
         self.pauses.remove(key);
     }
 
+    /// Forgets what is not due any more because somebody else saw to it: a pause that nothing ends would wake the driver for ever.
+    fn keep_only(&mut self, due: &HashSet<String>) {
+        self.pauses
+            .retain(|key, _| key.starts_with(RESUME) || due.contains(key));
+    }
+
     fn next(&self) -> Option<UnixMs> {
         self.pauses.values().map(|(until, _)| *until).min()
+    }
+}
+
+/// When to look again. `due` is the earliest deadline in the store, `retry` the end of the first pause. A deadline that is past belongs to
+/// something that waits after a failure and hides the next one behind it, so then the store is asked again after `soon` at the latest.
+fn next_look(
+    due: Option<UnixMs>,
+    retry: Option<UnixMs>,
+    now: UnixMs,
+    soon: Duration,
+) -> Option<UnixMs> {
+    match (due, retry) {
+        (Some(at), Some(retry)) if at <= now => Some(retry.min(now.plus(soon))),
+        (Some(at), Some(retry)) => Some(at.min(retry)),
+        (at, retry) => at.or(retry),
     }
 }
 
@@ -150,12 +174,7 @@ impl Engine {
         let next = self.store().next_due().await?;
         let lag = next.map(|at| self.now().since(at)).unwrap_or_default();
         metrics::gauge!(names::DUE_LAG_SECONDS).set(lag.as_secs_f64());
-        // What is due already and failed waits for its backoff.
-        Ok(match backoff.next() {
-            Some(retry) if next.is_none_or(|at| at <= now) => Some(retry),
-            Some(retry) => next.map(|at| at.min(retry)),
-            None => next,
-        })
+        Ok(next_look(next, backoff.next(), now, self.settings().retry))
     }
 
     /// Returns whether there may be more at once. What waits after a failure is read past, so that it never hides what is due behind it.
@@ -164,8 +183,14 @@ impl Engine {
         let limit = BATCH + backoff.waiting(now);
         let due = self.store().due(now, limit).await?;
         let more = due.len() == limit;
-        let ready = due.into_iter().map(|work| (key(&work), work));
-        let ready: Vec<_> = ready.filter(|(key, _)| !backoff.waits(key, now)).collect();
+        let due: Vec<_> = due.into_iter().map(|work| (key(&work), work)).collect();
+        if !more {
+            backoff.keep_only(&due.iter().map(|(key, _)| key.clone()).collect());
+        }
+        let ready: Vec<_> = due
+            .into_iter()
+            .filter(|(key, _)| !backoff.waits(key, now))
+            .collect();
         let carried = stream::iter(ready)
             .map(|(key, work)| async move { (key, self.carry_out(work).await) })
             .buffer_unordered(AT_ONCE);
@@ -259,5 +284,46 @@ fn key(work: &Due) -> String {
             version_id,
         } => format!("retire/{client_id}/{version_id}"),
         Due::Purge(_) => "purge".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixMs = UnixMs(1_760_000_000_000);
+    const SOON: Duration = Duration::from_millis(200);
+
+    fn after(seconds: u64) -> UnixMs {
+        NOW.plus(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn what_somebody_else_saw_to_does_not_keep_the_driver_awake() {
+        let mut backoff = Backoff::default();
+        for key in ["end/1", "announce/2", "resume/3"] {
+            backoff.failed(key, NOW, SOON, SOON);
+        }
+        backoff.keep_only(&HashSet::from(["announce/2".to_owned()]));
+        assert!(!backoff.pauses.contains_key("end/1"));
+        assert!(backoff.waits("announce/2", NOW), "still due, still waiting");
+        assert!(
+            backoff.waits("resume/3", NOW),
+            "nobody says when that is due"
+        );
+        backoff.keep_only(&HashSet::new());
+        backoff.succeeded("resume/3");
+        assert_eq!(backoff.next(), None);
+    }
+
+    #[test]
+    fn what_waits_after_a_failure_does_not_hide_the_deadline_behind_it() {
+        let look = |due, retry| next_look(due, retry, NOW, SOON);
+        assert_eq!(look(None, None), None);
+        assert_eq!(look(Some(after(9)), None), Some(after(9)));
+        assert_eq!(look(None, Some(after(3))), Some(after(3)));
+        assert_eq!(look(Some(after(9)), Some(after(3))), Some(after(3)));
+        assert_eq!(look(Some(after(1)), Some(after(3))), Some(after(1)));
+        assert_eq!(look(Some(NOW), Some(after(3))), Some(NOW.plus(SOON)));
     }
 }
