@@ -4,9 +4,10 @@
 //! Admins have one budget for changes, one for protection and one for status: polling never stands in the way of an emergency. A client's
 //! budget counts changes only: no admin can spend what another needs to revoke.
 
+use std::collections::{HashSet, VecDeque};
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use governor::clock::Clock;
@@ -54,6 +55,30 @@ type Keyed<K> = RateLimiter<K, DashMapStateStore<K>, ToldClock, NoOpMiddleware<N
 
 /// Entries after which used-up history is swept.
 const SWEEP_AT: usize = 10_000;
+/// Events remembered as paid for; more than can be under way at once.
+const PAID: usize = 4096;
+
+/// Events that were taken from the budgets. The same event is judged again when something of ours failed after its admission, and an admin must
+/// not pay for that. Forgotten with the process, like the budgets.
+#[derive(Default)]
+struct Paid {
+    events: HashSet<String>,
+    order: VecDeque<String>,
+}
+
+impl Paid {
+    fn add(&mut self, event: &str) {
+        if !self.events.insert(event.to_owned()) {
+            return;
+        }
+        self.order.push_back(event.to_owned());
+        if self.order.len() > PAID
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.events.remove(&oldest);
+        }
+    }
+}
 
 /// See the module.
 pub(super) struct Limits {
@@ -61,6 +86,7 @@ pub(super) struct Limits {
     clients: Keyed<ClientId>,
     admins: Keyed<(Npub, Lane)>,
     breakers: Breakers,
+    paid: Mutex<Paid>,
 }
 
 impl Limits {
@@ -80,6 +106,7 @@ impl Limits {
             ),
             clock,
             breakers: Breakers::new(settings),
+            paid: Mutex::default(),
         }
     }
 
@@ -100,14 +127,18 @@ impl Limits {
         }
     }
 
-    /// Takes an authorised request from its budgets.
+    /// Takes an authorised request from its budgets, once per event.
     pub(super) fn spend(
         &self,
+        event: &str,
         client: &ClientId,
         sender: Npub,
         action: Action,
         now: UnixMs,
     ) -> Result<(), Refused> {
+        if self.paid().events.contains(event) {
+            return Ok(());
+        }
         self.clock.0.store(now.0, Ordering::Relaxed);
         if self.clients.len() + self.admins.len() > SWEEP_AT {
             self.clients.retain_recent();
@@ -122,7 +153,12 @@ impl Limits {
                 held_back("limits.client", until.wait_time_from(self.clock.now()))
             })?;
         }
+        self.paid().add(event);
         Ok(())
+    }
+
+    fn paid(&self) -> std::sync::MutexGuard<'_, Paid> {
+        self.paid.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a refusal towards the breakers. Our own failures, and refusals by a limit, do not count: waiting is no offence.
@@ -169,8 +205,11 @@ mod tests {
         action: Action,
         at: UnixMs,
     ) -> Result<(), (&'static str, u64)> {
+        // Another event each time.
+        static EVENTS: AtomicU64 = AtomicU64::new(0);
+        let event = EVENTS.fetch_add(1, Ordering::Relaxed).to_string();
         limits
-            .spend(&client.parse().unwrap(), who, action, at)
+            .spend(&event, &client.parse().unwrap(), who, action, at)
             .map_err(|refused| {
                 (
                     refused.refusal.reason,
@@ -188,6 +227,21 @@ mod tests {
         assert_eq!((reason, wait), ("limits.client", 1_800_000));
         spend(&limits, "other", BOB, Action::Rotation, NOW).unwrap();
         spend(&limits, "c", ALICE, Action::Rotation, UnixMs(NOW.0 + wait)).unwrap();
+    }
+
+    #[test]
+    fn an_event_is_paid_for_once_however_often_it_is_judged() {
+        let limits = limits();
+        let client = "c".parse().unwrap();
+        for _ in 0..10 {
+            let spent = limits.spend("event", &client, ALICE, Action::Rotation, NOW);
+            assert!(spent.is_ok());
+        }
+        for event in 0..2 * PAID {
+            limits.paid().add(&event.to_string());
+        }
+        let paid = limits.paid();
+        assert_eq!((paid.events.len(), paid.order.len()), (PAID, PAID));
     }
 
     #[test]

@@ -161,8 +161,13 @@ impl Admission {
             opened.received_at,
             now,
         )?;
-        self.limits
-            .spend(&request.client_id, opened.sender, request.action_type, now)?;
+        self.limits.spend(
+            &opened.event_id,
+            &request.client_id,
+            opened.sender,
+            request.action_type,
+            now,
+        )?;
         Ok(permit(opened, request, member, &proof, totp_step, terms))
     }
 

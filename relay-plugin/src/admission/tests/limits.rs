@@ -138,3 +138,19 @@ async fn a_flood_leaves_its_first_records_and_a_count() {
         count.reason
     );
 }
+
+#[tokio::test]
+async fn a_request_that_has_to_be_judged_again_is_paid_for_once() {
+    let mut world = World::with(|settings| {
+        settings.limits.admin_per_hour = 2;
+        settings.limits.client_per_hour = 2;
+    })
+    .await;
+    let opened = world.opened(&Attempt::good());
+    for round in 0..5 {
+        let judged = world.admission.admit(&opened, world.now).await;
+        assert!(judged.is_ok(), "round {round}");
+    }
+    assert_eq!(world.reason(&Attempt::good()).await, "");
+    assert_eq!(world.reason(&Attempt::good()).await, "limits.admin");
+}
