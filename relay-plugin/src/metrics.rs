@@ -35,6 +35,8 @@ pub const REQUESTS: &str = "keyturn_requests_total";
 pub const REFUSALS: &str = "keyturn_refusals_total";
 /// Requests that were admitted and could not be carried out, by error `class`.
 pub const REFUSED_LATE: &str = "keyturn_requests_refused_late_total";
+/// Counter: refusals of which the group was not told.
+pub const REFUSALS_NOT_ANSWERED: &str = "keyturn_refusals_not_answered_total";
 /// Acks, by `result`: proven, unproven, late, refused.
 pub const ACKS: &str = "keyturn_acks_total";
 /// Fetches of the issuer's keys, by `result`: ok, failed.
@@ -89,7 +91,7 @@ pub const PUBLISH_SECONDS: &str = "keyturn_publish_seconds";
 /// From the reservation to the ack quorum.
 pub const QUORUM_SECONDS: &str = "keyturn_quorum_seconds";
 
-const COUNTERS: [(&str, &str); 24] = [
+const COUNTERS: [(&str, &str); 25] = [
     (INBOUND, "Events that concern Keyturn, by result"),
     (EVENTS_INVALID, "Events that nobody could open"),
     (
@@ -114,6 +116,10 @@ const COUNTERS: [(&str, &str); 24] = [
     (
         REFUSED_LATE,
         "Requests that were admitted and could not be carried out, by error class",
+    ),
+    (
+        REFUSALS_NOT_ANSWERED,
+        "Refusals of which the group was not told: a repeat, or too many at once",
     ),
     (ACKS, "Acks, by result"),
     (JWKS_FETCHES, "Fetches of the issuer's keys, by result"),

@@ -32,22 +32,39 @@ struct Seen {
 }
 
 /// See the module.
-#[derive(Default)]
-pub(super) struct Trail(Mutex<HashMap<Key, Seen>>);
+pub(crate) struct Trail {
+    /// `event` of the records that count.
+    repeated: &'static str,
+    seen: Mutex<HashMap<Key, Seen>>,
+}
+
+impl Default for Trail {
+    fn default() -> Self {
+        Self::counting_as(REPEATED)
+    }
+}
 
 impl Trail {
+    /// A trail for other refusals than those of requests.
+    pub(crate) fn counting_as(repeated: &'static str) -> Self {
+        Self {
+            repeated,
+            seen: Mutex::default(),
+        }
+    }
+
     /// The records to append for this refusal: itself, the count of a window that has ended, both or none.
-    pub(super) fn admit(
+    pub(crate) fn admit(
         &self,
         sender: Npub,
         reason: &'static str,
         record: AuditRecord,
         now: UnixMs,
     ) -> Vec<AuditRecord> {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let mut records = Vec::new();
         if seen.len() >= MAX_KEYS && !seen.contains_key(&(Some(sender), reason)) {
-            records = drain(&mut seen, now, false);
+            records = self.drained(&mut seen, now, false);
         }
         let known = seen.contains_key(&(Some(sender), reason)) || seen.len() < MAX_KEYS;
         let key = (known.then_some(sender), reason);
@@ -58,7 +75,7 @@ impl Trail {
         };
         let entry = seen.entry(key).or_insert(fresh);
         if over(entry, now) {
-            records.extend(count(key, entry, now));
+            records.extend(self.count(key, entry, now));
             *entry = Seen {
                 since: now,
                 written: 0,
@@ -75,43 +92,43 @@ impl Trail {
     }
 
     /// The counts of windows that have ended; with `all`, of every window (at shutdown).
-    pub(super) fn drain(&self, now: UnixMs, all: bool) -> Vec<AuditRecord> {
-        drain(
-            &mut self.0.lock().unwrap_or_else(PoisonError::into_inner),
+    pub(crate) fn drain(&self, now: UnixMs, all: bool) -> Vec<AuditRecord> {
+        self.drained(
+            &mut self.seen.lock().unwrap_or_else(PoisonError::into_inner),
             now,
             all,
         )
     }
-}
 
-fn drain(seen: &mut HashMap<Key, Seen>, now: UnixMs, all: bool) -> Vec<AuditRecord> {
-    let mut records = Vec::new();
-    seen.retain(|key, entry| {
-        let ends = all || over(entry, now);
-        if ends {
-            records.extend(count(*key, entry, now));
-        }
-        !ends
-    });
-    records
+    fn drained(&self, seen: &mut HashMap<Key, Seen>, now: UnixMs, all: bool) -> Vec<AuditRecord> {
+        let mut records = Vec::new();
+        seen.retain(|key, entry| {
+            let ends = all || over(entry, now);
+            if ends {
+                records.extend(self.count(*key, entry, now));
+            }
+            !ends
+        });
+        records
+    }
+
+    fn count(&self, (sender, reason): Key, entry: &Seen, now: UnixMs) -> Option<AuditRecord> {
+        (entry.withheld > 0).then(|| AuditRecord {
+            at: now,
+            actor: sender.map_or(Actor::Unknown, |npub| Actor::Admin { npub }),
+            event: self.repeated.to_owned(),
+            reason: format!("{reason} count={} since={}", entry.withheld, entry.since.0),
+            client_id: None,
+            rotation_id: None,
+            version_id: None,
+            group: None,
+            nostr_event: None,
+        })
+    }
 }
 
 fn over(entry: &Seen, now: UnixMs) -> bool {
     now < entry.since || now.since(entry.since) >= WINDOW
-}
-
-fn count((sender, reason): Key, entry: &Seen, now: UnixMs) -> Option<AuditRecord> {
-    (entry.withheld > 0).then(|| AuditRecord {
-        at: now,
-        actor: sender.map_or(Actor::Unknown, |npub| Actor::Admin { npub }),
-        event: REPEATED.to_owned(),
-        reason: format!("{reason} count={} since={}", entry.withheld, entry.since.0),
-        client_id: None,
-        rotation_id: None,
-        version_id: None,
-        group: None,
-        nostr_event: None,
-    })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! then what arrives now. What must always hold: the order in which events arrived is the order in which they are opened; the amount of work
 //! under way is bounded, so that the channel fills up and senders are told; a panic in one request ends that request and nothing else.
 
+mod answers;
 mod intake;
 mod start;
 mod work;
@@ -65,6 +66,7 @@ struct Core {
     gate: Arc<dyn Gate>,
     relay: Arc<dyn RelayPort>,
     clock: Arc<dyn Clock>,
+    answers: answers::Answers,
     retry: Duration,
     sweep: Duration,
 }
@@ -98,6 +100,7 @@ pub fn start(deps: Deps) -> CoreHandle {
         gate,
         relay,
         clock,
+        answers: answers::Answers::default(),
         retry,
         sweep,
     };

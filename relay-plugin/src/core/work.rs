@@ -195,7 +195,8 @@ impl Core {
             // Audited by admission.
             Err(refusal) => {
                 drop(mine.take());
-                self.answer(opened, refused(&refusal)).await;
+                self.answer_refusal(opened, InnerKind::Request, &refusal)
+                    .await;
                 self.done(row).await;
                 return Ok(());
             }
@@ -267,9 +268,24 @@ impl Core {
         if let Some(client) = &client {
             entry = entry.client(client);
         }
-        self.service.record(entry.done()).await;
-        self.answer(opened, refused(refusal)).await;
+        self.service
+            .record_refusal(opened.sender, refusal.reason, entry.done())
+            .await;
+        self.answer_refusal(opened, kind, refusal).await;
         self.done(row).await;
+    }
+
+    /// Tells the group, unless its sender was told enough ([`super::answers`]).
+    async fn answer_refusal(&self, opened: &Opened, kind: InnerKind, refusal: &Refusal) {
+        let leaf = &opened.leaf_signature_key;
+        let Some(_until_told) = self
+            .answers
+            .may_refuse(leaf, kind, refusal, self.engine.now())
+        else {
+            metrics::counter!(names::REFUSALS_NOT_ANSWERED).increment(1);
+            return;
+        };
+        self.answer(opened, refused(refusal)).await;
     }
 
     fn about(

@@ -16,6 +16,7 @@ use nostr::{Event, PublicKey};
 use super::inbox::{Dropped, decide};
 use super::member_thread::{MemberGone, MemberThread};
 use super::port::RelayPort;
+use crate::admission::trail::Trail;
 use crate::metrics as names;
 use crate::rotation::audit::Entry;
 use crate::rotation::ports::Clock;
@@ -46,6 +47,8 @@ pub struct ServiceMember(Arc<Shared>);
 struct Shared {
     parts: Parts,
     junk: Mutex<Junk>,
+    /// What members of the groups are refused, beside their requests.
+    refused: Trail,
 }
 
 /// What anybody can send us is recorded one by one only so often; the metrics count all of it.
@@ -85,8 +88,11 @@ impl ServiceMember {
     /// A service member at rest.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let junk = Mutex::default();
-        Self(Arc::new(Shared { parts, junk }))
+        Self(Arc::new(Shared {
+            parts,
+            junk: Mutex::default(),
+            refused: Trail::counting_as("member.refused_repeatedly"),
+        }))
     }
 
     pub(super) fn store(&self) -> &dyn Store {
@@ -170,8 +176,10 @@ impl ServiceMember {
             reason,
         } in dropped
         {
-            let entry = Entry::by_admin(self.now(), npub(&sender), "message.dropped", reason);
-            self.audit(entry.event(&event).done()).await;
+            let sender = npub(&sender);
+            let entry = Entry::by_admin(self.now(), sender, "message.dropped", reason);
+            self.record_refusal(sender, reason, entry.event(&event).done())
+                .await;
         }
         let mut inbox = false;
         for result in results.map_err(failed)? {
@@ -323,7 +331,8 @@ impl ServiceMember {
     pub(super) async fn audit_junk(&self, record: AuditRecord) {
         let within = {
             let mut junk = self.0.junk.lock().unwrap_or_else(PoisonError::into_inner);
-            if record.at >= junk.since.plus(JUNK_WINDOW) {
+            // A clock set back starts anew.
+            if record.at < junk.since || record.at >= junk.since.plus(JUNK_WINDOW) {
                 *junk = Junk {
                     since: record.at,
                     recorded: 0,
@@ -342,6 +351,26 @@ impl ServiceMember {
     /// Appends a record of the core's.
     pub(crate) async fn record(&self, record: AuditRecord) {
         self.audit(record).await;
+    }
+
+    /// Appends a record about a member's refused message: the first ones in full, a flood of them as a number.
+    pub(crate) async fn record_refusal(
+        &self,
+        sender: Npub,
+        reason: &'static str,
+        record: AuditRecord,
+    ) {
+        let now = record.at;
+        for record in self.0.refused.admit(sender, reason, record, now) {
+            self.audit(record).await;
+        }
+    }
+
+    /// Writes down how many were not recorded one by one.
+    pub(super) async fn count_refusals(&self) {
+        for record in self.0.refused.drain(self.now(), false) {
+            self.audit(record).await;
+        }
     }
 
     /// Appends a record. A record that cannot be written is an alarm of its own; what it is about stands all the same.

@@ -72,3 +72,37 @@ async fn a_copied_or_forged_ack_is_refused_and_audited() {
     assert!(rotation.quorum.acks.is_empty());
     assert_eq!(world.client().await.current_version, Some(world.first));
 }
+
+#[tokio::test]
+async fn a_flood_of_worthless_acks_fills_neither_the_group_nor_the_audit_trail() {
+    use keyturn_proto::notify::NotifyState;
+    use keyturn_store::store::AuditTrail;
+
+    use crate::admission::trail::FIRST;
+
+    const FLOOD: usize = 40;
+    let mut world = World::new().await;
+    let id = world.rotate();
+    let version = world.delivered(&id).await;
+    let (group, now) = (world.group.clone(), world.now());
+    let mut forged = world.alice.proven_ack(&group, &version, now);
+    forged.ack_by = world.bob.npub();
+    for _ in 0..FLOOD {
+        world.bob.ack(&group, &forged, now);
+        // Not faster than the test's relay hands over.
+        tokio::task::yield_now().await;
+    }
+    // What comes after the flood is not lost in it.
+    world.bob_acks(&version).await;
+    assert_eq!(world.over(&id).await.outcome, Some(Outcome::Promoted));
+
+    let records = world.store.read(None, 1000).await.unwrap();
+    let refused = records.iter().filter(|r| r.event == "ack.refused").count();
+    assert_eq!(refused, FIRST as usize);
+    let now = world.now();
+    world.alice.sync(now);
+    let refusals =
+        |told: &&keyturn_proto::ServiceNotify| matches!(told.body, NotifyState::Refused { .. });
+    let told = world.alice.told.iter().filter(refusals).count();
+    assert!(told <= crate::core::answers::ACKS as usize, "{told}");
+}
