@@ -19,7 +19,10 @@ fn main() -> ExitCode {
             None => return ExitCode::from(UNKNOWN_POINT),
         }
     }
-    std::thread::spawn(take_orders);
+    // Other commands have a use for their standard input.
+    if std::env::args().nth(1).as_deref() == Some("serve") {
+        std::thread::spawn(take_orders);
+    }
     keyturn::cli::main(|| Box::new(Assembly))
 }
 

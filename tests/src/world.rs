@@ -64,12 +64,27 @@ pub struct World {
 }
 
 impl World {
+    /// A world whose issuer's key lies where `dev-proof` finds it, so that admins' programs get proofs by their command.
+    pub async fn with_issuer_key_on_disk(program: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("secrets")).unwrap();
+        let signer = DevSigner::at(&dir.path().join("secrets/issuer.key")).unwrap();
+        Self::build(program, dir, signer, |_| {}).await
+    }
+
     /// A world without a running relay. `program` is `env!("CARGO_BIN_EXE_keyturn-under-test")`. `tune` changes the configuration.
     pub async fn new(program: &str, tune: impl FnOnce(&mut toml::Table)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let issuer = DevIssuer::start(DevSigner::generate().unwrap())
-            .await
-            .unwrap();
+        Self::build(program, dir, DevSigner::generate().unwrap(), tune).await
+    }
+
+    async fn build(
+        program: &str,
+        dir: TempDir,
+        signer: DevSigner,
+        tune: impl FnOnce(&mut toml::Table),
+    ) -> Self {
+        let issuer = DevIssuer::start(signer).await.unwrap();
         let layout = Layout::prepare(dir.path(), free_port(), &issuer.jwks_url()).unwrap();
         let mut config: toml::Table = std::fs::read_to_string(layout.config())
             .unwrap()

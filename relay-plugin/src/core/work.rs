@@ -159,6 +159,9 @@ impl Core {
         opened: &Opened,
         mine: oneshot::Sender<()>,
     ) {
+        self.service
+            .prove_sender(opened.sender, &opened.leaf_signature_key)
+            .await;
         let mut pause = self.retry;
         let mut mine = Some(mine);
         for _ in 0..TRIES {

@@ -61,6 +61,21 @@ impl ServiceMember {
         }
     }
 
+    /// Before a sender is judged: who was enrolled after having published a key package is enrolled with a key that nobody has recorded yet.
+    pub(crate) async fn prove_sender(&self, sender: Npub, signature_key: &[u8]) {
+        let unproven = match self.store().admin(&sender).await {
+            Ok(Some(admin)) => {
+                let key = hex::encode(signature_key);
+                admin.active && !admin.signature_keys.iter().any(|known| known.key == key)
+            }
+            // Not enrolled, or the store is away: admission finds the same and says so.
+            Ok(None) | Err(_) => false,
+        };
+        if unproven && let Err(error) = self.prove_leaf(sender).await {
+            tracing::warn!(%sender, %error, "its signed key packages could not be searched");
+        }
+    }
+
     async fn prove_leaf(&self, who: Npub) -> Result<(), ServiceError> {
         let Ok(author) = PublicKey::from_slice(who.as_bytes()) else {
             return Ok(());

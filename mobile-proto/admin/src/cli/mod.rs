@@ -11,7 +11,9 @@ mod requests;
 mod watch;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
+use clap::Parser as _;
 use tokio::time::Instant;
 
 use self::args::{Cli, Command, Global, Init};
@@ -20,6 +22,39 @@ use self::exit::Exit;
 use self::output::Output;
 use crate::home::{Config, Home, read_keys};
 use crate::session::{AdminSession, SessionConfig};
+
+/// Unoptimised tree code of OpenMLS wants more than the default 2 MiB.
+const STACK: usize = 8 << 20;
+
+/// Parses the arguments of this process, runs the command, and reports.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    crate::transport::install_tls_provider();
+    // Nothing below `warn` by default; never the client library's own words, which repeat what a relay sent.
+    let filter = tracing_subscriber::EnvFilter::try_from_env("KEYTURN_ADMIN_LOG")
+        .unwrap_or_else(|_| "warn,nostr_relay_pool=off,nostr_sdk=off".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_stack_size(STACK)
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("keyturn-admin: no runtime: {error}");
+            return Exit::Local.into();
+        }
+    };
+    let exit = runtime.block_on(run(cli));
+    // A question that nobody answers must not keep the process.
+    runtime.shutdown_background();
+    exit.into()
+}
 
 /// Runs the command and reports how it ended. Ctrl-C ends it at any point; what was begun is finished by the next run.
 pub async fn run(cli: Cli) -> Exit {
