@@ -36,6 +36,9 @@ impl Prepared {
         }
         metrics::histogram!(crate::metrics::DISTRIBUTE_SECONDS)
             .record(engine.now().since(started).as_secs_f64());
+        tracing::info!(
+            rotation = %rotation.rotation_id, client = %rotation.client_id, groups = outbox.len(), "delivered"
+        );
         crash::point(crash::Point::AfterPublish).await;
         Ok(Distributed { rotation })
     }

@@ -60,6 +60,9 @@ impl Engine {
         self.store()
             .mark_announced(&rotation.rotation_id, self.now())
             .await?;
+        tracing::info!(
+            rotation = %rotation.rotation_id, client = %rotation.client_id, outcome = outcome.as_str(), "over"
+        );
         Ok(())
     }
 
