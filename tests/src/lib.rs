@@ -2,10 +2,15 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+pub mod attack;
+pub mod hunt;
 pub mod measure;
+pub mod member_file;
+pub mod private_message;
 pub mod relay;
 pub mod rogue;
 pub mod steady;
+pub mod tap;
 pub mod trail;
 pub mod verdict;
 pub mod wire;

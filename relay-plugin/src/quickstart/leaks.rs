@@ -44,6 +44,11 @@ impl Needles {
         Self(needles)
     }
 
+    /// Each spelling, for searches of another kind.
+    pub fn spellings(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().map(|needle| needle.as_slice())
+    }
+
     /// Whether any spelling occurs in `hay`.
     #[must_use]
     pub fn in_bytes(&self, hay: &[u8]) -> bool {
