@@ -161,7 +161,7 @@ impl Rogue {
     pub async fn send_welcomes(&mut self) {
         for welcome in self.member.released_welcomes().unwrap() {
             self.relay
-                .publish_stored(&welcome.event, deadline())
+                .publish_to_recipient(&welcome.event, deadline())
                 .await
                 .unwrap();
             self.member.welcome_sent(welcome.event.id).unwrap();

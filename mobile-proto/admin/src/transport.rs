@@ -30,6 +30,8 @@ const QUEUE: usize = 16_384;
 const NOTICE_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks whether an event is stored; the host relay commits every 100 ms.
 const READ_BACK_EVERY: Duration = Duration::from_millis(40);
+/// How long a relay may take to show an event that nobody has deleted.
+const TAKEN_WITHIN: Duration = Duration::from_secs(1);
 /// How soon a lost connection is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -171,6 +173,28 @@ impl Connection {
                 return Err(RelayError::Timeout("read back"));
             }
             sleep(READ_BACK_EVERY).await;
+        }
+    }
+
+    /// As [`Self::publish_stored`], for an event that its recipient deletes after reading it, as the service does with a Welcome: it may be gone
+    /// before it could be read back. So an event that is never seen is published once more, and its OK is enough.
+    ///
+    /// # Errors
+    /// Those of [`Self::publish`].
+    pub async fn publish_to_recipient(
+        &self,
+        event: &Event,
+        deadline: Instant,
+    ) -> Result<(), RelayError> {
+        let looked = deadline.min(Instant::now() + TAKEN_WITHIN);
+        match self.publish_stored(event, looked).await {
+            Err(RelayError::Timeout(_)) => {}
+            other => return other,
+        }
+        match self.publish(event, deadline).await {
+            // A relay that remembers what was deleted.
+            Err(RelayError::Refused(_)) => Ok(()),
+            other => other,
         }
     }
 

@@ -350,7 +350,7 @@ impl AdminSession {
     async fn send_welcomes(&mut self, deadline: Instant) -> Result<(), GroupError> {
         for welcome in self.member.released_welcomes()? {
             self.relay
-                .publish_stored(&welcome.event, self.step(deadline))
+                .publish_to_recipient(&welcome.event, self.step(deadline))
                 .await?;
             self.member.welcome_sent(welcome.event.id)?;
             tracing::info!(recipient = %npub(&welcome.recipient), group = %welcome.group, "Welcome sent");
