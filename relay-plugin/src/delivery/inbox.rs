@@ -6,14 +6,15 @@
 use std::collections::BTreeMap;
 
 use keyturn_mls::{AppMessage, Disposition, InboxRow, MlsGroupId};
-use keyturn_proto::Inner;
 use keyturn_proto::inner::InnerKind;
+use keyturn_proto::{Inner, kinds};
 use keyturn_store::documents::AdminGroupDoc;
 use nostr::PublicKey;
 use zeroize::Zeroizing;
 
 use super::service_member::{ServiceError, ServiceMember, failed, is_bound, npub};
 use crate::admission::{GroupContext, Opened};
+use crate::rotation::audit::Entry;
 
 /// A request or an ack in the inbox.
 pub struct Waiting {
@@ -30,6 +31,15 @@ pub(super) struct Dropped {
     pub(super) sender: PublicKey,
     pub(super) event: String,
     pub(super) reason: &'static str,
+}
+
+/// Kinds of rumor that announce a request, and an ack.
+const REQUESTS: [u16; 2] = [kinds::SERVICE_REQUEST, kinds::ROTATE_REQUEST];
+const ACKS: [u16; 2] = [kinds::ROTATE_ACK, kinds::SERVICE_ACK];
+
+fn is_sent_as(message: &AppMessage, kinds: &[u16]) -> bool {
+    let rumor = message.rumor.as_ref();
+    rumor.is_some_and(|rumor| kinds.contains(&rumor.kind.as_u16()))
 }
 
 /// What is made of a message, inside the transaction that opens it.
@@ -51,6 +61,11 @@ pub(super) fn decide(message: &AppMessage, dropped: &mut Vec<Dropped>) -> Dispos
         InnerKind::Request | InnerKind::Ack => Disposition::Inbox(message.body.to_vec()),
         // Only the relay makes these. Somebody else's is not kept: it may bear a secret.
         InnerKind::Notify => drop_as("notify.by_a_member"),
+        // Sent as one of ours, and no JSON object at all: admission refuses it, so that its sender hears of it.
+        InnerKind::Foreign if is_sent_as(message, &REQUESTS) && message.still_member => {
+            Disposition::Inbox(message.body.to_vec())
+        }
+        InnerKind::Foreign if is_sent_as(message, &ACKS) => drop_as("ack.malformed"),
         InnerKind::Service | InnerKind::Foreign => Disposition::Consume,
     }
 }
@@ -81,14 +96,19 @@ impl ServiceMember {
         let groups = self.store().groups().await?;
         let mut waiting = Vec::with_capacity(rows.len());
         for row in rows {
-            let id = row.id;
+            let (id, sender, event) = (row.id, npub(&row.sender), row.event_id.to_hex());
             match opened(row, &groups, &hashes) {
                 Some((kind, opened)) => waiting.push(Waiting {
                     row: id,
                     kind,
                     opened,
                 }),
-                None => self.done(id).await?,
+                None => {
+                    let entry =
+                        Entry::by_admin(self.now(), sender, "message.dropped", "group.not_bound");
+                    self.audit_junk(entry.event(&event).done()).await;
+                    self.done(id).await?;
+                }
             }
         }
         Ok(waiting)
