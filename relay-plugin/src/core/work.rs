@@ -192,7 +192,6 @@ impl Core {
         mine: &mut Option<oneshot::Sender<()>>,
     ) -> Result<(), Failure> {
         let started = self.engine.now();
-        self.service.look_up_sender(opened).await;
         let requested = Requested::new(opened);
         let authorised = match requested.authorise(self.gate.as_ref(), started).await {
             Ok(authorised) => authorised,

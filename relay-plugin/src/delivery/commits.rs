@@ -8,7 +8,7 @@ use keyturn_store::documents::{AdminDoc, AdminGroupDoc, GroupState};
 
 use super::outbox;
 use super::service_member::{ServiceError, ServiceMember, alarm, failed, is_bound, npub};
-use crate::admission::{Leaf, Opened};
+use crate::admission::Leaf;
 use crate::crash;
 use crate::rotation::audit::Entry;
 use crate::rotation::ports::DeliveryError;
@@ -95,18 +95,6 @@ impl ServiceMember {
             self.store().put_group(document, entry.done()).await?;
         }
         Ok(())
-    }
-
-    /// Looks for what proves the sender's key, if nothing recorded does: an admin may have published before being enrolled. Whether it was found is
-    /// admission's question.
-    pub(crate) async fn look_up_sender(&self, opened: &Opened) {
-        let leaf = Leaf {
-            npub: opened.sender,
-            signature_key: opened.leaf_signature_key.clone(),
-        };
-        if let Err(error) = self.stranger(&leaf).await {
-            tracing::warn!(sender = %leaf.npub, %error, "the sender's key could not be looked up");
-        }
     }
 
     /// Why a new leaf is not one of ours, if it is not.
