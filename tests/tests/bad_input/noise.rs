@@ -386,7 +386,7 @@ impl Dice {
             0 => Value::Null,
             1 => json!(self.next()),
             2 => json!(-(self.next() as f64)),
-            3 => json!(self.next() % 2 == 0),
+            3 => json!(self.below(2) == 0),
             4 => json!("rotation"),
             5 => json!(CLIENT),
             6 => json!("01JM8VEZAMG2DK6T4S9N7TT1C8"),
