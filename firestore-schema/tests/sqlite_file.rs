@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use keyturn_store::sqlite::{OpenError, SqliteStore};
+use keyturn_store::sqlite::{OpenError, SqliteStore, inspect};
 use keyturn_store::store::AuditTrail as _;
 
 #[tokio::test]
@@ -84,4 +84,63 @@ fn two_openers_at_once_make_one_schema() {
             one.join().unwrap().unwrap();
         }
     });
+}
+
+/// A file with one audit record, opened by hand.
+async fn used(path: &std::path::Path) -> rusqlite::Connection {
+    let store = SqliteStore::open(path).unwrap();
+    let record =
+        serde_json::json!({ "at": 1, "actor": { "by": "operator" }, "event": "e", "reason": "r" });
+    store
+        .append(serde_json::from_value(record).unwrap())
+        .await
+        .unwrap();
+    rusqlite::Connection::open(path).unwrap()
+}
+
+#[tokio::test]
+async fn a_look_through_the_file_counts_what_is_damaged_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    assert!(matches!(inspect(&path), Err(OpenError::File { .. })));
+    assert!(!path.exists(), "nothing is created");
+
+    let db = used(&path).await;
+    let healthy = inspect(&path).unwrap();
+    assert_eq!((healthy.schema, healthy.sound), (healthy.known, true));
+    assert_eq!((healthy.documents, healthy.damaged), (1, vec![]));
+
+    db.execute_batch(
+        "INSERT INTO admins (npub, doc) VALUES ('a', '{}');
+         INSERT INTO admin_groups (alias, doc) VALUES ('ops', 'not JSON'), ('dev', '[]');
+         PRAGMA user_version = 99;",
+    )
+    .unwrap();
+    let newer = inspect(&path).unwrap();
+    assert_eq!((newer.schema, newer.documents), (99, 0));
+    assert!(matches!(
+        SqliteStore::open(&path),
+        Err(OpenError::Newer { .. })
+    ));
+    db.pragma_update(None, "user_version", healthy.known)
+        .unwrap();
+    let damaged = inspect(&path).unwrap();
+    assert_eq!(damaged.damaged, [("admin", 1), ("admin group", 2)]);
+    assert_eq!(damaged.documents, 4);
+}
+
+#[tokio::test]
+async fn torn_pages_are_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let db = used(&path).await;
+    db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        .unwrap();
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'audit'";
+    let page: usize = db.query_row(sql, [], |row| row.get(0)).unwrap();
+    drop(db);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[(page - 1) * 4096..page * 4096].fill(0x5a);
+    std::fs::write(&path, bytes).unwrap();
+    assert!(!inspect(&path).unwrap().sound);
 }

@@ -13,6 +13,7 @@ mod apply;
 mod audit;
 mod error;
 mod flow;
+mod inspect;
 mod load;
 mod open;
 mod registry;
@@ -20,4 +21,5 @@ mod schema;
 mod timers;
 mod worker;
 
+pub use inspect::{Inspection, inspect};
 pub use open::{OpenError, SqliteStore};

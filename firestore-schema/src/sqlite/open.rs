@@ -82,24 +82,7 @@ impl SqliteStore {
             cause,
         };
         own_file(path)?;
-        let schema = |error| match error {
-            SchemaError::Sql(cause)
-                if cause.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) =>
-            {
-                OpenError::Foreign {
-                    path: path.to_owned(),
-                }
-            }
-            SchemaError::Sql(cause) => sqlite(cause),
-            SchemaError::Foreign => OpenError::Foreign {
-                path: path.to_owned(),
-            },
-            SchemaError::Newer { found, known } => OpenError::Newer {
-                path: path.to_owned(),
-                found,
-                known,
-            },
-        };
+        let schema = |error| schema_error(path, error);
         let mut writer = connect(path).map_err(schema)?;
         schema::migrate(&mut writer).map_err(schema)?;
         let reader = connect(path).map_err(schema)?;
@@ -110,6 +93,20 @@ impl SqliteStore {
             writer: Worker::start("keyturn-store-w", writer).map_err(file)?,
             reader: Worker::start("keyturn-store-r", reader).map_err(file)?,
         })
+    }
+}
+
+pub(super) fn schema_error(path: &Path, error: SchemaError) -> OpenError {
+    let path = path.to_owned();
+    match error {
+        SchemaError::Sql(cause)
+            if cause.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) =>
+        {
+            OpenError::Foreign { path }
+        }
+        SchemaError::Sql(cause) => OpenError::Sqlite { path, cause },
+        SchemaError::Foreign => OpenError::Foreign { path },
+        SchemaError::Newer { found, known } => OpenError::Newer { path, found, known },
     }
 }
 
@@ -126,22 +123,28 @@ fn own_file(path: &Path) -> Result<(), OpenError> {
         .open(path);
     match created {
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            let mode = std::fs::metadata(path).map_err(fail)?.permissions().mode() & 0o7777;
-            if mode & 0o077 == 0 {
-                Ok(())
-            } else {
-                Err(OpenError::Mode {
-                    path: path.to_owned(),
-                    mode,
-                })
-            }
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => check_mode(path),
         Err(error) => Err(fail(error)),
     }
 }
 
-fn connect(path: &Path) -> Result<Connection, SchemaError> {
+/// The file is there and its owner's alone.
+pub(super) fn check_mode(path: &Path) -> Result<(), OpenError> {
+    let metadata = std::fs::metadata(path).map_err(|cause| OpenError::File {
+        path: path.to_owned(),
+        cause,
+    })?;
+    let mode = metadata.permissions().mode() & 0o7777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    Err(OpenError::Mode {
+        path: path.to_owned(),
+        mode,
+    })
+}
+
+pub(super) fn connect(path: &Path) -> Result<Connection, SchemaError> {
     // No OPEN_CREATE: the file exists by now, and a URI in its name must not be interpreted.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags)?;

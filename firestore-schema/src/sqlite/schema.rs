@@ -7,6 +7,9 @@ const APPLICATION_ID: i32 = 0x4b54_524e;
 
 const STEPS: &[&str] = &[STEP_1];
 
+/// The newest schema number known.
+pub(super) const KNOWN: i64 = STEPS.len() as i64;
+
 const STEP_1: &str = "
 CREATE TABLE clients (
     client_id TEXT NOT NULL PRIMARY KEY,
@@ -125,7 +128,7 @@ pub(super) fn check_ours(db: &Connection) -> Result<(), SchemaError> {
 /// Brings the file to the newest schema, in one transaction; two processes that start together apply it once.
 pub(super) fn migrate(db: &mut Connection) -> Result<(), SchemaError> {
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let known = STEPS.len() as i64;
+    let known = KNOWN;
     let found: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if found > known {
         return Err(SchemaError::Newer { found, known });

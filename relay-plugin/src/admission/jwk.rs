@@ -49,22 +49,38 @@ struct Jwk {
 impl KeySet {
     /// Reads a JWKS document.
     pub(super) fn parse(text: &[u8]) -> Result<Self, &'static str> {
+        Self::parse_and_tell(text).map(|(keys, _)| keys)
+    }
+
+    /// As [`KeySet::parse`], and why keys were left out.
+    pub(super) fn parse_and_tell(text: &[u8]) -> Result<(Self, Vec<&'static str>), &'static str> {
         let document: Document<'_> =
             serde_json::from_slice(text).map_err(|_| "the answer is not a JWK set")?;
         let mut keys = HashMap::new();
+        let mut left_out = Vec::new();
         for raw in document.keys.into_iter().take(MAX_KEYS) {
             match usable(raw.get()) {
                 // A `kid` is meant to be unique per key; the first one stays, so that an appended double changes nothing.
                 Ok((kid, key)) => {
                     keys.entry((kid, key.algorithm)).or_insert(key);
                 }
-                Err(why) => tracing::debug!(why, "a key of the issuer's JWK set is left out"),
+                Err(why) => {
+                    tracing::debug!(why, "a key of the issuer's JWK set is left out");
+                    left_out.push(why);
+                }
             }
         }
         if keys.is_empty() {
             return Err("the JWK set has no key that may sign proofs");
         }
-        Ok(Self(keys))
+        Ok((Self(keys), left_out))
+    }
+
+    /// Every key: its `kid` and the algorithm it is for.
+    pub(super) fn names(&self) -> impl Iterator<Item = (&str, ProofAlgorithm)> {
+        self.0
+            .keys()
+            .map(|(kid, algorithm)| (kid.as_str(), *algorithm))
     }
 
     /// The key that a token names, if it is there for that algorithm.

@@ -69,10 +69,17 @@ enum Source {
     File(std::path::PathBuf),
 }
 
-impl Jwks {
-    pub(super) fn new(settings: &IssuerSettings) -> Result<Self, JwksError> {
-        let source = match &settings.jwks {
-            JwksSource::File(path) => Source::File(path.clone()),
+/// What came from the source.
+struct Answer {
+    text: Vec<u8>,
+    /// The `Date` header, as it was sent.
+    date: Option<String>,
+}
+
+impl Source {
+    fn new(settings: &IssuerSettings) -> Result<Self, JwksError> {
+        Ok(match &settings.jwks {
+            JwksSource::File(path) => Self::File(path.clone()),
             JwksSource::Url(url) => {
                 let client = reqwest::Client::builder()
                     .redirect(reqwest::redirect::Policy::none())
@@ -81,14 +88,59 @@ impl Jwks {
                     .no_proxy()
                     .build()
                     .map_err(|error| JwksError::Client(error.without_url().to_string()))?;
-                Source::Url {
+                Self::Url {
                     client,
                     url: url.clone(),
                 }
             }
-        };
+        })
+    }
+
+    async fn read(&self) -> Result<Answer, JwksError> {
+        match self {
+            Self::File(path) => Ok(Answer {
+                text: read_file(path).await?,
+                date: None,
+            }),
+            Self::Url { client, url } => get(client, url).await,
+        }
+    }
+}
+
+/// What one look at the issuer found, for `keyturn doctor`.
+#[derive(Debug)]
+pub struct IssuerReport {
+    /// Usable keys by `kid`, sorted, and the algorithm each is for. A `kid` is the issuer's own text.
+    pub keys: Vec<(String, ProofAlgorithm)>,
+    /// Why other keys cannot be used, one entry for each.
+    pub left_out: Vec<&'static str>,
+    /// The `Date` header of the answer, as it was sent.
+    pub date: Option<String>,
+}
+
+/// Asks the issuer once, past every cache.
+///
+/// # Errors
+/// [`JwksError`].
+pub async fn examine(settings: &IssuerSettings) -> Result<IssuerReport, JwksError> {
+    let Answer { text, date } = Source::new(settings)?.read().await?;
+    let (keys, left_out) = KeySet::parse_and_tell(&text).map_err(JwksError::Unusable)?;
+    let mut keys: Vec<_> = keys
+        .names()
+        .map(|(kid, alg)| (kid.to_owned(), alg))
+        .collect();
+    keys.sort_by(|one, other| (&one.0, one.1.jose()).cmp(&(&other.0, other.1.jose())));
+    Ok(IssuerReport {
+        keys,
+        left_out,
+        date,
+    })
+}
+
+impl Jwks {
+    pub(super) fn new(settings: &IssuerSettings) -> Result<Self, JwksError> {
         Ok(Self {
-            source,
+            source: Source::new(settings)?,
             cache_ttl: settings.cache_ttl,
             stale_for: settings.stale_for,
             refresh_min_interval: settings.refresh_min_interval,
@@ -148,11 +200,8 @@ impl Jwks {
 
     async fn fetch(&self) -> Result<KeySet, JwksError> {
         let fetched = async {
-            let text = match &self.source {
-                Source::File(path) => read_file(path).await?,
-                Source::Url { client, url } => get(client, url).await?,
-            };
-            KeySet::parse(&text).map_err(JwksError::Unusable)
+            let answer = self.source.read().await?;
+            KeySet::parse(&answer.text).map_err(JwksError::Unusable)
         }
         .await;
         let result = if fetched.is_ok() { "ok" } else { "failed" };
@@ -209,7 +258,7 @@ async fn read_file(path: &std::path::Path) -> Result<Vec<u8>, JwksError> {
     within_size(text)
 }
 
-async fn get(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, JwksError> {
+async fn get(client: &reqwest::Client, url: &str) -> Result<Answer, JwksError> {
     let failed = |error: reqwest::Error| JwksError::Fetch(error.without_url().to_string());
     let mut answer = client.get(url).send().await.map_err(failed)?;
     if answer.status() != reqwest::StatusCode::OK {
@@ -218,6 +267,11 @@ async fn get(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, JwksError> 
             answer.status().as_u16()
         )));
     }
+    let date = answer
+        .headers()
+        .get(reqwest::header::DATE)
+        .and_then(|date| date.to_str().ok())
+        .map(str::to_owned);
     let mut text = Vec::new();
     // Chunk by chunk: a `content-length` may be absent or a lie.
     while let Some(chunk) = answer.chunk().await.map_err(failed)? {
@@ -226,7 +280,10 @@ async fn get(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, JwksError> 
             break;
         }
     }
-    within_size(text)
+    Ok(Answer {
+        text: within_size(text)?,
+        date,
+    })
 }
 
 fn within_size(text: Vec<u8>) -> Result<Vec<u8>, JwksError> {

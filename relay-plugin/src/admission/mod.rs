@@ -41,7 +41,7 @@ use keyturn_store::documents::{Actor, AuditRecord};
 use keyturn_store::store::Store;
 
 pub use challenge::{ChallengeKey, Challenger, NoRandomness};
-pub use jwks::JwksError;
+pub use jwks::{IssuerReport, JwksError, examine as examine_issuer};
 pub use membership::Leaf;
 pub use opened::{GroupContext, Opened};
 pub use permit::{Permit, Refusal};

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod client;
+pub mod doctor;
 pub mod group;
 pub mod operate;
 pub mod serve;
@@ -54,6 +55,8 @@ enum Command {
     /// Bind admin groups to aliases
     #[command(subcommand)]
     Group(group::GroupCommand),
+    /// Look at configuration, store, keys, issuer, clock and ports: what is wrong, and how to mend it
+    Doctor(doctor::DoctorArgs),
     /// Watch a real rotation on this machine, with everything it needs
     Quickstart(QuickstartArgs),
     /// Sign a proof with the quickstart's development key
@@ -99,6 +102,9 @@ pub enum CliError {
     /// An operator's command changed nothing.
     #[error(transparent)]
     Operator(#[from] crate::operator::OperatorError),
+    /// `doctor` found something, or could not report.
+    #[error(transparent)]
+    Doctor(#[from] doctor::DoctorError),
     /// `quickstart` failed, or did not show what it promises.
     #[error(transparent)]
     Quickstart(#[from] quickstart::QuickstartError),
@@ -114,6 +120,7 @@ impl CliError {
             | Self::Tls
             | Self::Serve(_)
             | Self::Operator(_)
+            | Self::Doctor(_)
             | Self::Quickstart(_) => 1,
         }
     }
@@ -143,6 +150,7 @@ fn run(command: Command, core: impl FnOnce() -> Box<dyn ServiceFactory>) -> Resu
         Command::Admin(command) => admin::run(command),
         Command::Client(command) => client::run(command),
         Command::Group(command) => group::run(command),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Quickstart(args) => Ok(quickstart::run(args, core())?),
         Command::DevProof(args) => Ok(quickstart::dev_proof(&args)?),
     }
