@@ -347,5 +347,5 @@ async fn counted(web: &str) -> (u64, u64) {
         let line = text.lines().find_map(|line| line.strip_prefix(&name));
         line.map_or(0, |value| value.parse().unwrap())
     };
-    (value("taken"), value("refused"))
+    (value("taken"), value("busy"))
 }
