@@ -495,6 +495,7 @@ async fn admins_program(world: &mut World, relay: &Relay, given: &Given) -> Plac
     let proof = world.dir.path().join("proof");
     let request = world.dir.path().join("proof.request");
     let child = Command::new(ADMIN)
+        .env("KEYTURN_ADMIN_LOG", "trace")
         .args(["--json", "--home"])
         .arg(&dir)
         .args(["status", CLIENT, "--proof-file"])
@@ -504,6 +505,8 @@ async fn admins_program(world: &mut World, relay: &Relay, given: &Given) -> Plac
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    // Read from the beginning: a pipe holds less than it says.
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
     let asked: ProofRequest = eventually("the program asks for a proof", async || {
         let text = std::fs::read(&request).ok()?;
         Some(serde_json::from_slice(&text).unwrap())
@@ -512,11 +515,11 @@ async fn admins_program(world: &mut World, relay: &Relay, given: &Given) -> Plac
     let issuer = given.by(world.issuer.signer());
     let answer = issuer.prove(&asked).await.unwrap();
     std::fs::write(&proof, answer.expose()).unwrap();
-    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
     let output = tokio::time::timeout(PATIENCE, output)
         .await
         .unwrap()
         .unwrap();
+    assert!(contains(&output.stderr, b"TRACE"), "it logs everything");
     shown("keyturn-admin status", &output, "current_version")
 }
 
