@@ -29,6 +29,7 @@
 
 #![forbid(unsafe_code)]
 
+mod backlog;
 pub mod binding;
 mod commit;
 pub mod error;
@@ -58,6 +59,7 @@ mod common;
 #[cfg(test)]
 mod rogue_tests;
 
+pub use backlog::{Arrival, Backlog};
 pub use binding::{Binding, verify_binding};
 pub use commit::{GroupChange, StagedCommit};
 pub use group::{CreatedGroup, GroupSpec};

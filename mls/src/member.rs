@@ -16,6 +16,7 @@ use openmls_rust_crypto::RustCrypto;
 use openmls_traits::OpenMlsProvider as _;
 use rusqlite::{Connection, OptionalExtension, params};
 
+use crate::backlog::Backlog;
 use crate::error::{MlsError, OpenError, StoreError};
 use crate::ids::{Leaf, MlsGroupId, NostrGroupId, RosterHash, SignatureKey, UnixMs, roster_hash};
 use crate::key::StorageKey;
@@ -43,6 +44,8 @@ pub struct MemberConfig {
     /// How many events per group are kept that cannot be opened yet, and how many that were deferred. The
     /// oldest give way.
     pub max_held: u32,
+    /// What has been received and is not taken in yet: nothing settles past it. Empty for a caller that receives and takes in at once.
+    pub backlog: Backlog,
     /// The encoding to speak.
     pub profile: Profile,
 }
@@ -57,6 +60,7 @@ impl MemberConfig {
             settle: Duration::from_secs(10),
             freshness: Duration::from_secs(10),
             max_held: 256,
+            backlog: Backlog::default(),
             profile: Profile::default(),
         }
     }
@@ -70,6 +74,7 @@ pub(crate) struct Identity {
     pub(crate) settle: Duration,
     pub(crate) freshness: Duration,
     pub(crate) max_held: u32,
+    pub(crate) backlog: Backlog,
 }
 
 impl Identity {
@@ -126,6 +131,7 @@ impl Member {
             settle,
             freshness,
             max_held,
+            backlog,
             profile: Profile::Marmot,
         } = config;
         let (mut db, lock) = storage::open(&path, &storage_key)?;
@@ -142,6 +148,7 @@ impl Member {
                 settle,
                 freshness,
                 max_held,
+                backlog,
             },
             cache: Cache::new(),
             moved,

@@ -43,7 +43,7 @@ impl Member {
         now: UnixMs,
     ) -> Result<SealedMessage, SealError> {
         let sealed = self.transact(|work| {
-            settle_due(work.db, now)?;
+            settle_due(work, now)?;
             let row = rows::group(work.db, group)?
                 .ok_or_else(|| SealError::UnknownGroup(group.clone()))?;
             ready(work, &row)?;
@@ -57,7 +57,7 @@ impl Member {
     /// Whether [`Self::seal`] would be refused now, and why.
     pub fn can_seal(&mut self, group: &MlsGroupId, now: UnixMs) -> Result<(), SealError> {
         self.transact(|work| {
-            settle_due(work.db, now)?;
+            settle_due(work, now)?;
             let row = rows::group(work.db, group)?
                 .ok_or_else(|| SealError::UnknownGroup(group.clone()))?;
             ready(work, &row)

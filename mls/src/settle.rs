@@ -5,6 +5,8 @@
 //!
 //! - a commit settles N after its receipt, at once if it removes somebody; settling an epoch settles all
 //!   before it;
+//! - no epoch settles past the receipt of an event that was received and not taken in yet
+//!   ([`crate::Backlog`]);
 //! - a settled epoch never rolls back: what was kept to undo it is destroyed;
 //! - a commit whose `created_at` is further than N from its receipt is refused (its own setting,
 //!   `freshness`, the same by default);
@@ -72,7 +74,7 @@ impl Member {
     /// Settles every epoch that is due. Call it from a timer; everything that needs it also does it.
     pub fn settle(&mut self, now: UnixMs) -> Result<(), StoreError> {
         if next(&self.db)?.is_some_and(|at| at <= now) {
-            self.transact(|work| settle_due(work.db, now))?;
+            self.transact(|work| settle_due(work, now))?;
         }
         Ok(())
     }
@@ -119,7 +121,9 @@ fn next(db: &Connection) -> Result<Option<UnixMs>, StoreError> {
         .map(from_sql))
 }
 
-pub(crate) fn settle_due(db: &Connection, now: UnixMs) -> Result<(), StoreError> {
+pub(crate) fn settle_due(work: &Work<'_>, now: UnixMs) -> Result<(), StoreError> {
+    let db = work.db;
+    let now = work.me.backlog.settled_by(now);
     let due: Vec<(Vec<u8>, u64)> = db
         .prepare_cached(
             "SELECT mls_group_id, max(source_epoch) FROM commits \

@@ -39,7 +39,7 @@ pub(crate) fn operational(
     group: &MlsGroupId,
     now: UnixMs,
 ) -> Result<GroupRow, CommitError> {
-    settle_due(work.db, now)?;
+    settle_due(work, now)?;
     let row =
         rows::group(work.db, group)?.ok_or_else(|| CommitError::UnknownGroup(group.clone()))?;
     if row.evicted {

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use common::{Clock, Peer, SETTLE, group, payload};
 use keyturn_mls::error::SealError;
-use keyturn_mls::{CommitRefusal, Freeze, GroupChange, Inbound, MlsGroupId, StagedCommit};
+use keyturn_mls::{
+    CommitRefusal, Disposition, Freeze, GroupChange, Inbound, MlsGroupId, Receipt, StagedCommit,
+    UnixMs,
+};
 use nostr::Event;
 
 fn rename(peer: &mut Peer, group: &MlsGroupId, name: &str, clock: &Clock) -> StagedCommit {
@@ -143,6 +146,43 @@ fn a_settled_epoch_never_rolls_back() {
         }]
     ));
     assert_eq!(peers[2].group_info(&group).unwrap().unwrap().epoch, before);
+}
+
+#[test]
+fn a_rival_that_arrived_in_time_and_was_taken_in_late_still_counts() {
+    let mut clock = Clock::start();
+    let (mut peers, group) = group(3, 2, &mut clock);
+    let a = rename(&mut peers[0], &group, "a", &clock);
+    let b = rename(&mut peers[1], &group, "b", &clock);
+    let (first, second) = in_order(a, b);
+    peers[2].follow(&second, &clock);
+
+    // It arrives just in time, and waits until the relay has stored it.
+    let settles_at = peers[2].settles_at(&group).unwrap().unwrap();
+    let arrival = peers[2].backlog.arrived(|| UnixMs(settles_at.0 - 1));
+    clock.settle();
+    clock.settle();
+    // Meanwhile everything goes on that looks at the clock.
+    peers[2].settle(clock.0).unwrap();
+    assert!(matches!(
+        peers[2].can_seal(&group, clock.0),
+        Err(SealError::Unsettled { .. })
+    ));
+    let seal = peers[2].seal(&group, payload("too early"), clock.0);
+    assert!(matches!(seal, Err(SealError::Unsettled { .. })));
+
+    let taken = peers[2]
+        .receive(&first, Receipt::live(arrival.at()), &mut |_| {
+            Disposition::Consume
+        })
+        .unwrap();
+    assert!(
+        matches!(&taken[..], [Inbound::Commit(commit)] if commit.undone == Some(second.id)),
+        "{taken:?}"
+    );
+    drop(arrival);
+    peers[2].settle(clock.0).unwrap();
+    assert_eq!(peers[2].settles_at(&group).unwrap(), None);
 }
 
 #[test]

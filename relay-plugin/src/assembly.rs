@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use keyturn_mls::{Member, MemberConfig, StorageKey};
+use keyturn_mls::{Backlog, Member, MemberConfig, StorageKey};
 use keyturn_proto::Npub;
 use keyturn_store::{
     mac::{LocalMacKey, MacKey},
@@ -70,13 +70,14 @@ impl ServiceFactory for Assembly {
             inbound,
             relay,
             served,
+            backlog,
             readiness,
             stopping,
         } = ports;
         let checks = ["store", "mac", "mls"].map(|name| readiness.register(name));
         let opened = spawn_blocking({
             let config = Arc::clone(&config);
-            move || open(&config)
+            move || open(&config, backlog)
         });
         let opened = opened.await.map_err(failed("service"))??;
         let Opened {
@@ -159,7 +160,7 @@ fn failed<E: fmt::Display>(part: &'static str) -> impl FnOnce(E) -> StartError {
 }
 
 /// Reads keys and opens databases. Blocks.
-fn open(config: &ValidatedConfig) -> Result<Opened, StartError> {
+fn open(config: &ValidatedConfig, backlog: Backlog) -> Result<Opened, StartError> {
     let StoreConfig::Sqlite { path } = &config.store;
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(path).map_err(failed("store"))?);
     let Mac::Local { key_file } = &config.mac;
@@ -176,6 +177,7 @@ fn open(config: &ValidatedConfig) -> Result<Opened, StartError> {
     let storage_key = StorageKey::from_text(key.expose()).map_err(failed("mls"))?;
     let member = MemberConfig {
         settle: config.mls.settle,
+        backlog,
         ..MemberConfig::new(&config.mls.database, storage_key, keys)
     };
     let member = Member::open(member).map_err(failed("mls"))?;

@@ -14,7 +14,7 @@ use std::{
 
 use actix::{ActorContext as _, ActorFutureExt as _, AsyncContext as _, WrapFuture as _};
 use actix_web_actors::ws::{CloseCode, CloseReason};
-use keyturn_proto::kinds;
+use keyturn_proto::{UnixMs, kinds};
 use metrics::{counter, gauge};
 use nostr::{Event, EventId, Kind, PublicKey, Tag, Timestamp, secp256k1::schnorr::Signature};
 use nostr_extensions::auth::AuthState;
@@ -93,10 +93,12 @@ impl RotationExtension {
             return ExtensionMessageResult::Continue(msg);
         };
         let queue = &self.entrance.inbound;
+        let arrival = self.entrance.backlog.arrived(|| UnixMs(now_ms()));
         let inbound = Inbound {
             event: converted,
-            received_at_ms: now_ms(),
+            received_at_ms: arrival.at().0,
             session: session_info(session),
+            arrival,
         };
         let (refusal, result) = match queue.try_send(inbound) {
             Ok(()) => {

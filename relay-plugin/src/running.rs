@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use keyturn_mls::Backlog;
 use tokio::{
     runtime::{Builder, Runtime},
     sync::{mpsc, watch},
@@ -53,6 +54,7 @@ pub enum KeyturnError {
 pub struct Entrance {
     pub(crate) inbound: mpsc::Sender<Inbound>,
     pub(crate) served: ServedSet,
+    pub(crate) backlog: Backlog,
     pub(crate) relay: Arc<RnostrPort>,
     pub(crate) stopping: CancellationToken,
 }
@@ -95,6 +97,7 @@ impl Keyturn {
         let entrance = Entrance {
             inbound,
             served: ServedSet::default(),
+            backlog: Backlog::default(),
             relay: Arc::new(RnostrPort::default()),
             stopping: CancellationToken::new(),
         };
@@ -251,6 +254,7 @@ impl Worker {
             inbound: queue,
             relay: self.entrance.relay.clone(),
             served: self.entrance.served.clone(),
+            backlog: self.entrance.backlog.clone(),
             readiness: self.readiness.clone(),
             stopping: self.entrance.stopping.clone(),
         };

@@ -11,6 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use keyturn_mls::{Arrival, Backlog};
 use keyturn_proto::nonce::Challenge;
 use nostr::{Event, PublicKey};
 use tokio::{sync::mpsc, time::Instant};
@@ -31,6 +32,8 @@ pub struct Inbound {
     pub received_at_ms: u64,
     /// Whose connection it came over.
     pub session: SessionInfo,
+    /// Its place among what waits to be taken in; dropped when that is done.
+    pub arrival: Arrival,
 }
 
 /// What the relay knows of the connection. Hints for limits and audit, never for authorisation.
@@ -117,6 +120,8 @@ pub struct Ports {
     pub relay: Arc<dyn RelayPort>,
     /// To be set once the groups are loaded, and kept current.
     pub served: ServedSet,
+    /// What was handed over and is not taken in yet; for the MLS member.
+    pub backlog: Backlog,
     /// Register one check per part that `/readyz` should wait for.
     pub readiness: Readiness,
     /// Cancelled when the process is about to stop; `Service::shutdown` follows.

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use keyturn_mls::{
-    AppMessage, CreatedGroup, Decision, Disposition, GroupSpec, Inbound, Joined, Member,
+    AppMessage, Backlog, CreatedGroup, Decision, Disposition, GroupSpec, Inbound, Joined, Member,
     MemberConfig, MlsGroupId, Payload, Receipt, StagedCommit, StorageKey, UnixMs,
     VerifiedKeyPackage, WelcomeOutcome, verify_key_package,
 };
@@ -51,6 +51,7 @@ pub struct Peer {
     pub dir: TempDir,
     pub keys: Keys,
     pub key: String,
+    pub backlog: Backlog,
 }
 
 impl Peer {
@@ -62,6 +63,7 @@ impl Peer {
             dir: TempDir::new().unwrap(),
             keys: Keys::generate(),
             key: hex::encode(bytes),
+            backlog: Backlog::default(),
         };
         peer.reopen();
         peer
@@ -78,6 +80,7 @@ impl Peer {
             self.keys.clone(),
         );
         config.settle = SETTLE;
+        config.backlog = self.backlog.clone();
         config
     }
 

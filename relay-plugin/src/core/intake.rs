@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use keyturn_mls::Receipt;
+use keyturn_mls::{Arrival, Receipt};
 use keyturn_proto::UnixMs;
 use nostr::Event;
 use tokio::sync::mpsc;
@@ -30,6 +30,7 @@ struct Held {
     event: Event,
     receipt: Receipt,
     stored: BoxFuture<'static, bool>,
+    arrival: Arrival,
 }
 
 impl Core {
@@ -48,7 +49,7 @@ impl Core {
                 () = stop.cancelled() => return,
                 () = desk.one_done() => if desk.wants_more() { self.lay_out(desk).await },
                 stored = first_stored(&mut held) => {
-                    let Some(Held { event, receipt, stored: _ }) = held.pop_front() else { continue };
+                    let Some(Held { event, receipt, stored: _, arrival: _until_taken_in }) = held.pop_front() else { continue };
                     if stored {
                         self.take_in(&event, receipt, desk).await;
                     } else {
@@ -74,6 +75,7 @@ impl Core {
             event,
             received_at_ms,
             session: _,
+            arrival,
         } = inbound;
         let receipt = Receipt::live(UnixMs(received_at_ms));
         match self.service.may_run_ahead(&event).await {
@@ -86,6 +88,7 @@ impl Core {
                     event,
                     receipt,
                     stored: Box::pin(stored),
+                    arrival,
                 });
             }
             Err(error) => tracing::error!(event = %event.id, %error, "not taken in"),

@@ -2,8 +2,8 @@
 
 use keyturn_mls::wire::rumor::Payload;
 use keyturn_mls::{
-    AppMessage, Decision, Disposition, Member, MemberConfig, MlsGroupId, Receipt, StagedCommit,
-    StorageKey, WelcomeOutcome,
+    AppMessage, Backlog, Decision, Disposition, Member, MemberConfig, MlsGroupId, Receipt,
+    StagedCommit, StorageKey, WelcomeOutcome,
 };
 use keyturn_proto::request::{Bearer, PROFILE};
 use keyturn_proto::{
@@ -27,10 +27,11 @@ pub(super) struct Admin {
 
 pub(super) const RELAY: &str = "ws://127.0.0.1:7777";
 
-pub(super) fn open_member(path: &std::path::Path, keys: &Keys) -> Option<Member> {
+pub(super) fn open_member(path: &std::path::Path, keys: &Keys, backlog: Backlog) -> Option<Member> {
     let key = StorageKey::from_text(&"5a".repeat(32)).unwrap();
     let mut config = MemberConfig::new(path, key, keys.clone());
     config.settle = std::time::Duration::ZERO;
+    config.backlog = backlog;
     match Member::open(config) {
         Ok(member) => Some(member),
         Err(keyturn_mls::error::OpenError::Locked { .. }) => None,
@@ -43,7 +44,7 @@ impl Admin {
         let dir = TempDir::new().unwrap();
         let keys = Keys::generate();
         Self {
-            member: open_member(&dir.path().join("member.db"), &keys).unwrap(),
+            member: open_member(&dir.path().join("member.db"), &keys, Backlog::default()).unwrap(),
             keys,
             relay: relay.clone(),
             notifies: Vec::new(),

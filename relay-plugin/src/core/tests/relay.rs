@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use keyturn_mls::Backlog;
+use keyturn_proto::UnixMs;
 use nostr::{Event, EventId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -35,6 +37,7 @@ struct State {
     /// Events sent by admins, and not handed over yet, while the relay writes in reverse order.
     batch: Option<Vec<Event>>,
     core: Option<mpsc::Sender<Inbound>>,
+    backlog: Backlog,
 }
 
 #[derive(Clone, Default)]
@@ -63,6 +66,11 @@ impl FakeRelay {
         let (sender, receiver) = mpsc::channel(64);
         self.with(|state| state.core = Some(sender));
         receiver
+    }
+
+    /// What the core was handed and has not taken in.
+    pub(super) fn backlog(&self) -> Backlog {
+        self.with(|state| state.backlog.clone())
     }
 
     pub(super) fn detach(&self) {
@@ -97,6 +105,7 @@ impl FakeRelay {
                     event,
                     received_at_ms,
                     session: SessionInfo::default(),
+                    arrival: state.backlog.arrived(|| UnixMs(received_at_ms)),
                 };
                 // A core that was killed does not listen any more.
                 let _sent = core.try_send(inbound);

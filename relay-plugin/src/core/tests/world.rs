@@ -363,7 +363,7 @@ impl World {
         let path = self.dir.path().join("service.db");
         let deadline = tokio::time::Instant::now() + DEADLINE;
         let member = loop {
-            match open_member(&path, &self.service_keys) {
+            match open_member(&path, &self.service_keys, self.relay.backlog()) {
                 Some(member) => break member,
                 None => assert!(
                     tokio::time::Instant::now() < deadline,
