@@ -23,7 +23,7 @@ use crate::key::StorageKey;
 use crate::storage::events::{self, InboxRow};
 use crate::storage::outbox::{self, PendingWelcome};
 use crate::storage::rows::{self, Freeze};
-use crate::storage::work::{Cache, Work, transact};
+use crate::storage::work::{Cache, Work, lazily, transact};
 use crate::storage::{self, Provider};
 use crate::wire::group_data::GroupData;
 use crate::wire::{CIPHERSUITE, Profile};
@@ -243,9 +243,9 @@ impl Member {
         events::inbox(&self.db, id, limit)
     }
 
-    /// Deletes an inbox row. `false` if it was gone already.
+    /// Deletes an inbox row. `false` if it was gone already. After a power failure it may be there again, and is then worked off again.
     pub fn inbox_done(&mut self, id: i64) -> Result<bool, StoreError> {
-        events::inbox_done(&self.db, id)
+        lazily(&mut self.db, |db| events::inbox_done(db, id))
     }
 
     /// Welcomes whose commit was accepted and that were not marked as sent yet.
@@ -293,6 +293,16 @@ impl Member {
         body: impl FnOnce(&mut Work<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         transact(&mut self.db, &self.crypto, &self.me, &mut self.cache, body)
+    }
+
+    /// As [`Self::transact`], without waiting for the disk; see [`lazily`].
+    pub(crate) fn transact_lazily<T, E: From<StoreError>>(
+        &mut self,
+        body: impl FnOnce(&mut Work<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        lazily(&mut self.db, |db| {
+            transact(db, &self.crypto, &self.me, &mut self.cache, body)
+        })
     }
 }
 

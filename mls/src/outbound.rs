@@ -42,7 +42,8 @@ impl Member {
         payload: Payload,
         now: UnixMs,
     ) -> Result<SealedMessage, SealError> {
-        let sealed = self.transact(|work| {
+        // Durable with the checkpoint below, before anything leaves; until then losing it is as if nothing had been sealed.
+        let sealed = self.transact_lazily(|work| {
             settle_due(work, now)?;
             let row = rows::group(work.db, group)?
                 .ok_or_else(|| SealError::UnknownGroup(group.clone()))?;

@@ -71,3 +71,48 @@ pub(crate) fn transact<T, E: From<StoreError>>(
     cache.extend(touched);
     Ok(value)
 }
+
+/// Runs `body` with commits that do not wait for the disk. They become durable with the next commit that does wait, or with a checkpoint. A power
+/// failure before that undoes them, whole and in order; a killed process undoes nothing.
+pub(crate) fn lazily<T, E: From<StoreError>>(
+    connection: &mut Connection,
+    body: impl FnOnce(&mut Connection) -> Result<T, E>,
+) -> Result<T, E> {
+    wait_for_disk(connection, false)?;
+    let done = body(connection);
+    wait_for_disk(connection, true)?;
+    done
+}
+
+fn wait_for_disk(connection: &Connection, wait: bool) -> Result<(), StoreError> {
+    let mode = if wait { "FULL" } else { "NORMAL" };
+    Ok(connection.pragma_update(None, "synchronous", mode)?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn mode(connection: &Connection) -> i64 {
+        connection
+            .query_row("PRAGMA synchronous", [], |row| row.get(0))
+            .unwrap()
+    }
+
+    #[test]
+    fn commits_wait_for_the_disk_again_whatever_became_of_the_lazy_one() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        for fails in [false, true] {
+            let done = lazily(&mut connection, |connection| {
+                assert_eq!(mode(connection), 1);
+                if fails {
+                    return Err(StoreError::Corrupt("on purpose"));
+                }
+                Ok(())
+            });
+            assert_eq!(done.is_err(), fails);
+            assert_eq!(mode(&connection), 2);
+        }
+    }
+}

@@ -1,6 +1,5 @@
 //! The relay without the extension: the same host, started the way `keyturn serve` does, and nothing in it.
 
-use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -28,7 +27,7 @@ pub fn serve(config: &Path) -> ExitCode {
         let host = Host::start(&config.relay, Ok).await.unwrap();
         let url = format!("ws://{}", host.address());
         let line = serde_json::json!({ "relay": url, "web": "" });
-        writeln!(std::io::stdout(), "{line}").unwrap();
+        println!("{line}");
         terminated.recv().await;
         host.shutdown(Instant::now() + Duration::from_secs(4)).await;
     });

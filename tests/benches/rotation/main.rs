@@ -16,7 +16,7 @@ mod site;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use keyturn_tests::measure::{self, Sample, Stamped, Targets};
+use keyturn_tests::measure::{self, Disk, Sample, Stamped, Targets};
 use site::{Rotated, Site};
 
 /// Clients that are rotated, in turns; each keeps an old secret in grace from its second rotation on.
@@ -29,6 +29,8 @@ const COUNTED: usize = 100;
 const BATCH: Duration = Duration::from_millis(100);
 const MANY_ADMINS: usize = 100;
 const MANY_CLIENTS: usize = 10_000;
+
+type Figure = fn(&Rotated) -> f64;
 
 fn main() -> ExitCode {
     // The relay of a site is this program as well.
@@ -54,7 +56,9 @@ async fn compare() -> ExitCode {
         Site::build("2 admins, 10,000 clients", 2, MANY_CLIENTS).await,
     ];
     println!("sites built in {:.0} s", begun.elapsed().as_secs_f64());
+    let mut disk = Disk::new();
     for turn in 0..WARM_UP + COUNTED {
+        tokio::task::block_in_place(|| disk.sync());
         for nth in 0..sites.len() {
             // Nobody goes first every time.
             let site = &mut sites[(turn + nth) % 3];
@@ -63,6 +67,13 @@ async fn compare() -> ExitCode {
             site.rotate(turn % ROTATED).await;
         }
     }
+    println!(
+        "\n{:<58} {:>9.2} {:>9.2} {:>9.2}",
+        "one durable write of 4 KiB on this disk, ms (p50, p99, max)",
+        disk.syncs.median(),
+        disk.syncs.percentile(99.0),
+        disk.syncs.max()
+    );
     let mut measured = Vec::new();
     for site in sites {
         let name = site.name;
@@ -87,8 +98,7 @@ async fn compare() -> ExitCode {
             250.0,
         );
     }
-    let ratio =
-        |what: fn(&Rotated) -> f64| of(&many_clients, what).median() / of(&few, what).median();
+    let ratio = |what: Figure| of(&many_clients, what).median() / of(&few, what).median();
     targets.at_most(
         "processor time per rotation, 10,000 ÷ 10 clients",
         ratio(Rotated::cost),
@@ -103,7 +113,7 @@ async fn compare() -> ExitCode {
     targets.finish()
 }
 
-fn of(rotated: &[Rotated], what: fn(&Rotated) -> f64) -> Sample {
+fn of(rotated: &[Rotated], what: Figure) -> Sample {
     rotated.iter().map(what).collect()
 }
 
@@ -115,7 +125,7 @@ fn print(name: &str, rotated: &[Rotated]) {
         "p99",
         "max"
     );
-    let rows: [(&str, fn(&Rotated) -> f64); 8] = [
+    let rows: [(&str, Figure); 8] = [
         (
             "admin: proof in hand → request at the core",
             Rotated::asking,

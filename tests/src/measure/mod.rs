@@ -4,9 +4,11 @@
 //! target is missed, and measures only when `cargo bench` asks for it.
 #![allow(clippy::print_stdout)]
 
+mod disk;
 mod marks;
 mod process;
 
+pub use disk::Disk;
 pub use marks::{Marks, Stamped};
 pub use process::{Memory, memory, processor_time};
 
