@@ -73,6 +73,9 @@ pub fn enrol(
     written(admin, audit)
 }
 
+/// Most keys remembered of one admin; the one recorded first gives way. Apps that make a new key for each key package need many.
+pub const MAX_KEYS: usize = 256;
+
 /// Records a proven MLS signature key. `others` are the admins that may hold it already: one key never speaks for two.
 ///
 /// # Errors
@@ -102,6 +105,9 @@ pub fn prove_key(
         return Err(conflict("key.other_admin"));
     }
     admin.updated_at = key.at;
+    // Anybody enrolled can publish key packages without end, and the document is read with every request.
+    let excess = (admin.signature_keys.len() + 1).saturating_sub(MAX_KEYS);
+    admin.signature_keys.drain(..excess);
     admin.signature_keys.push(key);
     Ok(written(admin, audit))
 }
@@ -160,5 +166,52 @@ pub fn check_group(group: &AdminGroupDoc, known: &[AdminGroupDoc]) -> Result<()>
         Err(conflict("group.id_taken"))
     } else {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use keyturn_proto::Npub;
+
+    use super::*;
+    use crate::documents::{Actor, ClientScope};
+
+    fn key(number: usize) -> ProvenKey {
+        ProvenKey {
+            key: format!("{number:064x}"),
+            proof_event: "00".repeat(32),
+            at: UnixMs(1),
+        }
+    }
+
+    #[test]
+    fn an_admin_who_proves_keys_without_end_fills_no_document() {
+        let mut admin = AdminDoc {
+            npub: Npub::from_bytes([1; 32]),
+            active: true,
+            scope: ClientScope::All,
+            signature_keys: Vec::new(),
+            totp: None,
+            created_at: UnixMs(0),
+            updated_at: UnixMs(0),
+        };
+        for number in 0..MAX_KEYS + 3 {
+            let audit = AuditRecord {
+                at: UnixMs(1),
+                actor: Actor::Relay,
+                event: "admin.key_proven".to_owned(),
+                reason: String::new(),
+                client_id: None,
+                rotation_id: None,
+                version_id: None,
+                group: None,
+                nostr_event: None,
+            };
+            admin = prove_key(admin, &[], key(number), audit).unwrap().answer;
+        }
+        assert_eq!(admin.signature_keys.len(), MAX_KEYS);
+        assert_eq!(admin.signature_keys.first(), Some(&key(3)));
+        assert_eq!(admin.signature_keys.last(), Some(&key(MAX_KEYS + 2)));
     }
 }
