@@ -14,7 +14,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use clap::Parser as _;
 use keyturn::{
+    cli::Cli,
     config::{Config, Environment, ValidatedConfig},
     doctor::{self, Finding, Level, Report, Subject},
     host::Host,
@@ -239,6 +241,7 @@ impl Patient {
         };
         let report = doctor::examine(subject).await;
         self.says_no_secret(&report);
+        commands_exist(&report);
         report
     }
 
@@ -289,6 +292,31 @@ impl Patient {
     }
 }
 
+/// Every `keyturn …` that a finding tells to run is one.
+fn commands_exist(report: &Report) {
+    let npub = Npub::from_bytes(Keys::generate().public_key().to_bytes()).to_string();
+    let mends = report.findings.iter().filter_map(|f| f.mend.as_deref());
+    for mend in mends {
+        let Some((_, command)) = mend.split_once("keyturn ") else {
+            continue;
+        };
+        let words: Vec<&str> = command
+            .split_whitespace()
+            .map(|word| match word {
+                "NPUB" => npub.as_str(),
+                "ALIAS" => "ops",
+                "CLIENT_ID" => "ext-totp-svc",
+                word => word,
+            })
+            .collect();
+        // "the keyturn that wrote it" is prose.
+        if words.contains(&"--config") {
+            let parsed = Cli::try_parse_from([&["keyturn"], &words[..]].concat());
+            assert!(parsed.is_ok(), "{mend}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_healthy_installation_is_in_order() {
     let patient = Patient::new().await;
@@ -299,6 +327,12 @@ async fn a_healthy_installation_is_in_order() {
         .filter(|finding| finding.level != Level::Ok)
         .collect();
     assert!(not_ok.is_empty(), "{not_ok:#?}");
+    assert!(
+        report
+            .findings
+            .iter()
+            .any(|finding| finding.what.starts_with("the service is npub1"))
+    );
     for check in [
         "config", "secrets", "relay", "ports", "clock", "store", "registry", "timed", "mac", "mls",
         "issuer",

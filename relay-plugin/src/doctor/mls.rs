@@ -126,10 +126,13 @@ async fn compare(
             report.warn(
                 CHECK,
                 format!("member of group {}, which no alias is bound to", group.id),
-                subject.command(&format!(
-                    "group bind ALIAS --mls-group-id {} --welcomer NPUB",
-                    group.id
-                )),
+                format!(
+                    "nothing if another group has taken its place; else {}",
+                    subject.command(&format!(
+                        "group bind ALIAS --mls-group-id {} --welcomer NPUB",
+                        group.id
+                    ))
+                ),
             );
         }
     }

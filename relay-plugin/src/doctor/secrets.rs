@@ -1,6 +1,7 @@
 //! The secrets that the configuration names: each can be had, and no two are the same. The MAC key has a check of its own.
 
 use keyturn_mls::StorageKey;
+use keyturn_proto::Npub;
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
@@ -35,6 +36,11 @@ pub(super) fn check(subject: Subject<'_>, report: &mut Report) {
     }
     if report.clean_since(before) {
         report.ok(CHECK, "every secret can be read, by its owner only");
+    }
+    let nsec = subject.config.mls.nostr_secret_key.text().ok();
+    if let Some(keys) = nsec.and_then(|nsec| nostr::Keys::parse(nsec.expose()).ok()) {
+        let npub = Npub::from_bytes(keys.public_key().to_bytes());
+        report.ok(CHECK, format!("the service is {npub}"));
     }
 }
 
