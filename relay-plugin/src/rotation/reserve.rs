@@ -42,18 +42,17 @@ impl Authorised {
             .current(now)
             .ok_or(Failure::Again("lease.not_held"))?;
 
-        let readers = engine
-            .distributor()
-            .audience(permit.client())
-            .await?
-            .readers();
-        let quorum = quorum(engine, permit);
-        if !reachable(&quorum, permit.requester(), &readers) {
-            let class = ErrorClass::PolicyViolation;
-            return Err(Failure::refused(class, "policy.quorum_unreachable"));
-        }
-
         let emergency = permit.action() == Action::Emergency;
+        let quorum = quorum(engine, permit);
+        // An emergency revokes first and asks for readers later: nobody in the group may keep a leaked secret alive by unsettling the group or
+        // bringing a stranger in (protocol.md §3: revoke waits for no MLS).
+        if !emergency {
+            let audience = engine.distributor().audience(permit.client()).await?;
+            if !reachable(&quorum, permit.requester(), &audience.readers()) {
+                let class = ErrorClass::PolicyViolation;
+                return Err(Failure::refused(class, "policy.quorum_unreachable"));
+            }
+        }
         let event = if emergency {
             "emergency.reserved"
         } else {

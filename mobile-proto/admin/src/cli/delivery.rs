@@ -84,10 +84,12 @@ impl Context<'_> {
         }
         let answer = {
             let progress = self.output.progress("sending the proof of arrival");
-            self.session.ack(&opened, self.deadline).await?;
+            let ack = self.session.ack(&opened, self.deadline).await?;
             drop(opened);
             progress.say("waiting for the service to count it");
-            self.session.await_acked(&rotation, self.deadline).await?
+            self.session
+                .await_acked(&rotation, &ack, self.deadline)
+                .await?
         };
         self.report(&answer);
         match answer.body {

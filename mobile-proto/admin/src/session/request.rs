@@ -213,24 +213,30 @@ impl AdminSession {
         }
     }
 
-    /// Waits for the service's word on an ack of `rotation`: how many acks count, or that it is over.
+    /// Waits for the service's word on the ack that travelled in event `ack`: how many count, or that the rotation is over. Others' acks and
+    /// refusals under the same rotation are not ours.
     ///
     /// # Errors
     /// [`RequestError::NotOver`] at the deadline; [`RequestError::Refused`].
     pub async fn await_acked(
         &mut self,
         rotation: &RotationId,
+        ack: &EventId,
         deadline: Instant,
     ) -> Result<ServiceNotify, RequestError> {
+        let ack = ack.to_hex();
         let wanted = |update: &Update| {
             matches!(
                 update,
                 Update::Report { notify, .. }
                     if notify.action_id.as_ref() == Some(rotation)
-                        && matches!(
-                            notify.body,
-                            NotifyState::Acked { .. } | NotifyState::Done { .. } | NotifyState::Refused { .. }
-                        )
+                        && match notify.body {
+                            NotifyState::Done { .. } => true,
+                            NotifyState::Acked { .. } | NotifyState::Refused { .. } => {
+                                notify.in_reply_to.as_deref() == Some(&ack)
+                            }
+                            _ => false,
+                        }
             )
         };
         match self.wait_for(wanted, deadline).await? {

@@ -1,14 +1,14 @@
 //! Who is in the group is proven, not claimed.
 
 use keyturn_mls::verify_key_package;
-use keyturn_proto::kinds;
-use keyturn_store::documents::{ClientScope, GroupState};
+use keyturn_proto::{Action, kinds};
+use keyturn_store::documents::{ClientScope, ClientStatus, GroupState, VersionState};
 use keyturn_store::store::{Registry, SecretStore};
 use nostr::Kind;
 
 use super::admin::Admin;
 use super::relay::Mood;
-use super::world::World;
+use super::world::{World, because};
 
 fn sealed_so_far(world: &World) -> usize {
     let group_events = |event: &&nostr::Event| event.kind == Kind::Custom(kinds::GROUP_EVENT);
@@ -54,6 +54,33 @@ async fn nothing_is_sealed_for_a_stranger() {
         .wait_audit("roster.refused", "admin.not_enrolled")
         .await;
     assert_eq!(sealed_so_far(&world), before + 2);
+}
+
+#[tokio::test]
+async fn an_emergency_revokes_even_while_a_stranger_keeps_anything_from_being_sealed() {
+    let mut world = World::new().await;
+    let mut mallory = Admin::new(&world.relay);
+    invite(&mut world, &mut mallory);
+    world
+        .wait_audit("group.suspended", "admin.not_enrolled")
+        .await;
+    let lifted = world.entry("group.approved");
+    world
+        .store
+        .set_group_state("ops", GroupState::Active, world.now(), lifted)
+        .await
+        .unwrap();
+    world.ask(Action::Emergency, because("leaked"));
+    world.wait_audit("emergency.reserved", "leaked").await;
+    let versions = world.store.versions(&world.client).await.unwrap();
+    assert!(
+        versions.iter().all(|v| v.state == VersionState::Retired),
+        "{versions:?}"
+    );
+    assert_eq!(world.client().await.status, ClientStatus::Suspended);
+    world
+        .wait_audit("roster.refused", "admin.not_enrolled")
+        .await;
 }
 
 #[tokio::test]
