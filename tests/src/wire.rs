@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use futures::{SinkExt as _, StreamExt as _};
-use nostr::{Event, EventBuilder, Keys, Kind, Tag};
+use nostr::{Event, EventBuilder, Keys, Kind, Tag, Timestamp};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -94,13 +94,14 @@ impl Wire {
     }
 }
 
-/// A group event that nobody in the group can open.
-pub fn garbage(address: &str) -> Event {
+/// A group event that nobody in the group can open, `age` seconds old: a flood within one second could not be paged through by anybody.
+pub fn garbage(address: &str, age: u64) -> Event {
     EventBuilder::new(Kind::MlsGroupMessage, "bm90IE1MUw==")
         .tags([
             Tag::parse(["h", address]).unwrap(),
             Tag::parse(["encoding", "base64"]).unwrap(),
         ])
+        .custom_created_at(Timestamp::now() - age)
         .sign_with_keys(&Keys::generate())
         .unwrap()
 }

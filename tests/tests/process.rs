@@ -286,8 +286,8 @@ async fn a_full_queue_says_so_and_loses_nothing_that_it_took() {
     let flood = async {
         let mut wire = Wire::connect(&relay.url).await;
         let mut sent = BTreeSet::new();
-        for _ in 0..FLOOD {
-            let event = garbage(&address);
+        for number in 0..FLOOD {
+            let event = garbage(&address, (number % 600) as u64);
             sent.insert(event.id.to_hex());
             wire.send(json!(["EVENT", event])).await;
         }

@@ -3,9 +3,9 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::schema::{self, SchemaError};
 use super::worker::Worker;
@@ -144,6 +144,25 @@ pub(super) fn check_mode(path: &Path) -> Result<(), OpenError> {
     })
 }
 
+/// Turns on the write-ahead log. The first opener takes an exclusive lock for it, and SQLite asks no busy handler there: another one that comes at the
+/// same moment is told "busy" at once, so the waiting is done here.
+fn write_ahead(db: &Connection) -> Result<(), rusqlite::Error> {
+    let until = Instant::now() + BUSY;
+    loop {
+        let turned =
+            db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
+        match turned {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && Instant::now() < until =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            turned => return turned.map(drop),
+        }
+    }
+}
+
 pub(super) fn connect(path: &Path) -> Result<Connection, SchemaError> {
     // No OPEN_CREATE: the file exists by now, and a URI in its name must not be interpreted.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -151,7 +170,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection, SchemaError> {
     db.busy_timeout(BUSY)?;
     // Before the journal mode, which would be written into somebody else's file.
     schema::check_ours(&db)?;
-    db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
+    write_ahead(&db)?;
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "foreign_keys", true)?;
     // Purged ciphertext must not linger in free pages.
