@@ -72,7 +72,12 @@ enum Said {
         [u8; 32],
         Box<ServiceRequest>,
     ),
-    Ack(MlsGroupId, PublicKey, Box<keyturn_proto::RotateAck>),
+    Ack(
+        MlsGroupId,
+        EventId,
+        PublicKey,
+        Box<keyturn_proto::RotateAck>,
+    ),
 }
 
 impl Service {
@@ -142,7 +147,9 @@ impl Running {
                     Said::Request(group, event, sender, key, request) => {
                         self.answer(&group, event, sender, &key, &request).await;
                     }
-                    Said::Ack(group, sender, ack) => self.count(&group, sender, &ack).await,
+                    Said::Ack(group, event, sender, ack) => {
+                        self.count(&group, event, sender, &ack).await
+                    }
                 }
             }
         }
@@ -211,7 +218,9 @@ impl Running {
                     *message.signature_key.as_bytes(),
                     request,
                 )),
-                Ok(Inner::Ack(ack)) => said.push_back(Said::Ack(group, message.sender, ack)),
+                Ok(Inner::Ack(ack)) => {
+                    said.push_back(Said::Ack(group, message.event_id, message.sender, ack))
+                }
                 _ => {}
             }
             Disposition::Consume
@@ -336,6 +345,7 @@ impl Running {
     async fn count(
         &mut self,
         group: &MlsGroupId,
+        event: EventId,
         sender: PublicKey,
         ack: &keyturn_proto::RotateAck,
     ) {
@@ -370,10 +380,10 @@ impl Running {
             u32::try_from(ledger.proven.len()).unwrap()
         };
         let (rotation, client) = (header.rotation_id.clone(), header.client_id.clone());
-        let report = |body| ServiceNotify {
+        let report = |in_reply_to, body| ServiceNotify {
             action_id: Some(rotation.clone()),
             client_id: Some(client.clone()),
-            in_reply_to: None,
+            in_reply_to,
             at: now(),
             body,
         };
@@ -382,9 +392,11 @@ impl Running {
             acks,
             required: 2,
         };
-        self.report(group, &report(acked)).await;
+        self.report(group, &report(Some(event.to_hex()), acked))
+            .await;
         if acks == 2 {
-            self.report(group, &report(done(Outcome::Promoted))).await;
+            self.report(group, &report(None, done(Outcome::Promoted)))
+                .await;
         }
     }
 
