@@ -1,3 +1,5 @@
+//! What an operator enrols, adds and binds, and what of it may be shown.
+
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use keyturn_proto::{MlsGroupId, Npub, UnixMs};

@@ -1,3 +1,5 @@
+//! Which keys of a JWK set are taken, and which are passed over.
+
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use serde_json::{Value, json};
