@@ -13,6 +13,7 @@ pub mod config;
 pub mod core;
 pub mod crash;
 pub mod delivery;
+pub mod devices;
 pub mod doctor;
 pub mod extension;
 pub mod hardening;

@@ -1,0 +1,103 @@
+//! Where secret_ids come from: a port, Vault or OpenBao behind it in production, our own roles behind it without one (protocol.md §8).
+//!
+//! What must always hold:
+//! - the caller has recorded its intent (role, device, nonce hash) before [`SecretIdIssuer::issue`] is called, and the nonce hash travels with the secret_id, so
+//!   that one whose answer was lost is found again by [`SecretIdIssuer::find`] and destroyed;
+//! - destroying is idempotent: gone is fine;
+//! - a credential is shown by one method of one type, and no error, log line or metric carries a piece of one or of an answer's body.
+
+mod credential;
+mod error;
+mod names;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+pub use credential::{Credential, CredentialText};
+pub use error::{IssuerError, Reason};
+pub use names::{Accessor, Cidr, NonceHash, RoleName};
+
+/// What to issue, and for whom.
+pub struct IssueRequest<'a> {
+    /// The device's role.
+    pub role: &'a RoleName,
+    /// Which device; kept with the secret_id as metadata.
+    pub device: &'a str,
+    /// Hash of the request's nonce; kept with the secret_id as metadata, for recovery.
+    pub nonce: &'a NonceHash,
+    /// How long the secret_id shall live. The issuer may shorten it, never lengthen it.
+    pub ttl: Duration,
+    /// How many logins it allows; 0 for any number.
+    pub num_uses: u32,
+    /// Networks it may be used from, and the tokens got with it; empty for any.
+    pub cidrs: &'a [Cidr],
+    /// When given, the device gets a single-use wrapping token of this lifetime instead of the secret_id, which then only the device ever sees.
+    /// An issuer that cannot wrap refuses.
+    pub wrap_ttl: Option<Duration>,
+}
+
+/// What was issued.
+pub struct Issued {
+    /// The role's static id, which the device needs to log in.
+    pub role_id: String,
+    /// What the device is sent.
+    pub credential: Credential,
+    /// Names the secret_id without revealing it: for the log, the audit trail and destruction.
+    pub accessor: Accessor,
+    /// How long the secret_id lives from now on.
+    pub ttl: Duration,
+}
+
+/// What became of a destruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destroyed {
+    /// It existed and is gone now.
+    Now,
+    /// It was gone already: expired, used up or destroyed before.
+    AlreadyGone,
+}
+
+/// A secret_id found by the hash that was recorded before it was issued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The hash it was issued for.
+    pub nonce: NonceHash,
+    /// What destroys it.
+    pub accessor: Accessor,
+}
+
+/// Issues and destroys secret_ids. Cheap to share; waits for its own turn when too many calls are under way.
+#[async_trait]
+pub trait SecretIdIssuer: Send + Sync {
+    /// Issues one secret_id. After [`IssuerError::InDoubt`] one may exist: look for it with [`SecretIdIssuer::find`] before the intent is forgotten.
+    ///
+    /// # Errors
+    /// [`IssuerError`].
+    async fn issue(&self, request: IssueRequest<'_>) -> Result<Issued, IssuerError>;
+
+    /// Destroys the secret_id that `accessor` names. A repeat is fine.
+    ///
+    /// # Errors
+    /// [`IssuerError`]; on any of them the secret_id may still live.
+    async fn destroy(&self, role: &RoleName, accessor: &Accessor)
+    -> Result<Destroyed, IssuerError>;
+
+    /// Living secret_ids of `role` that were issued for one of `nonces`. One pass over the role whatever the number of nonces; `known` (accessors
+    /// whose owner is clear) need not be looked at, which is what keeps the pass short.
+    ///
+    /// # Errors
+    /// [`IssuerError`].
+    async fn find(
+        &self,
+        role: &RoleName,
+        nonces: &[NonceHash],
+        known: &[Accessor],
+    ) -> Result<Vec<Found>, IssuerError>;
+
+    /// Whether issuing would work now, as far as that can be told without issuing; for readiness.
+    ///
+    /// # Errors
+    /// [`IssuerError`].
+    async fn health(&self) -> Result<(), IssuerError>;
+}
