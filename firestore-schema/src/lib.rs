@@ -2,13 +2,15 @@
 //!
 //! Read in this order: [`documents`] (what lies in the store) → [`lifecycle`] (the only changes allowed, pure) → [`store`] (the port: one method
 //! per transaction) → [`sqlite`] (the embedded backend) → [`mac`] (the keyed hash) → [`verifier`] (the hot path). [`schema`] describes the
-//! documents for other languages; `contract` (a feature) is the suite that every backend must pass.
+//! documents for other languages; `contract` (a feature) is the suite that every backend must pass, `emulator` (a feature) the Firestore emulator that tests run on.
 
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "contract")]
 pub mod contract;
 pub mod documents;
+#[cfg(feature = "emulator")]
+pub mod emulator;
 pub mod lifecycle;
 pub mod mac;
 pub mod metrics;
