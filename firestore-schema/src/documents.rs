@@ -2,6 +2,10 @@
 //!
 //! No document that an auditor may read (rotations, actions, audit) bears a hash.
 
+mod audit;
+
+pub use audit::{AuditChainDoc, AuditEntry};
+
 use keyturn_proto::notify::Outcome;
 use keyturn_proto::{Action, ClientId, MlsGroupId, Npub, RotationId, UnixMs, VersionId};
 use schemars::JsonSchema;
@@ -374,7 +378,7 @@ pub enum Actor {
     Unknown,
 }
 
-/// `audit/{id}`: append-only; never a secret, never a hash of one.
+/// What is to be remembered of one decision or change; never a secret, never a hash of one. Stored as an [`AuditEntry`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditRecord {
     /// When.

@@ -1,11 +1,13 @@
 //! What Keyturn stores, who may change it and how a presented secret is judged against it.
 //!
-//! Read in this order: [`documents`] (what lies in the store) → [`lifecycle`] (the only changes allowed, pure) → [`store`] (the port: one method
-//! per transaction) → [`sqlite`] (the embedded backend) → [`mac`] (the keyed hash) → [`verifier`] (the hot path). [`schema`] describes the
-//! documents for other languages; `contract` (a feature) is the suite that every backend must pass, `emulator` (a feature) the Firestore emulator that tests run on.
+//! Read in this order: [`documents`] (what lies in the store) → [`lifecycle`] (the only changes allowed, pure) → [`audit`] (how records are chained,
+//! pure) → [`store`] (the port: one method per transaction) → [`sqlite`] (the embedded backend) → [`mac`] (the keyed hash) → [`verifier`] (the hot
+//! path). [`schema`] describes the documents for other languages; `contract` (a feature) is the suite that every backend must pass, `emulator` (a
+//! feature) the Firestore emulator that tests run on.
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
 #[cfg(feature = "contract")]
 pub mod contract;
 pub mod documents;

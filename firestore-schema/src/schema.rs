@@ -17,6 +17,7 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("admin-group.json", schema_for!(documents::AdminGroupDoc)),
         ("nonce.json", schema_for!(documents::NonceDoc)),
         ("lease.json", schema_for!(documents::LeaseDoc)),
-        ("audit.json", schema_for!(documents::AuditRecord)),
+        ("audit.json", schema_for!(documents::AuditEntry)),
+        ("audit-chain.json", schema_for!(documents::AuditChainDoc)),
     ]
 }

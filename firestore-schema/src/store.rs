@@ -8,8 +8,8 @@ use keyturn_proto::notify::Outcome;
 use keyturn_proto::{ClientId, Npub, RotationId, UnixMs, VersionId};
 
 use crate::documents::{
-    AckEntry, ActiveRotation, AdminDoc, AdminGroupDoc, AuditRecord, ClientDoc, ClientStatus,
-    GroupState, OutboxDoc, RotationDoc, VersionDoc,
+    AckEntry, ActiveRotation, AdminDoc, AdminGroupDoc, AuditChainDoc, AuditEntry, AuditRecord,
+    ClientDoc, ClientStatus, GroupState, OutboxDoc, RotationDoc, VersionDoc,
 };
 
 /// Why a transaction did not happen. Nothing was changed, except with [`StoreError::Unknown`].
@@ -387,13 +387,35 @@ pub trait Registry: Send + Sync {
     ) -> Result<AdminGroupDoc>;
 }
 
-/// The audit trail.
+/// A document as it was found, with the id under which it lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored<T> {
+    /// The document id.
+    pub id: String,
+    /// `None` when it does not read as what it should be.
+    pub doc: Option<T>,
+}
+
+/// The audit trail: chains of entries ([`crate::audit`]). Every record that another method of the port takes is sealed by the backend into the same transaction.
+///
+/// `chains`, `chain_head`, `chain` and `entries` are for whoever checks the trail: they are ordered by document id (bytewise), they hand out what does not
+/// read as a document instead of failing, and they need no index beyond that of the ids.
 #[async_trait]
 pub trait AuditTrail: Send + Sync {
-    /// Appends a record of its own (a refusal, an alarm).
+    /// Appends a record of its own (a refusal, an alarm), once.
     async fn append(&self, record: AuditRecord) -> Result<()>;
     /// Records in order of time, newest last: those of `client` when given, at most `limit`.
     async fn read(&self, client: Option<&ClientId>, limit: usize) -> Result<Vec<AuditRecord>>;
+    /// Heads in order of their id, after the id `after`, at most `limit`.
+    async fn chains(&self, after: Option<&str>, limit: usize)
+    -> Result<Vec<Stored<AuditChainDoc>>>;
+    /// The head with this id.
+    async fn chain_head(&self, id: &str) -> Result<Option<Stored<AuditChainDoc>>>;
+    /// Entries of the chain whose head has this id, in order of `seq`, from `from_seq` on, at most `limit`.
+    async fn chain(&self, id: &str, from_seq: u64, limit: usize)
+    -> Result<Vec<Stored<AuditEntry>>>;
+    /// Entries of all chains in order of their id (chain by chain, in order of `seq`), after the id `after`, at most `limit`. Finds also what no head names.
+    async fn entries(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored<AuditEntry>>>;
     /// Whether the store answers at all; for readiness.
     async fn ping(&self) -> Result<()>;
 }

@@ -50,11 +50,25 @@ fn the_document_schemas_are_made_from_the_types() {
     assert_eq!(found, expected, "schema/ holds other files; run: {COMMAND}");
 }
 
+#[test]
+fn the_worked_example_of_a_chain_is_made_by_the_code() {
+    let example = keyturn_store::audit::vector::example().unwrap();
+    let text = serde_json::to_string_pretty(&example).unwrap() + "\n";
+    settle(crate_folder().join("vectors/audit-chain.json"), &text);
+}
+
 /// No document that an auditor may read bears a hash of a secret (protocol.md §4).
 #[test]
 fn what_auditors_read_bears_no_hash() {
     for (name, schema) in keyturn_store::schema::all() {
-        if ["rotation.json", "action.json", "audit.json"].contains(&name) {
+        if [
+            "rotation.json",
+            "action.json",
+            "audit.json",
+            "audit-chain.json",
+        ]
+        .contains(&name)
+        {
             let text = serde_json::to_string(&schema).unwrap();
             for field in ["secret_hash", "prefilter", "ack_public_key", "mac_key_ref"] {
                 assert!(

@@ -12,6 +12,7 @@ use std::{
 use async_trait::async_trait;
 use keyturn_mls::{Backlog, Member, MemberConfig, StorageKey};
 use keyturn_proto::Npub;
+use keyturn_store::audit::Instance;
 use keyturn_store::{
     mac::{LocalMacKey, MacKey},
     sqlite::SqliteStore,
@@ -161,8 +162,6 @@ fn failed<E: fmt::Display>(part: &'static str) -> impl FnOnce(E) -> StartError {
 
 /// Reads keys and opens databases. Blocks.
 fn open(config: &ValidatedConfig, backlog: Backlog) -> Result<Opened, StartError> {
-    let StoreConfig::Sqlite { path } = &config.store;
-    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(path).map_err(failed("store"))?);
     let Mac::Local { key_file } = &config.mac;
     let mac = LocalMacKey::open(&[key_file]).map_err(failed("mac"))?;
 
@@ -173,6 +172,10 @@ fn open(config: &ValidatedConfig, backlog: Backlog) -> Result<Opened, StartError
         reason: "mls.nostr_secret_key: expected an nsec or 64 hex digits".to_owned(),
     })?;
     let identity = Npub::from_bytes(keys.public_key().to_bytes());
+    let StoreConfig::Sqlite { path } = &config.store;
+    let instance = Instance::relay(&identity);
+    let store = SqliteStore::open_as(path, &instance).map_err(failed("store"))?;
+    let store: Arc<dyn Store> = Arc::new(store);
     let key = config.mls.storage_key.text().map_err(failed("mls"))?;
     let storage_key = StorageKey::from_text(key.expose()).map_err(failed("mls"))?;
     let member = MemberConfig {

@@ -13,6 +13,7 @@
 
 mod acks;
 mod actions;
+mod audit;
 pub mod fixture;
 mod leases;
 mod nonces;
@@ -64,6 +65,7 @@ pub fn cases() -> Vec<Case> {
         timers::cases(),
         leases::cases(),
         registry::cases(),
+        audit::cases(),
     ]
     .into_iter()
     .flatten()

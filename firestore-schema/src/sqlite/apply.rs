@@ -6,9 +6,11 @@ use serde::Serialize;
 
 use super::error;
 use super::load::{self, ms};
+use super::worker::Tx;
+use crate::audit::{self, Instance};
 use crate::documents::{
-    ActionDoc, AdminDoc, AdminGroupDoc, AuditRecord, ClientDoc, LeaseDoc, OutboxDoc, RotationDoc,
-    RotationState, VersionDoc, VersionState,
+    ActionDoc, AdminDoc, AdminGroupDoc, AuditChainDoc, AuditEntry, AuditRecord, ClientDoc,
+    LeaseDoc, OutboxDoc, RotationDoc, RotationState, VersionDoc, VersionState,
 };
 use crate::lifecycle::{Change, due};
 use crate::store::{Result, StoreError};
@@ -24,7 +26,7 @@ fn json<T: Serialize>(what: &'static str, doc: &T) -> Result<String> {
 }
 
 /// Writes everything that the lifecycle decided.
-pub(super) fn change(tx: &Transaction<'_>, change: Change) -> Result<()> {
+pub(super) fn change(tx: &Tx<'_>, change: Change) -> Result<()> {
     let Change {
         client: client_doc,
         mut versions,
@@ -77,10 +79,7 @@ pub(super) fn change(tx: &Transaction<'_>, change: Change) -> Result<()> {
     for doc in &outbox {
         outbox_event(tx, doc)?;
     }
-    for record in &records {
-        audit(tx, record)?;
-    }
-    Ok(())
+    audit(tx, tx.instance, records, client_doc.as_ref())
 }
 
 pub(super) fn client(tx: &Transaction<'_>, doc: &ClientDoc) -> Result<()> {
@@ -177,12 +176,40 @@ pub(super) fn nonce(
     run(tx, sql, (hash, owner, ms(expires_at))).map(|rows| rows == 1)
 }
 
-pub(super) fn audit(tx: &Transaction<'_>, record: &AuditRecord) -> Result<()> {
-    let sql = "INSERT INTO audit (at, client_id, doc) VALUES (?1, ?2, ?3)";
+/// Seals records into their chains; `client` is the client that the same change writes, if any.
+pub(super) fn audit(
+    tx: &Transaction<'_>,
+    instance: &Instance,
+    records: Vec<AuditRecord>,
+    client: Option<&ClientDoc>,
+) -> Result<()> {
+    let mut heads = Vec::new();
+    for chain in audit::chains_of(&records, client, instance) {
+        heads.extend(load::chain_head(tx, &chain.id())?);
+    }
+    let sealed = audit::seal(heads, records, client, instance)?;
+    for entry in &sealed.entries {
+        audit_entry(tx, entry)?;
+    }
+    for head in &sealed.heads {
+        chain_head(tx, head)?;
+    }
+    Ok(())
+}
+
+/// Creates: an id that exists is refused by the table.
+fn audit_entry(tx: &Transaction<'_>, entry: &AuditEntry) -> Result<()> {
+    let sql = "INSERT INTO audit (id, client_id, doc) VALUES (?1, ?2, ?3)";
     let row = (
-        ms(record.at),
-        record.client_id.as_ref().map(ClientId::as_str),
-        json("audit", record)?,
+        entry.id.as_str(),
+        entry.record.client_id.as_ref().map(ClientId::as_str),
+        json("audit", entry)?,
     );
     run(tx, sql, row).map(drop)
+}
+
+pub(super) fn chain_head(tx: &Transaction<'_>, head: &AuditChainDoc) -> Result<()> {
+    let sql = "INSERT INTO audit_chains (id, doc) VALUES (?1, ?2)
+        ON CONFLICT (id) DO UPDATE SET doc = excluded.doc";
+    run(tx, sql, (head.id.as_str(), json("audit chain", head)?)).map(drop)
 }

@@ -2,10 +2,11 @@
 
 use async_trait::async_trait;
 use keyturn_proto::{ClientId, Npub, RotationId, UnixMs, VersionId};
-use rusqlite::{OptionalExtension as _, Transaction};
+use rusqlite::OptionalExtension as _;
 
 use super::load::ms;
 use super::open::SqliteStore;
+use super::worker::Tx;
 use super::{apply, error, load, timers};
 use crate::documents::{ActiveRotation, AdminDoc, AuditRecord, ClientDoc, OutboxDoc, RotationDoc};
 use crate::lifecycle::{self, Verdict, due};
@@ -15,7 +16,7 @@ use crate::store::{
 };
 
 /// Commits a verdict's change set and hands out its answer.
-pub(super) fn settle<T>(tx: &Transaction<'_>, verdict: Verdict<T>) -> Result<T> {
+pub(super) fn settle<T>(tx: &Tx<'_>, verdict: Verdict<T>) -> Result<T> {
     apply::change(tx, verdict.change)?;
     Ok(verdict.answer)
 }

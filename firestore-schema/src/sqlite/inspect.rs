@@ -11,12 +11,12 @@ use serde::de::DeserializeOwned;
 use super::open::{OpenError, check_mode, connect, schema_error};
 use super::schema;
 use crate::documents::{
-    ActionDoc, AdminDoc, AdminGroupDoc, AuditRecord, ClientDoc, LeaseDoc, OutboxDoc, RotationDoc,
-    VersionDoc,
+    ActionDoc, AdminDoc, AdminGroupDoc, AuditChainDoc, AuditEntry, ClientDoc, LeaseDoc, OutboxDoc,
+    RotationDoc, VersionDoc,
 };
 use crate::mac::SecretHash;
 
-/// Newest audit records that are read; the trail only grows.
+/// Newest audit entries that are read; the trail only grows.
 const AUDIT_RECORDS: u32 = 100_000;
 
 /// What a look through the file found.
@@ -85,8 +85,10 @@ impl Inspection {
         let groups = whole("SELECT doc FROM admin_groups");
         self.read::<AdminGroupDoc>(db, "admin group", groups, |_| true)?;
         self.read::<LeaseDoc>(db, "lease", whole("SELECT doc FROM leases"), |_| true)?;
-        let audit = format!("SELECT doc FROM audit ORDER BY seq DESC LIMIT {AUDIT_RECORDS}");
-        self.read::<AuditRecord>(db, "audit record", audit, |_| true)
+        let audit = format!("SELECT doc FROM audit ORDER BY position DESC LIMIT {AUDIT_RECORDS}");
+        self.read::<AuditEntry>(db, "audit entry", audit, |_| true)?;
+        let chains = whole("SELECT doc FROM audit_chains");
+        self.read::<AuditChainDoc>(db, "audit chain", chains, |_| true)
     }
 
     fn read<T: DeserializeOwned>(

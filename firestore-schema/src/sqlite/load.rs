@@ -6,10 +6,10 @@ use serde::de::DeserializeOwned;
 
 use super::error;
 use crate::documents::{
-    ActionDoc, AdminDoc, AdminGroupDoc, ClientDoc, LeaseDoc, RotationDoc, VersionDoc,
+    ActionDoc, AdminDoc, AdminGroupDoc, AuditChainDoc, ClientDoc, LeaseDoc, RotationDoc, VersionDoc,
 };
 use crate::lifecycle::{Family, Known};
-use crate::store::{Result, StoreError};
+use crate::store::{Result, StoreError, Stored};
 
 /// A time as SQLite holds it: 63 bits are 292 million years.
 pub(super) fn ms(time: UnixMs) -> i64 {
@@ -56,6 +56,25 @@ pub(super) fn all<T: DeserializeOwned>(
         docs.push(parse(what, json)?);
     }
     Ok(docs)
+}
+
+/// All rows (id, doc) that `sql` selects, the ones that do not read as documents as well.
+pub(super) fn stored<T: DeserializeOwned>(
+    tx: &Transaction<'_>,
+    sql: &str,
+    params: impl Params,
+) -> Result<Vec<Stored<T>>> {
+    let mut statement = tx.prepare_cached(sql).map_err(error::sql)?;
+    let mut rows = statement.query(params).map_err(error::sql)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next().map_err(error::sql)? {
+        let text = row.get_ref(1).map_err(error::sql)?.as_str().ok();
+        found.push(Stored {
+            id: row.get(0).map_err(error::sql)?,
+            doc: text.and_then(|text| serde_json::from_str(text).ok()),
+        });
+    }
+    Ok(found)
 }
 
 pub(super) fn client(tx: &Transaction<'_>, id: &ClientId) -> Result<Option<ClientDoc>> {
@@ -147,4 +166,9 @@ pub(super) fn lease(tx: &Transaction<'_>, name: &str) -> Result<Option<LeaseDoc>
         "SELECT doc FROM leases WHERE name = ?1",
         [name],
     )
+}
+
+pub(super) fn chain_head(tx: &Transaction<'_>, id: &str) -> Result<Option<AuditChainDoc>> {
+    let sql = "SELECT doc FROM audit_chains WHERE id = ?1";
+    one(tx, "audit chain", sql, [id])
 }

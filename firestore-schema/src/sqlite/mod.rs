@@ -15,6 +15,7 @@ mod error;
 mod flow;
 mod inspect;
 mod load;
+mod migrate;
 mod open;
 mod registry;
 mod schema;

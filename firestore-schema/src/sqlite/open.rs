@@ -9,6 +9,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::schema::{self, SchemaError};
 use super::worker::Worker;
+use crate::audit::Instance;
+use crate::store::StoreError;
 
 /// How long a transaction waits for another process's.
 const BUSY: Duration = Duration::from_secs(5);
@@ -49,6 +51,15 @@ pub enum OpenError {
         /// Newest schema number known.
         known: i64,
     },
+    /// Its documents could not be brought to the newest schema.
+    #[error("{} cannot be brought to the newest schema", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with which kind of document.
+        #[source]
+        cause: StoreError,
+    },
     /// SQLite failed.
     #[error("SQLite cannot use {}", path.display())]
     Sqlite {
@@ -68,11 +79,20 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the file, creating it with mode 0600 if needed. Blocks for the time that takes.
+    /// Opens the file for the operator's commands and for whoever only reads.
+    ///
+    /// # Errors
+    /// As [`Self::open_as`].
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        Self::open_as(path, &Instance::operator())
+    }
+
+    /// Opens the file, creating it with mode 0600 if needed. Blocks for the time that takes. Audit records that name no client go to the chain of
+    /// `instance`.
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn open(path: &Path) -> Result<Self, OpenError> {
+    pub fn open_as(path: &Path, instance: &Instance) -> Result<Self, OpenError> {
         let file = |cause| OpenError::File {
             path: path.to_owned(),
             cause,
@@ -84,14 +104,14 @@ impl SqliteStore {
         own_file(path)?;
         let schema = |error| schema_error(path, error);
         let mut writer = connect(path).map_err(schema)?;
-        schema::migrate(&mut writer).map_err(schema)?;
+        schema::migrate(&mut writer, instance).map_err(schema)?;
         let reader = connect(path).map_err(schema)?;
         reader
             .pragma_update(None, "query_only", true)
             .map_err(sqlite)?;
         Ok(Self {
-            writer: Worker::start("keyturn-store-w", writer).map_err(file)?,
-            reader: Worker::start("keyturn-store-r", reader).map_err(file)?,
+            writer: Worker::start("keyturn-store-w", writer, instance.clone()).map_err(file)?,
+            reader: Worker::start("keyturn-store-r", reader, instance.clone()).map_err(file)?,
         })
     }
 }
@@ -106,6 +126,7 @@ pub(super) fn schema_error(path: &Path, error: SchemaError) -> OpenError {
         }
         SchemaError::Sql(cause) => OpenError::Sqlite { path, cause },
         SchemaError::Foreign => OpenError::Foreign { path },
+        SchemaError::Damaged(cause) => OpenError::Damaged { path, cause },
         SchemaError::Newer { found, known } => OpenError::Newer { path, found, known },
     }
 }

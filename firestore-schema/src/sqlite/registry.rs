@@ -121,7 +121,7 @@ impl Registry for SqliteStore {
             .write(move |tx| {
                 lifecycle::check_group(&group, &load::groups(tx)?)?;
                 apply::group(tx, &group)?;
-                apply::audit(tx, &audit)
+                apply::audit(tx, tx.instance, vec![audit], None)
             })
             .await
     }
@@ -150,7 +150,7 @@ impl Registry for SqliteStore {
                     group.status = state;
                     group.updated_at = now;
                     apply::group(tx, &group)?;
-                    apply::audit(tx, &audit)?;
+                    apply::audit(tx, tx.instance, vec![audit], None)?;
                 }
                 Ok(group)
             })

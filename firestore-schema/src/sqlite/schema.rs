@@ -1,11 +1,26 @@
 //! The schema, as numbered steps that are applied once and never edited.
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use super::migrate;
+use crate::audit::Instance;
+use crate::store::StoreError;
 
 /// Marks the file as ours ("KTRN"), so that no other program's database is touched.
 const APPLICATION_ID: i32 = 0x4b54_524e;
 
-const STEPS: &[&str] = &[STEP_1];
+const STEPS: &[Step] = &[
+    Step::Sql(STEP_1),
+    Step::Sql(STEP_2),
+    Step::Code(migrate::chain_the_trail),
+    Step::Sql(STEP_4),
+];
+
+enum Step {
+    Sql(&'static str),
+    /// What SQL cannot do; the instance is the one that opens the file.
+    Code(fn(&Transaction<'_>, &Instance) -> Result<(), StoreError>),
+}
 
 /// The newest schema number known.
 pub(super) const KNOWN: i64 = STEPS.len() as i64;
@@ -96,10 +111,43 @@ CREATE TRIGGER audit_is_append_only_delete BEFORE DELETE ON audit
     BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
 ";
 
+/// The audit trail in chains. Index and triggers go with the old table, whose name they bear.
+const STEP_2: &str = "
+DROP TRIGGER audit_is_append_only_update;
+DROP TRIGGER audit_is_append_only_delete;
+DROP INDEX audit_by_client;
+ALTER TABLE audit RENAME TO audit_unchained;
+
+CREATE TABLE audit (
+    position INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    client_id TEXT,
+    doc TEXT NOT NULL
+) STRICT;
+CREATE INDEX audit_by_client ON audit (client_id, position) WHERE client_id IS NOT NULL;
+
+CREATE TABLE audit_chains (
+    id TEXT NOT NULL PRIMARY KEY,
+    doc TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+/// Once the old records are in their chains.
+const STEP_4: &str = "
+DROP TABLE audit_unchained;
+CREATE TRIGGER audit_is_append_only_update BEFORE UPDATE ON audit
+    BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
+CREATE TRIGGER audit_is_append_only_delete BEFORE DELETE ON audit
+    BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
+CREATE TRIGGER audit_chains_never_end BEFORE DELETE ON audit_chains
+    BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
+";
+
 /// Why a file's schema cannot be used.
 #[derive(Debug)]
 pub(super) enum SchemaError {
     Sql(rusqlite::Error),
+    Damaged(StoreError),
     Foreign,
     Newer { found: i64, known: i64 },
 }
@@ -126,7 +174,7 @@ pub(super) fn check_ours(db: &Connection) -> Result<(), SchemaError> {
 }
 
 /// Brings the file to the newest schema, in one transaction; two processes that start together apply it once.
-pub(super) fn migrate(db: &mut Connection) -> Result<(), SchemaError> {
+pub(super) fn migrate(db: &mut Connection, instance: &Instance) -> Result<(), SchemaError> {
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let known = KNOWN;
     let found: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
@@ -135,7 +183,10 @@ pub(super) fn migrate(db: &mut Connection) -> Result<(), SchemaError> {
     }
     let done = usize::try_from(found).unwrap_or(0);
     for step in STEPS.iter().skip(done) {
-        tx.execute_batch(step)?;
+        match step {
+            Step::Sql(sql) => tx.execute_batch(sql)?,
+            Step::Code(step) => step(&tx, instance).map_err(SchemaError::Damaged)?,
+        }
     }
     if found < known {
         tx.pragma_update(None, "application_id", APPLICATION_ID)?;

@@ -123,7 +123,7 @@ fn unusable(error: &OpenError, report: &mut Report) {
         OpenError::File { .. } => "let the service's user read and write it".to_owned(),
         OpenError::Foreign { .. } => "set store.path to Keyturn's own file".to_owned(),
         OpenError::Newer { .. } => "install the keyturn that wrote it, or a newer one".to_owned(),
-        OpenError::Sqlite { .. } => RESTORE.to_owned(),
+        OpenError::Sqlite { .. } | OpenError::Damaged { .. } => RESTORE.to_owned(),
     };
     report.fail(CHECK, error.to_string(), mend);
 }

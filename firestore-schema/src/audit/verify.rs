@@ -1,0 +1,241 @@
+//! Checks a chain: entry by entry in the order of their ids, then against the head.
+//!
+//! It looks at what was stored, whoever stored it, so nothing found here is an error of the check itself. An entry is read again from its fields; no
+//! hash that was stored is believed.
+
+use serde::Serialize;
+
+use super::chain::{GENESIS, chain_id, place};
+use super::encode;
+use crate::documents::{AuditChainDoc, AuditEntry, AuditRecord};
+use crate::store::Stored;
+
+/// Something that does not belong in an untouched chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "finding", rename_all = "snake_case")]
+pub enum Finding {
+    /// Entries are missing between two that are there.
+    Removed {
+        /// The first one missing.
+        from: u64,
+        /// The last one missing.
+        to: u64,
+    },
+    /// The content is not what its hash says.
+    Edited {
+        /// Which entry.
+        seq: u64,
+    },
+    /// It does not commit to the entry before it: that one was replaced, or this one.
+    Unlinked {
+        /// Which entry.
+        seq: u64,
+    },
+    /// An entry lies in the place of another, or comes out of order.
+    Reordered {
+        /// The place.
+        place: u64,
+        /// The `seq` found in it.
+        seq: u64,
+    },
+    /// An entry that belongs to another chain, or to none.
+    Foreign {
+        /// Its document id.
+        id: String,
+    },
+    /// It does not read as an entry or a head at all.
+    Unreadable {
+        /// Its document id.
+        id: String,
+    },
+    /// The last entries are missing.
+    Truncated {
+        /// The last one that is there; 0 for none.
+        last: u64,
+        /// The last one by the head.
+        head: u64,
+    },
+    /// There are entries, but no head.
+    HeadMissing {
+        /// The last entry.
+        last: u64,
+    },
+    /// The head names another hash for the last entry, or is none of this chain.
+    HeadDiffers {
+        /// Which entry.
+        seq: u64,
+    },
+    /// Entries follow that the head knows nothing of.
+    BeyondHead {
+        /// The last entry.
+        last: u64,
+        /// The last one by the head.
+        head: u64,
+    },
+}
+
+/// A chain under check. Holds one hash, however long the chain is.
+#[derive(Debug)]
+pub struct ChainCheck {
+    id: String,
+    /// Known from the first entry that belongs here.
+    name: Option<String>,
+    last: u64,
+    /// Hash of the entry at `last`; `None` after a gap, when nothing can be said of the link.
+    previous: Option<String>,
+    findings: Vec<Finding>,
+}
+
+impl ChainCheck {
+    /// Of the chain whose head has this document id.
+    #[must_use]
+    pub fn new(id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            name: None,
+            last: 0,
+            previous: Some(GENESIS.to_owned()),
+            findings: Vec::new(),
+        }
+    }
+
+    /// The chain's name, once an entry has told it.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// `seq` of the last entry seen.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// The hash that the last entry bears; `None` if it could not be read.
+    #[must_use]
+    pub fn last_hash(&self) -> Option<&str> {
+        self.previous.as_deref()
+    }
+
+    /// Takes the next entry.
+    pub fn push(&mut self, stored: &Stored<AuditEntry>) {
+        let seq = match place(&stored.id) {
+            Some((chain, seq)) if chain == self.id && seq > 0 => seq,
+            _ => {
+                return self.found(Finding::Foreign {
+                    id: stored.id.clone(),
+                });
+            }
+        };
+        if seq <= self.last {
+            return self.found(Finding::Reordered {
+                place: self.last + 1,
+                seq,
+            });
+        }
+        if seq > self.last + 1 {
+            self.found(Finding::Removed {
+                from: self.last + 1,
+                to: seq - 1,
+            });
+            self.previous = None;
+        }
+        let linked = std::mem::take(&mut self.previous);
+        self.last = seq;
+        let Some(entry) = &stored.doc else {
+            return self.found(Finding::Unreadable {
+                id: stored.id.clone(),
+            });
+        };
+        self.previous = Some(entry.hash.clone());
+        self.judge(seq, entry, &stored.id, linked);
+    }
+
+    fn judge(&mut self, seq: u64, entry: &AuditEntry, id: &str, linked: Option<String>) {
+        // Exhaustive: a new field has to be judged, or this does not compile.
+        let AuditEntry {
+            id: own,
+            record,
+            chain,
+            seq: stated,
+            previous,
+            hash,
+        } = entry;
+        if chain_id(chain) != self.id || !belongs(chain, record) {
+            return self.found(Finding::Foreign { id: id.to_owned() });
+        }
+        self.name.get_or_insert_with(|| chain.clone());
+        if *stated != seq {
+            return self.found(Finding::Reordered {
+                place: seq,
+                seq: *stated,
+            });
+        }
+        if own != id || *hash != encode::hash(chain, seq, previous, record) {
+            return self.found(Finding::Edited { seq });
+        }
+        if linked.is_some_and(|hash| hash != *previous) {
+            self.found(Finding::Unlinked { seq });
+        }
+    }
+
+    /// Compares with the head, and says what was found.
+    #[must_use]
+    pub fn finish(mut self, head: Option<&AuditChainDoc>) -> Vec<Finding> {
+        let last = self.last;
+        match head {
+            None if last > 0 => self.found(Finding::HeadMissing { last }),
+            None => {}
+            Some(head) if head.id != self.id || chain_id(&head.chain) != self.id => {
+                self.found(Finding::HeadDiffers { seq: head.seq });
+            }
+            Some(head) if head.seq > last => self.found(Finding::Truncated {
+                last,
+                head: head.seq,
+            }),
+            Some(head) if head.seq < last => self.found(Finding::BeyondHead {
+                last,
+                head: head.seq,
+            }),
+            Some(head) => {
+                if self
+                    .previous
+                    .as_ref()
+                    .is_some_and(|hash| *hash != head.hash)
+                {
+                    self.found(Finding::HeadDiffers { seq: head.seq });
+                }
+            }
+        }
+        self.findings
+    }
+
+    fn found(&mut self, finding: Finding) {
+        self.findings.push(finding);
+    }
+}
+
+/// A client's chain holds what names the client; an instance's chain what names none.
+fn belongs(chain: &str, record: &AuditRecord) -> bool {
+    match &record.client_id {
+        Some(client) => chain.strip_prefix("client:") == Some(client.as_str()),
+        None => chain.starts_with("instance:"),
+    }
+}
+
+/// Checks a whole chain that fits in memory. Empty if nothing was touched.
+#[must_use]
+pub fn verify_chain(
+    id: &str,
+    head: Option<&AuditChainDoc>,
+    entries: &[Stored<AuditEntry>],
+) -> Vec<Finding> {
+    let mut check = ChainCheck::new(id);
+    for entry in entries {
+        check.push(entry);
+    }
+    check.finish(head)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,199 @@
+//! Whatever is done to a chain is found, and nothing is found in one that nobody touched.
+#![allow(clippy::unwrap_used)]
+
+use keyturn_proto::UnixMs;
+
+use super::*;
+use crate::audit::{Instance, entry_id, seal};
+use crate::documents::Actor;
+
+/// A chain of `n` entries and its head.
+fn chain(n: u64) -> (Vec<Stored<AuditEntry>>, AuditChainDoc) {
+    let records = (1..=n)
+        .map(|at| AuditRecord {
+            at: UnixMs(at),
+            actor: Actor::Relay,
+            event: format!("event.{at}"),
+            reason: String::new(),
+            client_id: Some("a".parse().unwrap()),
+            rotation_id: None,
+            version_id: None,
+            group: None,
+            nostr_event: None,
+        })
+        .collect();
+    let mut sealed = seal(Vec::new(), records, None, &Instance::operator()).unwrap();
+    (stored(sealed.entries), sealed.heads.pop().unwrap())
+}
+
+fn stored(entries: Vec<AuditEntry>) -> Vec<Stored<AuditEntry>> {
+    let wrap = |entry: AuditEntry| Stored {
+        id: entry.id.clone(),
+        doc: Some(entry),
+    };
+    entries.into_iter().map(wrap).collect()
+}
+
+fn check(head: Option<&AuditChainDoc>, entries: &[Stored<AuditEntry>]) -> Vec<Finding> {
+    verify_chain(&chain_id("client:a"), head, entries)
+}
+
+fn entry(of: &mut [Stored<AuditEntry>], at: usize) -> &mut AuditEntry {
+    of[at].doc.as_mut().unwrap()
+}
+
+#[test]
+fn an_untouched_chain_has_no_findings() {
+    for n in [1, 2, 7] {
+        let (entries, head) = chain(n);
+        assert_eq!(check(Some(&head), &entries), []);
+    }
+    assert_eq!(check(None, &[]), []);
+}
+
+#[test]
+fn a_removed_entry_is_found_at_its_place() {
+    let (mut entries, head) = chain(5);
+    entries.drain(1..3);
+    assert_eq!(
+        check(Some(&head), &entries),
+        [Finding::Removed { from: 2, to: 3 }]
+    );
+    let (mut entries, head) = chain(5);
+    entries.remove(0);
+    assert_eq!(
+        check(Some(&head), &entries),
+        [Finding::Removed { from: 1, to: 1 }]
+    );
+}
+
+#[test]
+fn an_edit_of_any_field_is_found() {
+    type Edit = fn(&mut AuditEntry);
+    let edits: [Edit; 13] = [
+        |e| e.record.at.0 += 1,
+        |e| e.record.actor = Actor::Operator,
+        |e| e.record.event.push('x'),
+        |e| e.record.reason.push('x'),
+        |e| e.record.rotation_id = Some(format!("{:026}", 1).parse().unwrap()),
+        |e| e.record.version_id = Some(format!("{:026}", 1).parse().unwrap()),
+        |e| e.record.group = Some(String::new()),
+        |e| e.record.nostr_event = Some(String::new()),
+        |e| e.previous = GENESIS.replace('0', "1"),
+        |e| e.hash = GENESIS.to_owned(),
+        |e| e.id.push('x'),
+        |e| e.record.client_id = None,
+        |e| e.chain = "client:b".to_owned(),
+    ];
+    for (n, edit) in edits.into_iter().enumerate() {
+        let (mut entries, head) = chain(3);
+        edit(entry(&mut entries, 1));
+        let found = check(Some(&head), &entries);
+        assert!(!found.is_empty(), "edit {n} was not found");
+        let foreign = Finding::Foreign {
+            id: entry_id(&chain_id("client:a"), 2),
+        };
+        let expected = if n < 11 {
+            Finding::Edited { seq: 2 }
+        } else {
+            foreign
+        };
+        assert_eq!(found[0], expected, "edit {n}");
+    }
+}
+
+#[test]
+fn an_edit_with_its_own_new_hash_breaks_the_link_of_the_next() {
+    let (mut entries, head) = chain(3);
+    let edited = entry(&mut entries, 1);
+    edited.record.reason = "nothing happened".to_owned();
+    edited.hash = encode::hash(&edited.chain, 2, &edited.previous, &edited.record);
+    assert_eq!(check(Some(&head), &entries), [Finding::Unlinked { seq: 3 }]);
+    // The last one has no next; there the head tells.
+    let (mut entries, head) = chain(2);
+    let edited = entry(&mut entries, 1);
+    edited.record.reason = "nothing happened".to_owned();
+    edited.hash = encode::hash(&edited.chain, 2, &edited.previous, &edited.record);
+    assert_eq!(
+        check(Some(&head), &entries),
+        [Finding::HeadDiffers { seq: 2 }]
+    );
+}
+
+#[test]
+fn two_entries_that_changed_places_are_found() {
+    let (mut entries, head) = chain(4);
+    let (b, c) = (entries[1].doc.take(), entries[2].doc.take());
+    (entries[1].doc, entries[2].doc) = (c, b);
+    let found = check(Some(&head), &entries);
+    assert_eq!(
+        found[..2],
+        [
+            Finding::Reordered { place: 2, seq: 3 },
+            Finding::Reordered { place: 3, seq: 2 }
+        ]
+    );
+    // The same in a file, where the lines changed places.
+    let (mut entries, head) = chain(4);
+    entries.swap(1, 2);
+    let found = check(Some(&head), &entries);
+    assert_eq!(
+        found,
+        [
+            Finding::Removed { from: 2, to: 2 },
+            Finding::Reordered { place: 4, seq: 2 }
+        ]
+    );
+}
+
+#[test]
+fn a_tail_that_was_cut_off_is_missed_by_the_head() {
+    let (mut entries, head) = chain(5);
+    entries.truncate(3);
+    assert_eq!(
+        check(Some(&head), &entries),
+        [Finding::Truncated { last: 3, head: 5 }]
+    );
+    assert_eq!(
+        check(Some(&head), &[]),
+        [Finding::Truncated { last: 0, head: 5 }]
+    );
+}
+
+#[test]
+fn a_head_that_is_gone_or_turned_back_is_found() {
+    let (entries, head) = chain(3);
+    assert_eq!(check(None, &entries), [Finding::HeadMissing { last: 3 }]);
+    let older = chain(2).1;
+    assert_eq!(
+        check(Some(&older), &entries),
+        [Finding::BeyondHead { last: 3, head: 2 }]
+    );
+    let renamed = AuditChainDoc {
+        chain: "client:b".to_owned(),
+        ..head
+    };
+    assert_eq!(
+        check(Some(&renamed), &entries),
+        [Finding::HeadDiffers { seq: 3 }]
+    );
+}
+
+#[test]
+fn what_belongs_elsewhere_or_nowhere_is_found() {
+    let (mut entries, head) = chain(2);
+    let id = entry_id(&chain_id("client:b"), 1);
+    entries.push(Stored {
+        id: id.clone(),
+        doc: None,
+    });
+    assert_eq!(check(Some(&head), &entries), [Finding::Foreign { id }]);
+    let (mut entries, head) = chain(3);
+    entries[1].doc = None;
+    assert_eq!(
+        check(Some(&head), &entries),
+        [Finding::Unreadable {
+            id: entries[1].id.clone()
+        }]
+    );
+}
