@@ -2,12 +2,13 @@
 //!
 //! Read in this order: [`documents`] (what lies in the store) → [`lifecycle`] (the only changes allowed, pure) → [`audit`] (how records are chained,
 //! pure) → [`store`] (the port: one method per transaction) → [`sqlite`] (the embedded backend) → [`mac`] (the keyed hash) → [`verifier`] (the hot
-//! path). [`schema`] describes the documents for other languages; `contract` (a feature) is the suite that every backend must pass, `emulator` (a
-//! feature) the Firestore emulator that tests run on.
+//! path). [`collections`] and [`queries`] say who may read what in Firestore, and what is asked of it. [`schema`] describes the documents for other
+//! languages; `contract` (a feature) is the suite that every backend must pass, `emulator` (a feature) the Firestore emulator that tests run on.
 
 #![forbid(unsafe_code)]
 
 pub mod audit;
+pub mod collections;
 #[cfg(feature = "contract")]
 pub mod contract;
 pub mod documents;
@@ -16,6 +17,7 @@ pub mod emulator;
 pub mod lifecycle;
 pub mod mac;
 pub mod metrics;
+pub mod queries;
 pub mod schema;
 pub mod sqlite;
 pub mod store;
