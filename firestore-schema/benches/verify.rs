@@ -97,12 +97,15 @@ async fn measure() -> ExitCode {
             prefilter: Some(hex::encode(keyturn_proto::derive::prefilter(
                 secret.expose(),
             ))),
+            prehash: None,
         });
     }
     let verifier = |memo_ttl| {
         let snapshot = ClientSnapshot {
             status: ClientStatus::Active,
             entries: entries.clone(),
+            revision: 0,
+            coverage: None,
         };
         let unlimited = Rate {
             per_second: u32::MAX,

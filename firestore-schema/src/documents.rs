@@ -123,6 +123,8 @@ pub struct SnapshotEntry {
     pub mac_key_ref: String,
     /// 8 hex digits; only for generated secrets.
     pub prefilter: Option<String>,
+    /// See [`VersionDoc::prehash`].
+    pub prehash: Option<String>,
 }
 
 /// `oauth2_clients/{clientId}/secrets/{versionId}`.
@@ -156,6 +158,9 @@ pub struct VersionDoc {
     pub origin: Origin,
     /// 8 hex digits; only for generated secrets.
     pub prefilter: Option<String>,
+    /// bcrypt's identifier, cost and salt (`$2b$10$` and 22 characters), only for a secret that was imported as a bcrypt hash: a presented
+    /// secret goes through bcrypt under it, and the MAC is over the whole bcrypt text ([`crate::mac::prehash`]).
+    pub prehash: Option<String>,
     /// Ed25519 key that ack proofs must verify under, base64url; only for generated secrets.
     pub ack_public_key: Option<String>,
 }

@@ -8,6 +8,8 @@ use metrics::{describe_counter, describe_histogram};
 pub const VERIFY: &str = "keyturn_verify_total";
 /// MAC verifications asked for: what neither the prefilter nor the memory answered.
 pub const VERIFY_MAC_CALLS: &str = "keyturn_verify_mac_calls_total";
+/// Seconds of one bcrypt check of a secret that was imported as a bcrypt hash, the wait for its turn included.
+pub const VERIFY_BCRYPT_SECONDS: &str = "keyturn_verify_bcrypt_seconds";
 /// Verifications refused by a limit.
 pub const VERIFY_LIMITED: &str = "keyturn_verify_limited_total";
 /// Snapshots read from the source.
@@ -33,6 +35,10 @@ pub fn describe() {
     for (name, help) in COUNTERS {
         describe_counter!(name, help);
     }
+    describe_histogram!(
+        VERIFY_BCRYPT_SECONDS,
+        "One bcrypt check by the verifier, the wait for its turn included"
+    );
     describe_histogram!(STORE_SECONDS, "One store transaction, by op");
 }
 

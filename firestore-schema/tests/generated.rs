@@ -78,7 +78,13 @@ fn what_auditors_read_bears_no_hash() {
         .contains(&name)
         {
             let text = serde_json::to_string(&schema).unwrap();
-            for field in ["secret_hash", "prefilter", "ack_public_key", "mac_key_ref"] {
+            for field in [
+                "secret_hash",
+                "prefilter",
+                "prehash",
+                "ack_public_key",
+                "mac_key_ref",
+            ] {
                 assert!(
                     !text.contains(&format!("\"{field}\"")),
                     "{name} has {field}"

@@ -128,7 +128,7 @@ impl Stand {
     }
 
     fn set(&self, status: ClientStatus, entries: Vec<SnapshotEntry>) {
-        let snapshot = ClientSnapshot { status, entries };
+        let snapshot = snapshot(status, entries);
         *self.source.0.snapshot.lock().unwrap() = Some(snapshot);
         self.verifier.invalidate(&CLIENT.parse().unwrap());
     }
@@ -146,6 +146,7 @@ impl Stand {
             secret_hash: made.hash.as_str().to_owned(),
             mac_key_ref: made.key_ref,
             prefilter: generated.then(|| hex::encode(keyturn_proto::derive::prefilter(secret))),
+            prehash: None,
         }
     }
 
@@ -161,6 +162,15 @@ impl Stand {
 
     async fn at(&self, secret: &str, now: UnixMs) -> Result<Verified, VerifyError> {
         self.try_at(CLIENT, secret, now).await
+    }
+}
+
+fn snapshot(status: ClientStatus, entries: Vec<SnapshotEntry>) -> ClientSnapshot {
+    ClientSnapshot {
+        status,
+        entries,
+        revision: 0,
+        coverage: None,
     }
 }
 
@@ -390,11 +400,8 @@ async fn a_change_is_seen_at_once_after_invalidate_and_after_the_lifetime_withou
     let entry = s.entry(1, VersionState::Current, &secret).await;
     s.set(ClientStatus::Active, vec![entry.clone()]);
     s.at(&secret, NOW).await.unwrap();
-    let snapshot = ClientSnapshot {
-        status: ClientStatus::Suspended,
-        entries: vec![entry.clone()],
-    };
-    *s.source.0.snapshot.lock().unwrap() = Some(snapshot);
+    let suspended = snapshot(ClientStatus::Suspended, vec![entry.clone()]);
+    *s.source.0.snapshot.lock().unwrap() = Some(suspended);
     s.at(&secret, after(4_999)).await.unwrap();
     assert_eq!(s.at(&secret, after(5_000)).await, REFUSED);
     s.set(ClientStatus::Active, vec![entry]);

@@ -202,6 +202,7 @@ impl Patient {
             rotation_id: None,
             origin: Origin::Imported,
             prefilter: None,
+            prehash: None,
             ack_public_key: None,
         };
         store

@@ -126,6 +126,7 @@ pub fn version(
         rotation_id: rotation.cloned(),
         origin: Origin::Generated,
         prefilter: Some(format!("{n:08x}")),
+        prehash: None,
         ack_public_key: None,
     }
 }

@@ -193,6 +193,7 @@ pub fn snapshot_of(versions: &[VersionDoc]) -> Vec<SnapshotEntry> {
             secret_hash: doc.secret_hash.clone(),
             mac_key_ref: doc.mac_key_ref.clone(),
             prefilter: doc.prefilter.clone(),
+            prehash: doc.prehash.clone(),
         })
         .collect()
 }

@@ -5,8 +5,9 @@ use keyturn_proto::UnixMs;
 use super::draft::{Draft, conflict};
 use super::table::{RotationEvent, VersionEvent};
 use super::{Family, Verdict};
-use crate::documents::{OutboxDoc, RotationDoc, RotationState, VersionDoc};
+use crate::documents::{Origin, OutboxDoc, RotationDoc, RotationState, VersionDoc};
 use crate::mac::SecretHash;
+use crate::mac::prehash::BcryptSetting;
 use crate::store::{Prepare, Result, StoreError};
 
 /// `exists` says whether the client has, or had, a version of that id.
@@ -87,15 +88,26 @@ fn check_version(rotation: &RotationDoc, version: &VersionDoc) -> Result<()> {
     check_hash(version)
 }
 
-/// protocol.md §2: one algorithm, and only canonical spellings get in.
+/// protocol.md §2: one algorithm, and only canonical spellings get in. What is derived from a secret belongs to generated ones (§5, §7); what another
+/// system did to a secret, to imported ones.
 pub(super) fn check_hash(version: &VersionDoc) -> Result<()> {
     let prefilter_ok = version.prefilter.as_ref().is_none_or(|text| {
         text.len() == 8 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     });
+    let prehash_ok = version
+        .prehash
+        .as_ref()
+        .is_none_or(|text| BcryptSetting::parse(text).is_ok());
+    let belongs = match version.origin {
+        Origin::Generated => version.prehash.is_none(),
+        Origin::Imported => version.prefilter.is_none() && version.ack_public_key.is_none(),
+    };
     if version.algo != "HMAC-SHA-256"
         || version.mac_key_ref.is_empty()
         || SecretHash::parse(&version.secret_hash).is_err()
         || !prefilter_ok
+        || !prehash_ok
+        || !belongs
     {
         return Err(conflict("version.malformed"));
     }

@@ -1,6 +1,7 @@
 //! The keyed hash behind a port: a local key file here, Cloud KMS in production. Only this key turns secrets into hashes.
 
 pub mod local;
+pub mod prehash;
 
 pub use local::{KeyFileError, LocalMacKey};
 

@@ -1,15 +1,20 @@
 //! A client's snapshot, made ready: always two slots, so that every call does the same work whatever the client has.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyturn_proto::{ClientId, PresentedSecret, UnixMs, VersionId};
 use subtle::ConstantTimeEq as _;
 
+use super::book::Trust;
+use super::coverage::Coverage;
+use super::limits::Weight;
 use super::memo::{Memo, MemoKey, MemoPrefix};
 use super::source::ClientSnapshot;
 use super::{Verified, Which};
 use crate::documents::{ClientStatus, SnapshotEntry, VersionState};
 use crate::mac::SecretHash;
+use crate::mac::prehash::BcryptSetting;
 
 /// Tolerance for clocks that disagree; never applied to a dead version, because dead versions are not in the snapshot.
 const TOLERANCE: Duration = Duration::from_secs(2);
@@ -17,7 +22,9 @@ const TOLERANCE: Duration = Duration::from_secs(2);
 /// One client as of `read_at`.
 pub(super) struct Cached {
     pub(super) client_id: Option<ClientId>,
-    pub(super) read_at: UnixMs,
+    read_at: UnixMs,
+    pub(super) revision: u64,
+    coverage: Option<Coverage>,
     /// Current, then previous.
     pub(super) slots: [Slot; 2],
 }
@@ -38,15 +45,20 @@ pub(super) struct Entry {
     pub(super) key_ref: String,
     /// `None` for an imported secret.
     prefilter: Option<[u8; 4]>,
+    /// For a secret that was imported as a bcrypt hash.
+    pub(super) prehash: Option<Arc<BcryptSetting>>,
 }
 
 impl Cached {
     pub(super) fn of(
         memo: &Memo,
         client: &ClientId,
-        snapshot: ClientSnapshot,
+        snapshot: Option<ClientSnapshot>,
         read_at: UnixMs,
     ) -> Self {
+        let Some(snapshot) = snapshot else {
+            return Self::unknown(memo, read_at);
+        };
         let place = |state, which| {
             let entry = snapshot
                 .entries
@@ -59,10 +71,12 @@ impl Cached {
         Self {
             client_id: Some(client.clone()),
             read_at,
+            revision: snapshot.revision,
             slots: [
                 place(VersionState::Current, Which::Current),
                 place(VersionState::Grace, Which::Previous),
             ],
+            coverage: snapshot.coverage,
         }
     }
 
@@ -70,22 +84,50 @@ impl Cached {
         Self {
             client_id: None,
             read_at,
+            revision: 0,
+            coverage: None,
             slots: [Slot::new(memo, "", None), Slot::new(memo, "", None)],
         }
+    }
+
+    /// Whether it can be used without asking anybody.
+    pub(super) fn is_fresh(&self, trust: &Trust, now: UnixMs) -> bool {
+        let heard = self.coverage.as_ref().is_some_and(|coverage| {
+            coverage.touch();
+            coverage.is_open() && now.since(coverage.true_at()) < trust.heartbeat_limit
+        });
+        heard || now.since(self.true_at()) < trust.snapshot_ttl
+    }
+
+    /// As late as when it is known to have been so.
+    pub(super) fn true_at(&self) -> UnixMs {
+        let heard = self.coverage.as_ref().map_or(UnixMs(0), Coverage::true_at);
+        heard.max(self.read_at)
+    }
+
+    /// The versions that may verify, current first.
+    pub(super) fn living(&self) -> impl Iterator<Item = VersionId> + '_ {
+        self.slots
+            .iter()
+            .filter_map(|slot| slot.entry.as_ref().map(|entry| entry.version_id))
     }
 }
 
 impl Slot {
     fn new(memo: &Memo, client: &str, entry: Option<Entry>) -> Self {
         let prefix = match &entry {
-            Some(entry) => memo.prefix(
+            Some(entry) => memo.prefix([
                 client,
                 &entry.version_id.to_string(),
                 entry.hash.as_str(),
                 &entry.key_ref,
-            ),
+                entry
+                    .prehash
+                    .as_ref()
+                    .map_or("", |setting| setting.as_str()),
+            ]),
             // No version id is empty, so nothing remembered can ever hit.
-            None => memo.prefix(client, "", "", ""),
+            None => memo.prefix([client, "", "", "", ""]),
         };
         Self { prefix, entry }
     }
@@ -118,6 +160,13 @@ impl Slot {
 }
 
 impl Entry {
+    /// What it costs to ask about it.
+    pub(super) fn weight(&self) -> Weight {
+        self.prehash
+            .as_ref()
+            .map_or(Weight::ONE, |setting| Weight::of_bcrypt(setting.cost()))
+    }
+
     /// `None` for an entry that breaks the schema: it cannot verify, and must not stop the other one.
     fn of(entry: &SnapshotEntry, which: Which) -> Option<Self> {
         let prefilter = match &entry.prefilter {
@@ -129,8 +178,14 @@ impl Entry {
                     .then_some(Some(bytes))
             }
         };
-        let parsed = prefilter.zip(SecretHash::parse(&entry.secret_hash).ok());
-        let Some((prefilter, hash)) = parsed else {
+        let prehash = match entry.prehash.as_deref().map(BcryptSetting::parse) {
+            None => Some(None),
+            Some(setting) => setting.ok().map(|setting| Some(Arc::new(setting))),
+        };
+        let parsed = prefilter
+            .zip(prehash)
+            .zip(SecretHash::parse(&entry.secret_hash).ok());
+        let Some(((prefilter, prehash), hash)) = parsed else {
             tracing::error!(version = %entry.version_id, "verify snapshot is damaged");
             return None;
         };
@@ -142,6 +197,7 @@ impl Entry {
             hash,
             key_ref: entry.mac_key_ref.clone(),
             prefilter,
+            prehash,
         })
     }
 }

@@ -1,8 +1,18 @@
-//! Limits on MAC verifications: they cost money and tell time, so guesses must not buy many.
+//! Limits on MAC verifications and on bcrypt: they cost money and processor time and tell time, so guesses must not buy many.
+//!
+//! Only what neither memory nor prefilter answered comes here. One unit is one MAC verification; a bcrypt check weighs more, by its cost. In this order:
+//! 1. the source at this client: a quarter of the client's rate at most, so that no single source can use a client up;
+//! 2. the source, over all clients: one that is over its limit spends nobody else's;
+//! 3. the client. A source from which this client has verified before does not depend on it: guesses from elsewhere cannot starve a caller that is
+//!    known. A source that asks about this client for the first time within a while has a second budget to draw on, which guessers from few
+//!    sources cannot empty.
+//!
+//! So what everybody together can spend on one client is bounded by twice its rate, and by (1) for each known source.
 
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use keyturn_proto::ClientId;
@@ -11,6 +21,14 @@ use super::VerifierError;
 
 /// How many different keys a limiter follows; past that, new keys are refused until old ones have calmed down.
 const MAX_KEYS: usize = 100_000;
+/// How long a source stays known to a client after it verified from there.
+const KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
+/// A source is new to a client once in this time.
+const NEW_AGAIN: Duration = Duration::from_secs(60);
+/// What one source may use of a client's rate: one part in this many.
+const SHARE: u32 = 4;
+/// A bcrypt check of this cost weighs one unit, each further step of cost doubles it.
+const UNIT_COST: u32 = 8;
 
 /// A rate with a burst, both at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,36 +39,107 @@ pub struct Rate {
     pub burst: u32,
 }
 
+/// A client as seen from one source.
+type Pair = (ClientId, IpAddr);
+
 pub(super) struct Limits {
-    clients: DefaultKeyedRateLimiter<ClientId>,
-    sources: DefaultKeyedRateLimiter<IpAddr>,
+    sources: Limiter<IpAddr>,
+    pairs: Limiter<Pair>,
+    clients: Limiter<ClientId>,
+    newcomers: Limiter<ClientId>,
+    /// Pairs that have verified.
+    known: moka::sync::Cache<Pair, ()>,
+    /// Pairs that have asked lately.
+    seen: moka::sync::Cache<Pair, ()>,
+}
+
+/// What one check weighs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Weight(NonZeroU32);
+
+struct Limiter<K: Hash + Eq + Clone> {
+    keyed: DefaultKeyedRateLimiter<K>,
+    /// Nothing weighs more than this: it would never pass.
+    burst: NonZeroU32,
+}
+
+impl Weight {
+    /// One MAC verification.
+    pub(super) const ONE: Self = Self(NonZeroU32::MIN);
+
+    /// A bcrypt check of this cost, with its MAC verification.
+    pub(super) fn of_bcrypt(cost: u32) -> Self {
+        let steps = cost.saturating_sub(UNIT_COST).min(31);
+        Self(NonZeroU32::MIN.saturating_mul(NonZeroU32::new(1 << steps).unwrap_or(NonZeroU32::MIN)))
+    }
 }
 
 impl Limits {
     pub(super) fn new(per_client: Rate, per_source: Rate) -> Result<Self, VerifierError> {
+        let share = Rate {
+            per_second: per_client.per_second.div_ceil(SHARE),
+            burst: per_client.burst.div_ceil(SHARE),
+        };
+        let pairs = |lifetime| {
+            moka::sync::Cache::builder()
+                .max_capacity(MAX_KEYS as u64)
+                .time_to_live(lifetime)
+                .build()
+        };
         Ok(Self {
-            clients: RateLimiter::keyed(quota("mac_per_client", per_client)?),
-            sources: RateLimiter::keyed(quota("mac_per_source", per_source)?),
+            sources: Limiter::new("mac_per_source", per_source)?,
+            pairs: Limiter::new("mac_per_client", share)?,
+            clients: Limiter::new("mac_per_client", per_client)?,
+            newcomers: Limiter::new("mac_per_client", per_client)?,
+            known: pairs(KNOWN_FOR),
+            seen: pairs(NEW_AGAIN),
         })
     }
 
-    /// Spends one verification of both. The source goes first: one that is over its limit must not spend the client's.
-    pub(super) fn allow(&self, client: &Option<ClientId>, source: IpAddr) -> bool {
-        let Some(client) = client else {
+    /// Spends one check. See the module's words for the order.
+    pub(super) fn allow(&self, client: &ClientId, source: IpAddr, weight: Weight) -> bool {
+        let source = network(source);
+        let pair = (client.clone(), source);
+        if !self.pairs.spend(&pair, weight) || !self.sources.spend(&source, weight) {
             return false;
-        };
-        spend(&self.sources, &network(source)) && spend(&self.clients, client)
+        }
+        if self.known.contains_key(&pair) {
+            return true;
+        }
+        let new = self.seen.entry_by_ref(&pair).or_insert(()).is_fresh();
+        self.clients.spend(client, weight) || (new && self.newcomers.spend(client, weight))
+    }
+
+    /// The client has verified from there.
+    pub(super) fn verified(&self, client: &ClientId, source: IpAddr) {
+        self.known.insert((client.clone(), network(source)), ());
     }
 }
 
-fn spend<K: Hash + Eq + Clone>(limiter: &DefaultKeyedRateLimiter<K>, key: &K) -> bool {
-    if limiter.len() >= MAX_KEYS {
-        limiter.retain_recent();
-        if limiter.len() >= MAX_KEYS {
-            return false;
-        }
+impl<K: Hash + Eq + Clone> Limiter<K> {
+    fn new(setting: &'static str, rate: Rate) -> Result<Self, VerifierError> {
+        let expected = VerifierError::Setting {
+            setting,
+            expected: "at least 1 per second and a burst of at least 1",
+        };
+        let per_second = NonZeroU32::new(rate.per_second).ok_or_else(|| expected.clone())?;
+        let burst = NonZeroU32::new(rate.burst).ok_or(expected)?;
+        Ok(Self {
+            keyed: RateLimiter::keyed(Quota::per_second(per_second).allow_burst(burst)),
+            burst,
+        })
     }
-    limiter.check_key(key).is_ok()
+
+    fn spend(&self, key: &K, weight: Weight) -> bool {
+        if self.keyed.len() >= MAX_KEYS {
+            self.keyed.retain_recent();
+            if self.keyed.len() >= MAX_KEYS {
+                return false;
+            }
+        }
+        let weight = weight.0.min(self.burst);
+        matches!(self.keyed.check_key_n(key, weight), Ok(Ok(())))
+    }
 }
 
 /// IPv6 hosts own a /64 at least, so that is one source.
@@ -61,12 +150,81 @@ fn network(source: IpAddr) -> IpAddr {
     }
 }
 
-fn quota(setting: &'static str, rate: Rate) -> Result<Quota, VerifierError> {
-    let expected = VerifierError::Setting {
-        setting,
-        expected: "at least 1 per second and a burst of at least 1",
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const RATE: Rate = Rate {
+        per_second: 1,
+        burst: 40,
     };
-    let per_second = NonZeroU32::new(rate.per_second).ok_or_else(|| expected.clone())?;
-    let burst = NonZeroU32::new(rate.burst).ok_or(expected)?;
-    Ok(Quota::per_second(per_second).allow_burst(burst))
+
+    fn source(n: u32) -> IpAddr {
+        IpAddr::from((u32::from_be_bytes([10, 0, 0, 0]) + n).to_be_bytes())
+    }
+
+    #[test]
+    fn one_source_gets_a_quarter_of_a_client_and_stays_inside_its_own_limit() {
+        let limits = Limits::new(RATE, RATE).unwrap();
+        let (a, b): (ClientId, ClientId) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let spent = |client, from, tries| {
+            (0..tries)
+                .filter(|_| limits.allow(client, from, Weight::ONE))
+                .count()
+        };
+        // A refill may slip in on a slow machine.
+        assert!((10..=15).contains(&spent(&a, source(1), 1_000)));
+        // What the source has left serves it at another client; the client has its other three quarters.
+        assert!((10..=15).contains(&spent(&b, source(1), 1_000)));
+        assert!((10..=15).contains(&spent(&a, source(2), 1_000)));
+    }
+
+    #[test]
+    fn a_known_source_passes_when_guesses_from_everywhere_have_used_the_client_up() {
+        let limits = Limits::new(RATE, RATE).unwrap();
+        let client: ClientId = "a".parse().unwrap();
+        limits.verified(&client, source(0));
+        for n in 1..=1_000 {
+            for _ in 0..5 {
+                limits.allow(&client, source(n), Weight::ONE);
+            }
+        }
+        assert!(!limits.allow(&client, source(2_000), Weight::ONE));
+        assert!(limits.allow(&client, source(0), Weight::ONE));
+    }
+
+    #[test]
+    fn a_newcomer_passes_when_guesses_from_a_few_sources_have_used_the_client_up() {
+        let limits = Limits::new(RATE, RATE).unwrap();
+        let client: ClientId = "a".parse().unwrap();
+        let spent = (0..1_000)
+            .filter(|n| limits.allow(&client, source(n % 8), Weight::ONE))
+            .count();
+        assert!((40..=60).contains(&spent), "{spent}");
+        assert!(limits.allow(&client, source(9), Weight::ONE));
+    }
+
+    #[test]
+    fn an_expensive_check_weighs_more_and_never_too_much_to_pass_at_all() {
+        assert_eq!(Weight::of_bcrypt(4), Weight::ONE);
+        assert_eq!(Weight::of_bcrypt(8), Weight::ONE);
+        assert_eq!(Weight::of_bcrypt(10).0.get(), 4);
+        assert_eq!(Weight::of_bcrypt(15).0.get(), 128);
+        let limits = Limits::new(RATE, RATE).unwrap();
+        let client: ClientId = "a".parse().unwrap();
+        let heavy = Weight::of_bcrypt(15);
+        assert!(limits.allow(&client, source(1), heavy));
+        assert!(!limits.allow(&client, source(1), heavy));
+        assert!(limits.allow(&client, source(2), heavy));
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_source_and_mapped_addresses_are_ipv4() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+    }
 }

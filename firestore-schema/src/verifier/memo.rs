@@ -1,6 +1,6 @@
 //! Remembers right MACs, bounded and with a lifetime.
 //!
-//! A correct MAC for (client, version, hash, key ref, secret) never changes. It is remembered under an HMAC of exactly these with a random key that
+//! A correct MAC for (client, version, hash, key ref, prehash, secret) never changes. It is remembered under an HMAC of exactly these with a random key that
 //! lives only in this process: the memory of the process holds no secret and nothing that helps to guess one elsewhere.
 
 use std::hash::{BuildHasherDefault, Hasher};
@@ -15,7 +15,7 @@ use super::VerifierError;
 
 type HmacSha256 = Hmac<Sha256>;
 
-/// HMAC over (HMAC over (client, version, hash, key ref), secret), both under the process's key.
+/// HMAC over (HMAC over (client, version, hash, key ref, prehash), secret), both under the process's key.
 pub(super) type MemoKey = [u8; 32];
 
 /// The HMAC with everything but the secret absorbed: what differs between calls is one block.
@@ -45,15 +45,10 @@ impl Memo {
         })
     }
 
-    pub(super) fn prefix(
-        &self,
-        client: &str,
-        version: &str,
-        hash: &str,
-        key_ref: &str,
-    ) -> MemoPrefix {
+    /// Of (client, version, hash, key ref, prehash).
+    pub(super) fn prefix(&self, named_by: [&str; 5]) -> MemoPrefix {
         let mut named = self.keyed.clone();
-        for field in [client, version, hash, key_ref] {
+        for field in named_by {
             absorb(&mut named, field);
         }
         // The version's name, filled up to one block: what a call costs depends on the length of the secret and on nothing that is stored.

@@ -1,8 +1,10 @@
 //! Counters without values: no client, no version, no source in a label.
 
-use metrics::{Counter, counter};
+use metrics::{Counter, Histogram, counter, histogram};
 
-use crate::metrics::{VERIFY, VERIFY_LIMITED, VERIFY_MAC_CALLS, VERIFY_SNAPSHOT_READS};
+use crate::metrics::{
+    VERIFY, VERIFY_BCRYPT_SECONDS, VERIFY_LIMITED, VERIFY_MAC_CALLS, VERIFY_SNAPSHOT_READS,
+};
 
 use super::{Verified, VerifyError, Which};
 
@@ -14,6 +16,8 @@ pub(super) struct Counters {
     unavailable: Counter,
     /// MAC verifications asked for.
     pub(super) mac_calls: Counter,
+    /// bcrypt checks, the wait for their turn included.
+    pub(super) bcrypt_seconds: Histogram,
     /// Verifications refused by a limit.
     pub(super) limited: Counter,
     /// Snapshots read from the source.
@@ -29,6 +33,7 @@ impl Counters {
             refused: result("refused"),
             unavailable: result("unavailable"),
             mac_calls: counter!(VERIFY_MAC_CALLS),
+            bcrypt_seconds: histogram!(VERIFY_BCRYPT_SECONDS),
             limited: counter!(VERIFY_LIMITED),
             reads: counter!(VERIFY_SNAPSHOT_READS),
         }

@@ -7,9 +7,15 @@
 //! - in steady state a verification costs at most two HMACs in memory and asks neither the store nor the MAC key.
 //!
 //! One difference cannot be hidden locally: for an imported secret there is no prefilter, so a wrong guess at an existing client costs a MAC
-//! verification. Those are limited per client and per source.
+//! verification, and bcrypt's time where the secret came as a bcrypt hash. Those are limited per client and per source ([`Rate`]).
+//!
+//! A server that holds tokens asks [`Verifier::is_version_live`] when it sees one, and subscribes to [`Book::subscribe`] to drop them the moment a
+//! version dies.
 
+mod book;
 mod cached;
+mod check;
+mod coverage;
 mod flight;
 mod limits;
 mod memo;
@@ -17,17 +23,19 @@ mod metrics;
 mod settings;
 mod source;
 
+pub use book::{Book, Living};
+pub use coverage::{Coverage, Session};
 pub use limits::Rate;
 pub use settings::Settings;
 pub use source::{ClientSnapshot, SnapshotSource, SourceError};
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use keyturn_proto::{ClientId, PresentedSecret, UnixMs, VersionId};
 
-use self::cached::{Cached, Slot};
+use self::cached::Cached;
+use self::check::Bcrypt;
 use self::flight::Flights;
 use self::limits::Limits;
 use self::memo::{Memo, MemoKey};
@@ -88,14 +96,10 @@ pub enum VerifierError {
 pub struct Verifier<S, M> {
     source: S,
     mac: M,
-    settings: Settings,
-    clients: moka::sync::Cache<Box<str>, Arc<Cached>>,
-    /// Counts invalidations, so that a read that began before one is not kept after it.
-    invalidations: AtomicU64,
-    unknown: Arc<Cached>,
-    memo: Memo,
+    book: Arc<Book>,
+    memo: Arc<Memo>,
     limits: Limits,
-    reads: Flights<ClientId, Result<Arc<Cached>, SourceError>>,
+    bcrypt: Bcrypt,
     checks: Flights<MemoKey, Result<bool, MacError>>,
     counters: Counters,
 }
@@ -122,22 +126,18 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
     /// [`VerifierError`].
     pub fn new(source: S, mac: M, settings: Settings) -> Result<Self, VerifierError> {
         settings.check()?;
-        let memo = Memo::new(settings.max_memos, settings.memo_ttl)?;
+        let memo = Arc::new(Memo::new(settings.max_memos, settings.memo_ttl)?);
+        let book = Arc::new(Book::new(&settings, Arc::clone(&memo)));
+        source.attach(&book);
         Ok(Self {
             source,
             mac,
-            clients: moka::sync::Cache::builder()
-                .max_capacity(settings.max_clients)
-                .time_to_live(settings.max_stale)
-                .build(),
-            invalidations: AtomicU64::new(0),
-            unknown: Arc::new(Cached::unknown(&memo, UnixMs(0))),
+            book,
             memo,
             limits: Limits::new(settings.mac_per_client, settings.mac_per_source)?,
-            reads: Flights::default(),
+            bcrypt: Bcrypt::new(&settings),
             checks: Flights::default(),
             counters: Counters::bind(),
-            settings,
         })
     }
 
@@ -167,9 +167,9 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
         if secret.expose().len() > MAX_SECRET {
             return Err(VerifyError::Refused);
         }
-        let cached = match self.fresh(client_id, now) {
+        let cached = match self.book.fresh(client_id, now) {
             Some(cached) => cached,
-            None => Box::pin(self.read(client_id, now)).await?,
+            None => self.known(client_id, now).await?,
         };
         match self.local(&cached, secret, now, &mut Work::default()) {
             Local::Known(verified) => Ok(verified),
@@ -226,13 +226,22 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
             let (Some(key), Some(verified)) = (key, slot.verified(now)) else {
                 continue;
             };
-            if !self.limits.allow(&cached.client_id, source) {
+            let Some((entry, client)) = slot.entry.as_ref().zip(cached.client_id.as_ref()) else {
+                continue;
+            };
+            if !self.limits.allow(client, source, entry.weight()) {
                 self.counters.limited.increment(1);
                 break;
             }
-            match self.check(cached, slot, &key, secret).await {
+            // One check, shared by everybody who asks the same at the same time.
+            let check = || {
+                let Self { mac, bcrypt, .. } = self;
+                check::check(mac, bcrypt, &self.counters, client, entry, secret)
+            };
+            match self.checks.join(key, check).await {
                 Ok(true) => {
                     self.memo.remember(key, now);
+                    self.limits.verified(client, source);
                     return Ok(verified);
                 }
                 Ok(false) => {}
@@ -250,89 +259,29 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
         }
     }
 
-    /// One MAC verification, shared by everybody who asks the same at the same time.
-    async fn check(
-        &self,
-        cached: &Cached,
-        slot: &Slot,
-        key: &MemoKey,
-        secret: &PresentedSecret,
-    ) -> Result<bool, MacError> {
-        let Some((entry, client)) = slot.entry.as_ref().zip(cached.client_id.as_ref()) else {
-            return Ok(false);
-        };
-        self.checks
-            .join(*key, || async {
-                self.counters.mac_calls.increment(1);
-                let version = &entry.version_id;
-                self.mac
-                    .verify(
-                        &entry.key_ref,
-                        client,
-                        version,
-                        secret.expose(),
-                        &entry.hash,
-                    )
-                    .await
-            })
-            .await
-    }
-
-    fn fresh(&self, client_id: &str, now: UnixMs) -> Option<Arc<Cached>> {
-        let cached = self.clients.get(client_id)?;
-        (now.since(cached.read_at) < self.settings.snapshot_ttl).then_some(cached)
-    }
-
-    /// Reads through; while the source fails, what was read before serves until it is too old.
-    async fn read(&self, client_id: &str, now: UnixMs) -> Result<Arc<Cached>, VerifyError> {
-        let Ok(id) = client_id.parse::<ClientId>() else {
-            return Ok(Arc::clone(&self.unknown));
-        };
-        let read = self
-            .reads
-            .join(id.clone(), || self.read_source(&id, now))
-            .await;
-        read.or_else(|error| {
-            tracing::warn!(%error, "verify source");
-            self.clients
-                .get(client_id)
-                .filter(|cached| now.since(cached.read_at) < self.settings.max_stale)
-                .ok_or(VerifyError::Unavailable {
-                    cause: "the source of verify snapshots does not answer",
-                })
-        })
-    }
-
-    async fn read_source(&self, id: &ClientId, now: UnixMs) -> Result<Arc<Cached>, SourceError> {
-        let before = self.invalidations.load(Ordering::Acquire);
-        self.counters.reads.increment(1);
-        let snapshot = self.source.snapshot(id).await?;
-        let cached = Arc::new(match snapshot {
-            Some(snapshot) => Cached::of(&self.memo, id, snapshot, now),
-            None => Cached::unknown(&self.memo, now),
-        });
-        if self.invalidations.load(Ordering::Acquire) == before {
-            self.clients.insert(id.as_str().into(), Arc::clone(&cached));
-            // An invalidation between the check and the insert must win.
-            if self.invalidations.load(Ordering::Acquire) != before {
-                self.clients.invalidate(id.as_str());
+    async fn known(&self, client_id: &str, now: UnixMs) -> Result<Arc<Cached>, VerifyError> {
+        match self.book.fresh(client_id, now) {
+            Some(cached) => Ok(cached),
+            None => {
+                let count = || self.counters.reads.increment(1);
+                Box::pin(self.book.read(&self.source, client_id, now, count)).await
             }
         }
-        Ok(cached)
+    }
+
+    /// What is known about clients; for listeners and for whoever wants to hear of changes.
+    pub const fn book(&self) -> &Arc<Book> {
+        &self.book
     }
 
     /// Forgets a client's snapshot, because it has changed.
     pub fn invalidate(&self, client: &ClientId) {
-        self.invalidations.fetch_add(1, Ordering::AcqRel);
-        self.reads.forget(client);
-        self.clients.invalidate(client.as_str());
+        self.book.invalidate(client);
     }
 
     /// Forgets every snapshot, because changes may have been missed.
     pub fn invalidate_all(&self) {
-        self.invalidations.fetch_add(1, Ordering::AcqRel);
-        self.reads.forget_all();
-        self.clients.invalidate_all();
+        self.book.invalidate_all();
     }
 
     /// Whether a version that a token names still verifies; lets a server drop tokens at a revoke.
@@ -345,10 +294,7 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
         version: &VersionId,
         now: UnixMs,
     ) -> Result<bool, VerifyError> {
-        let cached = match self.fresh(client.as_str(), now) {
-            Some(cached) => cached,
-            None => self.read(client.as_str(), now).await?,
-        };
+        let cached = self.known(client.as_str(), now).await?;
         Ok(cached
             .slots
             .iter()

@@ -13,6 +13,8 @@ pub struct Settings {
     /// How long a client's snapshot is used without asking again, at most 60 s. Whoever calls [`Verifier::invalidate`](super::Verifier::invalidate) from a listener can
     /// afford the maximum.
     pub snapshot_ttl: Duration,
+    /// How long a listener's silence is no reason to ask again, at most 60 s. The relay renews its lease, which is the heartbeat, every 5 s.
+    pub heartbeat_limit: Duration,
     /// How old a snapshot may get while the source does not answer; then [`VerifyError::Unavailable`](super::VerifyError::Unavailable).
     pub max_stale: Duration,
     /// Clients kept in memory.
@@ -21,16 +23,22 @@ pub struct Settings {
     pub memo_ttl: Duration,
     /// How many right MACs are remembered.
     pub max_memos: u64,
-    /// MAC verifications for one client.
+    /// MAC verifications for one client; a quarter of it for one source at that client. A bcrypt check counts for more, by its cost: 4 at
+    /// cost 10, 16 at cost 12.
     pub mac_per_client: Rate,
-    /// MAC verifications for one source (an IPv4 address or an IPv6 /64).
+    /// MAC verifications for one source (an IPv4 address or an IPv6 /64), over all clients.
     pub mac_per_source: Rate,
+    /// bcrypt checks that run at the same time, at least 1.
+    pub bcrypt_at_once: usize,
+    /// Callers that wait for bcrypt; the next one hears [`VerifyError::Unavailable`](super::VerifyError::Unavailable).
+    pub bcrypt_waiting: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             snapshot_ttl: Duration::from_secs(5),
+            heartbeat_limit: Duration::from_secs(15),
             max_stale: Duration::from_secs(60),
             max_clients: 100_000,
             memo_ttl: Duration::from_secs(3600),
@@ -43,6 +51,9 @@ impl Default for Settings {
                 per_second: 20,
                 burst: 100,
             },
+            bcrypt_at_once: std::thread::available_parallelism()
+                .map_or(1, |cores| cores.get().div_ceil(2)),
+            bcrypt_waiting: 64,
         }
     }
 }
@@ -50,18 +61,23 @@ impl Default for Settings {
 impl Settings {
     /// What can be judged before anything is built.
     pub(super) fn check(&self) -> Result<(), VerifierError> {
-        if self.snapshot_ttl > MAX_TTL {
-            return Err(VerifierError::Setting {
-                setting: "snapshot_ttl",
-                expected: "at most 60 s",
-            });
+        let rules = [
+            ("snapshot_ttl", "at most 60 s", self.snapshot_ttl <= MAX_TTL),
+            (
+                "heartbeat_limit",
+                "at most 60 s",
+                self.heartbeat_limit <= MAX_TTL,
+            ),
+            (
+                "max_stale",
+                "no shorter than snapshot_ttl and heartbeat_limit",
+                self.max_stale >= self.snapshot_ttl && self.max_stale >= self.heartbeat_limit,
+            ),
+            ("bcrypt_at_once", "at least 1", self.bcrypt_at_once >= 1),
+        ];
+        match rules.into_iter().find(|(_, _, kept)| !kept) {
+            Some((setting, expected, _)) => Err(VerifierError::Setting { setting, expected }),
+            None => Ok(()),
         }
-        if self.max_stale < self.snapshot_ttl {
-            return Err(VerifierError::Setting {
-                setting: "max_stale",
-                expected: "no shorter than snapshot_ttl",
-            });
-        }
-        Ok(())
     }
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use keyturn_proto::ClientId;
 
+use super::book::Book;
+use super::coverage::Coverage;
 use crate::documents::{ClientDoc, ClientStatus, SnapshotEntry};
 use crate::store::Registry;
 
@@ -15,6 +17,10 @@ pub struct ClientSnapshot {
     pub status: ClientStatus,
     /// Living versions.
     pub entries: Vec<SnapshotEntry>,
+    /// Grows with every change of the document, so that what was read early and comes late replaces nothing; 0 where the source has no such number.
+    pub revision: u64,
+    /// Set when the source listens to the document: then it need not be read again while the listener keeps up.
+    pub coverage: Option<Coverage>,
 }
 
 /// The source did not answer; the cause is redacted.
@@ -33,6 +39,9 @@ pub trait SnapshotSource: Send + Sync {
     /// # Errors
     /// [`SourceError`].
     async fn snapshot(&self, client: &ClientId) -> Result<Option<ClientSnapshot>, SourceError>;
+
+    /// Called once, by the verifier that uses it. A source that hears of changes by itself tells the book.
+    fn attach(&self, _book: &Arc<Book>) {}
 }
 
 impl From<ClientDoc> for ClientSnapshot {
@@ -40,6 +49,8 @@ impl From<ClientDoc> for ClientSnapshot {
         Self {
             status: doc.status,
             entries: doc.snapshot,
+            revision: 0,
+            coverage: None,
         }
     }
 }

@@ -41,6 +41,7 @@ async fn entry(n: u32, state: VersionState, secret: &str) -> SnapshotEntry {
         secret_hash: made.hash.as_str().to_owned(),
         mac_key_ref: made.key_ref,
         prefilter: Some(hex::encode(keyturn_proto::derive::prefilter(secret))),
+        prehash: None,
     }
 }
 
@@ -66,8 +67,10 @@ async fn a_wrong_secret_and_an_unknown_client_cost_the_same_local_operations() {
         let snapshot = ClientSnapshot {
             status,
             entries: entries.iter().map(|entry| (*entry).clone()).collect(),
+            revision: 0,
+            coverage: None,
         };
-        Cached::of(&verifier.memo, &client, snapshot, NOW)
+        Cached::of(&verifier.memo, &client, Some(snapshot), NOW)
     };
     let wrong: PresentedSecret = Secret::generate().unwrap().into();
     let short = PresentedSecret::new("guess");
@@ -109,8 +112,10 @@ async fn a_remembered_secret_costs_one_mac_as_current_and_two_as_previous() {
             entry(1, VersionState::Current, new.expose()).await,
             entry(2, VersionState::Grace, old.expose()).await,
         ],
+        revision: 0,
+        coverage: None,
     };
-    let cached = Cached::of(&verifier.memo, &client, snapshot, NOW);
+    let cached = Cached::of(&verifier.memo, &client, Some(snapshot), NOW);
     for (secret, slot, macs) in [(new, 0, 1), (old, 1, 2)] {
         let secret: PresentedSecret = secret.into();
         verifier

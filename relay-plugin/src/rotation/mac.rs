@@ -74,6 +74,7 @@ impl Generated {
             rotation_id: Some(rotation.rotation_id.clone()),
             origin: Origin::Generated,
             prefilter: Some(hex::encode(derive::prefilter(secret.expose()))),
+            prehash: None,
             ack_public_key: Some(b64url(ack_key.verifying_key().as_bytes())),
         };
         let header = NotifyHeader {

@@ -258,6 +258,7 @@ impl World {
             rotation_id: None,
             origin: Origin::Generated,
             prefilter: None,
+            prehash: None,
             ack_public_key: None,
         };
         let client = ClientDoc {
