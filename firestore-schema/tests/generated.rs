@@ -51,18 +51,18 @@ fn the_document_schemas_are_made_from_the_types() {
 }
 
 #[test]
-<<<<<<< HEAD
 fn the_worked_example_of_a_chain_is_made_by_the_code() {
     let example = keyturn_store::audit::vector::example().unwrap();
     let text = serde_json::to_string_pretty(&example).unwrap() + "\n";
     settle(crate_folder().join("vectors/audit-chain.json"), &text);
-=======
+}
+
+#[test]
 fn the_index_file_is_made_from_the_query_catalogue() {
     let queries = keyturn_store::queries::all();
     let file = keyturn_store::queries::indexes::file(queries).unwrap();
     let text = serde_json::to_string_pretty(&file).unwrap() + "\n";
     settle(crate_folder().join("firestore.indexes.json"), &text);
->>>>>>> db4b1e5 (List every query and collection, and make the index file from them; write the security rules)
 }
 
 /// No document that an auditor may read bears a hash of a secret (protocol.md §4).
