@@ -42,6 +42,11 @@ pub const ACKS: &str = "keyturn_acks_total";
 /// Fetches of the issuer's keys, by `result`: ok, failed.
 pub const JWKS_FETCHES: &str = "keyturn_jwks_fetches_total";
 
+/// Calls to the issuer of secret_ids, by `op` and `result`: ok, or the reason of the failure.
+pub const ISSUER_CALLS: &str = "keyturn_issuer_calls_total";
+/// Our own token at the issuer, by `result`: obtained, renewed, ending (no successor in sight), failed.
+pub const ISSUER_TOKEN: &str = "keyturn_issuer_token_total";
+
 // What is done.
 
 /// Rotations ended, by `outcome`.
@@ -88,10 +93,12 @@ pub const MAC_SECONDS: &str = "keyturn_mac_seconds";
 pub const DISTRIBUTE_SECONDS: &str = "keyturn_distribute_seconds";
 /// Until one published event could be read back.
 pub const PUBLISH_SECONDS: &str = "keyturn_publish_seconds";
+/// One exchange with the issuer of secret_ids, by `op`.
+pub const ISSUER_SECONDS: &str = "keyturn_issuer_seconds";
 /// From the reservation to the ack quorum.
 pub const QUORUM_SECONDS: &str = "keyturn_quorum_seconds";
 
-const COUNTERS: [(&str, &str); 25] = [
+const COUNTERS: [(&str, &str); 27] = [
     (INBOUND, "Events that concern Keyturn, by result"),
     (EVENTS_INVALID, "Events that nobody could open"),
     (
@@ -123,6 +130,11 @@ const COUNTERS: [(&str, &str); 25] = [
     ),
     (ACKS, "Acks, by result"),
     (JWKS_FETCHES, "Fetches of the issuer's keys, by result"),
+    (
+        ISSUER_CALLS,
+        "Calls to the issuer of secret_ids, by op and result",
+    ),
+    (ISSUER_TOKEN, "Our own token at the issuer, by result"),
     (ROTATIONS, "Rotations ended, by outcome"),
     (ACTIONS, "Rollbacks and revocations carried out, by outcome"),
     (RETIRED, "Versions retired at the end of their grace"),
@@ -155,7 +167,7 @@ const GAUGES: [(&str, &str); 3] = [
     ),
 ];
 
-const HISTOGRAMS: [(&str, &[f64], &str); 6] = [
+const HISTOGRAMS: [(&str, &[f64], &str); 7] = [
     (
         REQUEST_SECONDS,
         &LATENCY,
@@ -176,6 +188,11 @@ const HISTOGRAMS: [(&str, &[f64], &str); 6] = [
         PUBLISH_SECONDS,
         &LATENCY,
         "Until one published event could be read back",
+    ),
+    (
+        ISSUER_SECONDS,
+        &LATENCY,
+        "One exchange with the issuer of secret_ids, by op",
     ),
     (
         QUORUM_SECONDS,

@@ -55,7 +55,8 @@ enum Source {
 }
 
 impl SecretRef {
-    pub(super) fn file(key: &'static str, path: PathBuf) -> Self {
+    /// One in a file. `key` names it in errors.
+    pub fn file(key: &'static str, path: PathBuf) -> Self {
         Self {
             key,
             source: Source::File(path),

@@ -9,6 +9,7 @@
 mod credential;
 mod error;
 mod names;
+pub mod vault;
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use async_trait::async_trait;
 
 pub use credential::{Credential, CredentialText};
 pub use error::{IssuerError, Reason};
-pub use names::{Accessor, Cidr, NonceHash, RoleName};
+pub use names::{Accessor, Cidr, InvalidName, MountPath, NonceHash, RoleName};
 
 /// What to issue, and for whom.
 pub struct IssueRequest<'a> {

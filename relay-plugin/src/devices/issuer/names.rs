@@ -26,6 +26,10 @@ pub struct RoleName(String);
 #[serde(try_from = "String", into = "String")]
 pub struct Accessor(String);
 
+/// Where an auth method is mounted, such as `approle` or `teams/iot/approle`; also the form of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MountPath(String);
+
 /// SHA-256 of a nonce, hex.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -76,6 +80,22 @@ impl FromStr for Accessor {
         let allowed = |byte: u8| word(byte) || byte == b'-' || byte == b'.';
         if text.is_empty() || text.len() > MAX_LEN || !text.bytes().all(allowed) {
             return Err(invalid("an accessor"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl FromStr for MountPath {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let text = text.trim_matches('/');
+        let inside = |byte: u8| word(byte) || byte == b'-' || byte == b'.';
+        let segment = |part: &str| {
+            !part.is_empty() && part != "." && part != ".." && part.bytes().all(inside)
+        };
+        if text.len() > MAX_LEN || !text.split('/').all(segment) {
+            return Err(invalid("a path of letters, digits, _, -, . and /"));
         }
         Ok(Self(text.to_owned()))
     }
@@ -207,7 +227,7 @@ macro_rules! text_name {
     )+};
 }
 
-text_name!(RoleName, Accessor, NonceHash);
+text_name!(RoleName, Accessor, NonceHash, MountPath);
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -233,6 +253,19 @@ mod tests {
             &"a".repeat(129),
         ] {
             assert!(wrong.parse::<RoleName>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_mount_path_stays_below_auth() {
+        for (text, path) in [
+            ("approle", "approle"),
+            ("/teams/iot-1/approle/", "teams/iot-1/approle"),
+        ] {
+            assert_eq!(text.parse::<MountPath>().unwrap().as_str(), path);
+        }
+        for wrong in ["", "/", "a//b", "../sys", "a/../b", "a b", "a?b", "a%2fb"] {
+            assert!(wrong.parse::<MountPath>().is_err(), "{wrong}");
         }
     }
 

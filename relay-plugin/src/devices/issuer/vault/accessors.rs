@@ -1,0 +1,116 @@
+//! Destroying by accessor, and finding what was issued for a nonce.
+
+use std::collections::HashSet;
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use reqwest::Method;
+
+use super::client::Client;
+use super::transport::{Call, Failure, LIST};
+use super::wire::{self, AccessorBody, AccessorList, NONCE_KEY, SecretIdProperties};
+use crate::devices::issuer::{Accessor, Destroyed, Found, NonceHash, Reason, RoleName};
+
+/// Look-ups under way in one pass; they leave room for devices.
+const LOOKUPS: usize = 4;
+
+impl Client {
+    /// Servers differ in how they say that an accessor is gone (404, 403, or a plain 500 whose text names it), so after any refusal the accessor is looked up.
+    pub(super) async fn destroy(
+        &self,
+        role: &RoleName,
+        accessor: &Accessor,
+    ) -> Result<Destroyed, Failure> {
+        let body = wire::body(&AccessorBody {
+            secret_id_accessor: accessor.as_str(),
+        })?;
+        let call = Call::post(self.role_path(role, "secret-id-accessor/destroy"), body);
+        let refused = match self.call("destroy", &call).await {
+            Ok(answer) => match answer.failure() {
+                None => return Ok(Destroyed::Now),
+                Some(failure) => failure,
+            },
+            Err(failure) => failure,
+        };
+        let telling = matches!(
+            refused.why,
+            Reason::UnknownRole | Reason::Denied | Reason::Rejected | Reason::ServerError
+        );
+        if telling && self.properties(role, accessor).await?.is_none() {
+            return Ok(Destroyed::AlreadyGone);
+        }
+        Err(refused)
+    }
+
+    /// The role's secret_ids that were issued for one of `nonces`.
+    pub(super) async fn find(
+        &self,
+        role: &RoleName,
+        nonces: &[NonceHash],
+        known: &[Accessor],
+    ) -> Result<Vec<Found>, Failure> {
+        if nonces.is_empty() {
+            return Ok(Vec::new());
+        }
+        let wanted: HashSet<&str> = nonces.iter().map(NonceHash::as_str).collect();
+        let known: HashSet<&Accessor> = known.iter().collect();
+        let unknown = self.list(role).await?;
+        let unknown = unknown.into_iter().filter(|found| !known.contains(found));
+        let found: Vec<Option<Found>> = futures::stream::iter(unknown)
+            .map(|accessor| async {
+                let nonce = self.nonce_of(role, &accessor).await?;
+                let nonce = nonce.filter(|nonce| wanted.contains(nonce.as_str()));
+                Ok::<_, Failure>(nonce.map(|nonce| Found { nonce, accessor }))
+            })
+            .buffer_unordered(LOOKUPS)
+            .try_collect()
+            .await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    async fn list(&self, role: &RoleName) -> Result<Vec<Accessor>, Failure> {
+        let method = Method::from_bytes(b"LIST").map_err(|_| Failure::garbled())?;
+        let call = Call {
+            method,
+            limit: LIST,
+            ..Call::get(self.role_path(role, "secret-id"))
+        };
+        let answer = self.call("list", &call).await?;
+        // An empty list, as well as a role that is not there: neither has a secret_id.
+        if answer.status.as_u16() == 404 {
+            return Ok(Vec::new());
+        }
+        let AccessorList { keys } = wire::data(&answer.good()?)?;
+        keys.iter()
+            .map(|key| key.parse().map_err(|_| Failure::garbled()))
+            .collect()
+    }
+
+    async fn nonce_of(
+        &self,
+        role: &RoleName,
+        accessor: &Accessor,
+    ) -> Result<Option<NonceHash>, Failure> {
+        let properties = self.properties(role, accessor).await?;
+        let metadata = properties.and_then(|found| found.metadata);
+        // Somebody else's secret_id may have any metadata, or none.
+        Ok(metadata.and_then(|all| all.get(NONCE_KEY)?.parse().ok()))
+    }
+
+    /// `None` when it is gone.
+    async fn properties(
+        &self,
+        role: &RoleName,
+        accessor: &Accessor,
+    ) -> Result<Option<SecretIdProperties>, Failure> {
+        let body = wire::body(&AccessorBody {
+            secret_id_accessor: accessor.as_str(),
+        })?;
+        let call = Call::post(self.role_path(role, "secret-id-accessor/lookup"), body);
+        let answer = self.call("lookup", &call).await?;
+        match answer.status.as_u16() {
+            // No content: the accessor is there, its secret_id is not.
+            204 | 404 => Ok(None),
+            _ => wire::data(&answer.good()?).map(Some),
+        }
+    }
+}
