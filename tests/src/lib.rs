@@ -12,6 +12,7 @@ pub mod rogue;
 pub mod steady;
 pub mod tap;
 pub mod trail;
+pub mod vault;
 pub mod verdict;
 pub mod wire;
 pub mod world;

@@ -1,0 +1,210 @@
+//! Against a server that does what the documentation says: the behaviours that hold everywhere, and what only such a server can show.
+
+use std::time::Duration;
+
+use keyturn::devices::issuer::{IssueRequest, IssuerError, NonceHash, Reason, SecretIdIssuer as _};
+use keyturn_tests::vault::Api;
+use serde_json::json;
+
+use super::behaviour::{self, HOUR, failure, good, issuer, request, secret_id, stand_for_devices};
+
+#[tokio::test]
+async fn what_holds_everywhere_holds_here() {
+    let api = Api::start().await;
+    let operator = api.operator();
+    behaviour::the_whole_life(&stand_for_devices(&operator).await).await;
+    behaviour::lost_ones_are_found_by_nonce(&stand_for_devices(&operator).await).await;
+    behaviour::uses_and_networks_are_limited(&stand_for_devices(&operator).await).await;
+    behaviour::refusals_say_what_is_wrong(&stand_for_devices(&operator).await).await;
+    behaviour::the_device_unwraps_once(&stand_for_devices(&operator).await).await;
+    let stand = stand_for_devices(&operator).await;
+    stand.least_privileged_policy().await;
+    let role = json!({ "token_ttl": "20m", "token_policies": [format!("{}-issuer", stand.mount)] });
+    behaviour::it_logs_in_by_itself(&stand, role).await;
+}
+
+#[tokio::test]
+async fn the_policy_that_ships_is_enough() {
+    let api = Api::start().await;
+    let stand = stand_for_devices(&api.operator()).await;
+    let token = stand.least_privileged_token(json!({})).await;
+    let issuer = issuer(stand.settings_with(&token));
+    let nonce = NonceHash::of("least privilege");
+    good(issuer.health().await);
+    let issued = good(issuer.issue(request(&stand.role, &nonce)).await);
+    let found = good(issuer.find(&stand.role, &[nonce], &[]).await);
+    assert_eq!(found[0].accessor, issued.accessor);
+    good(issuer.destroy(&stand.role, &issued.accessor).await);
+    good(issuer.destroy(&stand.role, &issued.accessor).await);
+}
+
+/// Every line of the policy is needed: without it, its call is denied, and the token is not blamed.
+#[tokio::test]
+async fn the_policy_that_ships_has_nothing_to_spare() {
+    let api = Api::start().await;
+    let operator = api.operator();
+    for (without, mended) in [
+        (
+            "role-id\" {\n  capabilities = [\"read\"]",
+            "role-id\" {\n  capabilities = [\"deny\"]",
+        ),
+        ("[\"update\", \"list\"]", "[\"list\"]"),
+        ("[\"update\", \"list\"]", "[\"update\"]"),
+        ("secret-id-accessor/lookup", "secret-id-accessor/other"),
+        ("secret-id-accessor/destroy", "secret-id-accessor/other"),
+    ] {
+        let stand = stand_for_devices(&operator).await;
+        let token = stand.least_privileged_token(json!({})).await;
+        let path = format!("sys/policies/acl/{}-issuer", stand.mount);
+        let whole = keyturn_tests::vault::hcl(&stand.mount);
+        let cut = whole.replace(without, mended);
+        assert_ne!(whole, cut, "{without}");
+        operator.say("PUT", &path, json!({ "policy": cut })).await;
+        let issuer = issuer(stand.settings_with(&token));
+        let nonce = NonceHash::of("cut");
+        let denied = IssuerError::Permanent {
+            why: Reason::Denied,
+        };
+        let (role, nonces) = (&stand.role, std::slice::from_ref(&nonce));
+        let worked = async {
+            let issued = issuer.issue(request(role, &nonce)).await?;
+            issuer.find(role, nonces, &[]).await?;
+            issuer.destroy(role, &issued.accessor).await?;
+            Ok::<_, IssuerError>(())
+        };
+        assert_eq!(worked.await, Err(denied), "{mended}");
+    }
+}
+
+#[tokio::test]
+async fn a_namespace_goes_with_every_call_but_the_health_check() {
+    let api = Api::start().await;
+    let operator = api.operator().in_namespace("plant/north");
+    let stand = stand_for_devices(&operator).await;
+    api.forget_seen();
+    let issuer = issuer(stand.settings());
+    good(issuer.health().await);
+    let nonce = NonceHash::of("namespace");
+    let issued = good(issuer.issue(request(&stand.role, &nonce)).await);
+    good(issuer.destroy(&stand.role, &issued.accessor).await);
+    for seen in api.seen() {
+        let expected = if seen.path == "sys/health" {
+            ""
+        } else {
+            "plant/north"
+        };
+        assert_eq!(seen.namespace, expected, "{}", seen.path);
+    }
+    let mut elsewhere = stand.settings();
+    elsewhere.namespace = Some("plant/south".parse().unwrap());
+    let error = failure(
+        behaviour::issuer(elsewhere)
+            .issue(request(&stand.role, &nonce))
+            .await,
+    );
+    assert_eq!(
+        error,
+        IssuerError::Permanent {
+            why: Reason::UnknownRole
+        }
+    );
+}
+
+/// A server before 1.9 does not name what it wrapped: then the nonce in the metadata does.
+#[tokio::test]
+async fn the_accessor_of_a_wrapped_secret_id_is_found_where_it_is_not_told() {
+    let api = Api::start().await;
+    api.hide_wrapped_accessors();
+    let stand = stand_for_devices(&api.operator()).await;
+    behaviour::the_device_unwraps_once(&stand).await;
+}
+
+#[tokio::test]
+async fn a_role_with_narrower_limits_decides() {
+    let api = Api::start().await;
+    let operator = api.operator();
+    let stand = operator
+        .stand(json!({ "secret_id_ttl": "30m", "secret_id_num_uses": 3 }))
+        .await;
+    let issuer = issuer(stand.settings());
+    let nonce = NonceHash::of("narrow");
+    // Vault refuses what exceeds the role, and lengthens nothing by itself.
+    let error = failure(issuer.issue(request(&stand.role, &nonce)).await);
+    assert_eq!(
+        error,
+        IssuerError::Permanent {
+            why: Reason::Rejected
+        }
+    );
+    let fitting = IssueRequest {
+        ttl: HOUR / 2,
+        ..request(&stand.role, &nonce)
+    };
+    let issued = good(issuer.issue(fitting).await);
+    let known = stand.look_up(issued.accessor.as_str()).await.unwrap();
+    assert_eq!(known["secret_id_num_uses"], 3);
+}
+
+#[tokio::test]
+async fn a_secret_id_ends_by_itself() {
+    let api = Api::start().await;
+    let stand = stand_for_devices(&api.operator()).await;
+    let issuer = issuer(stand.settings());
+    let nonce = NonceHash::of("short");
+    let short = IssueRequest {
+        ttl: Duration::from_secs(1),
+        ..request(&stand.role, &nonce)
+    };
+    let issued = good(issuer.issue(short).await);
+    assert!(
+        stand
+            .log_in(&issued.role_id, secret_id(&issued))
+            .await
+            .is_some()
+    );
+    keyturn_tests::eventually("it has ended", async || {
+        let token = stand.log_in(&issued.role_id, secret_id(&issued)).await;
+        token.is_none().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_standby_leads_to_the_active_node() {
+    let active = Api::start().await;
+    let stand = stand_for_devices(&active.operator()).await;
+    let standby = Api::start().await;
+    standby.standby_of(&active.address());
+    let mut settings = stand.settings();
+    settings.address =
+        keyturn::devices::issuer::vault::VaultAddress::parse(&standby.address()).unwrap();
+    let issuer = issuer(settings);
+    good(issuer.health().await);
+    let nonce = NonceHash::of("standby");
+    let issued = good(issuer.issue(request(&stand.role, &nonce)).await);
+    assert!(
+        stand
+            .log_in(&issued.role_id, secret_id(&issued))
+            .await
+            .is_some()
+    );
+    // A standby that leads in a circle, or away from the path, is not followed for ever.
+    for nowhere in [
+        standby.address(),
+        format!("{}/elsewhere", active.address()),
+        "ftp://127.0.0.1".to_owned(),
+    ] {
+        standby.standby_of(&nowhere);
+        let error = failure(issuer.issue(request(&stand.role, &nonce)).await);
+        assert!(
+            matches!(
+                error,
+                IssuerError::Retryable {
+                    why: Reason::Standby,
+                    ..
+                }
+            ),
+            "{nowhere}: {error:?}"
+        );
+    }
+}

@@ -1,0 +1,81 @@
+//! Many calls at once: never more under way than configured, served in order, and told so when they wait too long.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyturn::devices::issuer::{NonceHash, Reason, SecretIdIssuer as _};
+use keyturn_tests::vault::{Api, Fault};
+
+use super::behaviour::{failure, good, issuer, request, stand_for_devices};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_calls_are_under_way_than_configured() {
+    let api = Api::start().await;
+    let stand = stand_for_devices(&api.operator()).await;
+    api.fault(Fault::slow("secret-id", Duration::from_millis(5)).times(usize::MAX));
+    let mut settings = stand.settings();
+    settings.max_in_flight = 3;
+    settings.max_wait = Duration::from_secs(60);
+    let issuer = Arc::new(issuer(settings));
+    let calls: Vec<_> = (0..100)
+        .map(|number| {
+            let (issuer, role) = (Arc::clone(&issuer), stand.role.clone());
+            tokio::spawn(async move {
+                let nonce = NonceHash::of(&number.to_string());
+                good(issuer.issue(request(&role, &nonce)).await).accessor
+            })
+        })
+        .collect();
+    let mut accessors = std::collections::HashSet::new();
+    for call in calls {
+        assert!(accessors.insert(call.await.unwrap()));
+    }
+    assert_eq!(api.most_at_once(), 3);
+    assert_eq!(stand.accessors().await.len(), 100);
+    // One look at the role for all of them.
+    let looks = api
+        .seen()
+        .iter()
+        .filter(|it| it.path.ends_with("/role-id"))
+        .count();
+    assert_eq!(looks, 1);
+}
+
+#[tokio::test]
+async fn whoever_waits_too_long_is_told_to_come_back() {
+    let api = Api::start().await;
+    let stand = stand_for_devices(&api.operator()).await;
+    let mut settings = stand.settings();
+    settings.max_in_flight = 1;
+    settings.max_wait = Duration::from_millis(200);
+    let issuer = issuer(settings);
+    let nonce = NonceHash::of("busy");
+    good(issuer.issue(request(&stand.role, &nonce)).await);
+    api.fault(Fault::slow("secret-id", Duration::from_secs(2)));
+    let (slow, late) = tokio::join!(
+        issuer.issue(request(&stand.role, &nonce)),
+        issuer.issue(request(&stand.role, &nonce)),
+    );
+    good(slow);
+    let error = failure(late);
+    assert_eq!((error.reason(), error.in_doubt()), (Reason::Busy, false));
+}
+
+/// A caller that goes away gives its place back, also the one that tries a closed circuit again.
+#[tokio::test]
+async fn a_call_that_is_given_up_gives_its_place_back() {
+    let api = Api::start().await;
+    let stand = stand_for_devices(&api.operator()).await;
+    let mut settings = stand.settings();
+    settings.max_in_flight = 1;
+    let issuer = issuer(settings);
+    let nonce = NonceHash::of("given up");
+    good(issuer.issue(request(&stand.role, &nonce)).await);
+    for _ in 0..5 {
+        api.fault(Fault::hang("secret-id"));
+        let call = issuer.issue(request(&stand.role, &nonce));
+        let gone = tokio::time::timeout(Duration::from_millis(100), call).await;
+        assert!(gone.is_err());
+    }
+    good(issuer.issue(request(&stand.role, &nonce)).await);
+}

@@ -1,0 +1,168 @@
+//! Our own token: renewed in time, replaced when renewing ends, when it is revoked, and when its file changes.
+
+use std::time::Duration;
+
+use keyturn::devices::issuer::vault::VaultAuth;
+use keyturn::devices::issuer::{IssuerError, NonceHash, Reason, SecretIdIssuer as _};
+use keyturn_tests::eventually;
+use keyturn_tests::vault::{Api, Fault, Stand};
+use serde_json::json;
+
+use super::behaviour::{failure, good, issuer, request, stand_for_devices};
+
+async fn world() -> (Api, Stand) {
+    let api = Api::start().await;
+    let stand = stand_for_devices(&api.operator()).await;
+    stand.least_privileged_policy().await;
+    (api, stand)
+}
+
+fn count(api: &Api, path: &str) -> usize {
+    api.seen()
+        .iter()
+        .filter(|it| it.path.ends_with(path))
+        .count()
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_before_it_ends() {
+    let (api, stand) = world().await;
+    let token = stand.least_privileged_token(json!({ "ttl": "3s" })).await;
+    let issuer = issuer(stand.settings_with(&token));
+    let nonce = NonceHash::of("renewed");
+    // Three renewals reach beyond the token's first end.
+    eventually("three renewals", async || {
+        (count(&api, "renew-self") >= 3).then_some(())
+    })
+    .await;
+    good(issuer.issue(request(&stand.role, &nonce)).await);
+}
+
+#[tokio::test]
+async fn a_login_is_repeated_when_renewing_ends() {
+    let (api, stand) = world().await;
+    let policy = format!("{}-issuer", stand.mount);
+    let role = json!({ "token_ttl": "3s", "token_max_ttl": "4s", "token_policies": [policy] });
+    let auth = stand.own_login(role).await;
+    let issuer = issuer(stand.settings_as(auth));
+    eventually("a second login", async || {
+        (count(&api, "/login") >= 2).then_some(())
+    })
+    .await;
+    let nonce = NonceHash::of("login again");
+    good(issuer.issue(request(&stand.role, &nonce)).await);
+    assert!(count(&api, "renew-self") >= 1);
+}
+
+#[tokio::test]
+async fn a_revoked_token_is_replaced_under_a_call() {
+    let (api, stand) = world().await;
+    let policy = format!("{}-issuer", stand.mount);
+    let auth = stand
+        .own_login(json!({ "token_ttl": "1h", "token_policies": [policy] }))
+        .await;
+    let issuer = issuer(stand.settings_as(auth));
+    let nonce = NonceHash::of("revoked");
+    good(issuer.issue(request(&stand.role, &nonce)).await);
+    revoke_all(&api, &stand).await;
+    // The caller notices nothing.
+    good(issuer.issue(request(&stand.role, &nonce)).await);
+    assert_eq!(count(&api, "/login"), 2);
+    assert_eq!(stand.accessors().await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_storm_of_refused_calls_logs_in_once() {
+    let (api, stand) = world().await;
+    let policy = format!("{}-issuer", stand.mount);
+    let auth = stand
+        .own_login(json!({ "token_ttl": "1h", "token_policies": [policy] }))
+        .await;
+    let issuer = issuer(stand.settings_as(auth));
+    let nonce = NonceHash::of("storm");
+    good(issuer.issue(request(&stand.role, &nonce)).await);
+    revoke_all(&api, &stand).await;
+    let calls = (0..50).map(|_| issuer.issue(request(&stand.role, &nonce)));
+    for result in futures::future::join_all(calls).await {
+        good(result);
+    }
+    assert_eq!(count(&api, "/login"), 2);
+}
+
+/// Vault's agent writes a new token into the file; nobody restarts the service.
+#[tokio::test]
+async fn a_new_token_in_the_file_is_taken_up() {
+    let (api, stand) = world().await;
+    let first = stand.least_privileged_token(json!({})).await;
+    let second = stand.least_privileged_token(json!({})).await;
+    let auth = VaultAuth::Token(stand.secret("token", &first));
+    let issuer = issuer(stand.settings_as(auth));
+    let nonce = NonceHash::of("file");
+    good(issuer.issue(request(&stand.role, &nonce)).await);
+    stand
+        .operator
+        .say("POST", "auth/token/revoke", json!({ "token": first }))
+        .await;
+    let error = failure(issuer.issue(request(&stand.role, &nonce)).await);
+    assert_eq!(
+        error,
+        IssuerError::Permanent {
+            why: Reason::Unauthenticated
+        }
+    );
+    // A file with a line break at its end, as people write them.
+    stand.secret("token", &format!("{second}\n"));
+    eventually("the new token is used", async || {
+        issuer.issue(request(&stand.role, &nonce)).await.ok()
+    })
+    .await;
+    drop(api);
+}
+
+#[tokio::test]
+async fn a_missing_file_is_our_own_fault() {
+    let (_api, stand) = world().await;
+    let secret = stand.secret("token", "x");
+    std::fs::remove_file(secret.path().unwrap()).unwrap();
+    let issuer = issuer(stand.settings_as(VaultAuth::Token(secret)));
+    assert_eq!(
+        failure(issuer.health().await).reason(),
+        Reason::Unauthenticated
+    );
+}
+
+/// Without a token nothing can have been made: whatever happens to the login is no doubt about the issue.
+#[tokio::test]
+async fn a_login_that_fails_leaves_nothing_in_doubt() {
+    let (api, stand) = world().await;
+    let policy = format!("{}-issuer", stand.mount);
+    let auth = stand.own_login(json!({ "token_policies": [policy] })).await;
+    for fault in [
+        Fault::status("/login", 500, ""),
+        Fault::hang("/login"),
+        Fault::garbage("/login", "{}"),
+    ] {
+        let shown = format!("{fault:?}");
+        api.fault(fault.times(100));
+        let mut settings = stand.settings_as(auth.clone());
+        settings.timeout = Duration::from_secs(1);
+        let issuer = issuer(settings);
+        let nonce = NonceHash::of("login fails");
+        let error = failure(issuer.issue(request(&stand.role, &nonce)).await);
+        assert!(!error.in_doubt(), "{shown}: {error:?}");
+        api.behave();
+    }
+    assert!(stand.accessors().await.is_empty());
+}
+
+/// Revokes every token but the operator's.
+async fn revoke_all(api: &Api, stand: &Stand) {
+    for token in api.tokens() {
+        if !token.contains("root") {
+            stand
+                .operator
+                .say("POST", "auth/token/revoke", json!({ "token": token }))
+                .await;
+        }
+    }
+}
