@@ -14,7 +14,8 @@ async fn what_holds_everywhere_holds_here() {
     let operator = api.operator();
     behaviour::the_whole_life(&stand_for_devices(&operator).await).await;
     behaviour::lost_ones_are_found_by_nonce(&stand_for_devices(&operator).await).await;
-    behaviour::uses_and_networks_are_limited(&stand_for_devices(&operator).await).await;
+    behaviour::uses_are_limited(&stand_for_devices(&operator).await).await;
+    behaviour::networks_are_passed_on(&stand_for_devices(&operator).await, true).await;
     behaviour::refusals_say_what_is_wrong(&stand_for_devices(&operator).await).await;
     behaviour::the_device_unwraps_once(&stand_for_devices(&operator).await).await;
     let stand = stand_for_devices(&operator).await;

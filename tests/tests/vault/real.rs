@@ -61,7 +61,8 @@ async fn lost_secret_ids_are_found_by_their_nonce() {
 async fn uses_and_networks_are_limited() {
     let real = Real::here().await;
     let stand = real.stand().await;
-    behaviour::uses_and_networks_are_limited(&stand).await;
+    behaviour::uses_are_limited(&stand).await;
+    behaviour::networks_are_passed_on(&stand, !real.is_rvault()).await;
     stand.clear().await;
 }
 
