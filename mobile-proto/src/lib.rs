@@ -5,7 +5,7 @@
 //! feature `wasm_js` takes the browser's; a program with another host provides its own `getrandom` backend.
 //!
 //! Read in the order the data walks: [`ids`] → [`secret`] → [`canonical`] → [`mod@derive`] → [`action`] → [`nonce`] → [`proof`] →
-//! [`request`] → [`notify`] → [`ack`] → [`error`] → [`kinds`] → [`inner`]. `schema/` and `vectors/` beside `src/` say the same to other
+//! [`request`] → [`notify`] → [`ack`] → [`error`] → [`kinds`] → [`inner`]; the devices' flow over MQTT is [`device`]. `schema/` and `vectors/` beside `src/` say the same to other
 //! languages; both are generated from this crate by `cargo run -p keyturn-proto --example regenerate`.
 
 #![forbid(unsafe_code)]
@@ -14,6 +14,7 @@ pub mod ack;
 pub mod action;
 pub mod canonical;
 pub mod derive;
+pub mod device;
 pub mod encoding;
 pub mod error;
 pub mod ids;

@@ -22,5 +22,17 @@ pub fn all() -> Vec<(&'static str, Schema)> {
             schema_for!(crate::proof::ProofRequest),
         ),
         ("proof-claims.json", schema_for!(crate::proof::ProofClaims)),
+        (
+            "device-request.json",
+            schema_for!(crate::device::AuthRequest),
+        ),
+        ("device-result.json", schema_for!(crate::device::AuthResult)),
+        (
+            "device-command.json",
+            crate::device::command::command_schema(),
+        ),
+        ("device-sealed.json", schema_for!(crate::device::Sealed)),
+        ("device-retry.json", schema_for!(crate::device::Retry)),
+        ("device-ping.json", schema_for!(crate::device::Ping)),
     ]
 }

@@ -5,6 +5,9 @@
 
 use std::path::PathBuf;
 
+#[path = "device.rs"]
+mod device;
+
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use keyturn_proto::ack::AckStatement;
 use keyturn_proto::canonical::{mac_input, request_binding, request_digest};
@@ -47,6 +50,10 @@ pub fn all() -> Vec<(PathBuf, String)> {
         ("base64url.json", base64url()),
         ("ids.json", ids()),
         ("messages.json", messages()),
+        ("device-messages.json", device::messages()),
+        ("device-proof.json", device::proofs()),
+        ("device-identity.json", device::signatures()),
+        ("device-sealed.json", device::sealed()),
     ]
     .into_iter()
     .map(|(name, value)| ("vectors", name, value));
