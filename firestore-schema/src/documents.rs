@@ -6,6 +6,7 @@ mod audit;
 
 pub use audit::{AuditChainDoc, AuditEntry};
 
+use keyturn_proto::device::DeviceId;
 use keyturn_proto::notify::Outcome;
 use keyturn_proto::{Action, ClientId, MlsGroupId, Npub, RotationId, UnixMs, VersionId};
 use schemars::JsonSchema;
@@ -375,6 +376,11 @@ pub enum Actor {
         /// Who.
         npub: Npub,
     },
+    /// A device, by its topic; proven only where its identity key is registered.
+    Device {
+        /// Which.
+        device_id: DeviceId,
+    },
     /// The operator at the command line.
     Operator,
     /// The relay by itself: timers, recovery, alarms.
@@ -404,6 +410,19 @@ pub struct AuditRecord {
     pub group: Option<String>,
     /// The Nostr event that caused it, hex.
     pub nostr_event: Option<String>,
+    /// Which device, if it is about one.
+    pub device: Option<AuditDevice>,
+}
+
+/// What the trail says of a device: never the `secret_id`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AuditDevice {
+    /// Which.
+    pub device_id: DeviceId,
+    /// The nonce of the request.
+    pub nonce: Option<String>,
+    /// Names the `secret_id` without revealing it.
+    pub accessor: Option<String>,
 }
 
 /// How far an action has come, in [`ActionDoc`].

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use keyturn_proto::device::DeviceId;
 use keyturn_proto::{ClientId, Npub};
 use sha2::{Digest as _, Sha256};
 
@@ -18,7 +19,7 @@ const ID_DIGITS: usize = 32;
 #[error("an instance name has 1 to 128 characters out of a-z, A-Z, 0-9, '-', '_' and '.'")]
 pub struct InvalidInstance;
 
-/// Who opened the store: records that name no client go to its chain. Two processes may share a name; they then share that chain.
+/// Who opened the store: records that name no client and no device go to its chain. Two processes may share a name; they then share that chain.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instance(String);
 
@@ -60,7 +61,9 @@ impl fmt::Display for Instance {
 pub enum Chain {
     /// What names this client.
     Client(ClientId),
-    /// What names no client, written by this instance.
+    /// What names this device, and no client.
+    Device(DeviceId),
+    /// What names neither, written by this instance.
     Instance(Instance),
 }
 
@@ -76,7 +79,7 @@ impl Chain {
     pub fn client(&self) -> Option<&ClientId> {
         match self {
             Self::Client(id) => Some(id),
-            Self::Instance(_) => None,
+            Self::Device(_) | Self::Instance(_) => None,
         }
     }
 }
@@ -86,6 +89,7 @@ impl fmt::Display for Chain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Client(id) => write!(f, "client:{id}"),
+            Self::Device(id) => write!(f, "device:{id}"),
             Self::Instance(name) => write!(f, "instance:{name}"),
         }
     }
@@ -94,9 +98,10 @@ impl fmt::Display for Chain {
 /// The chain that a record goes to.
 #[must_use]
 pub fn chain_of(record: &AuditRecord, instance: &Instance) -> Chain {
-    match &record.client_id {
-        Some(id) => Chain::Client(id.clone()),
-        None => Chain::Instance(instance.clone()),
+    match (&record.client_id, &record.device) {
+        (Some(id), _) => Chain::Client(id.clone()),
+        (None, Some(device)) => Chain::Device(device.device_id.clone()),
+        (None, None) => Chain::Instance(instance.clone()),
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! 1. the text `keyturn/audit/1`;
 //! 2. for each of `chain`, `seq`, `previous`, `at`, `actor.by`, `actor.npub`, `event`, `reason`, `client_id`, `rotation_id`, `version_id`, `group`,
-//!    `nostr_event` in that order, if it is not null: its name, then its value.
+//!    `nostr_event`, `actor.device_id`, `device.device_id`, `device.nonce`, `device.accessor` in that order, if it is not null: its name, then its value.
 //!
 //! Numbers are in decimal, `at` in unix milliseconds; everything else is the text of the document. A field that is null is left out together with its name, so that
 //! absent and empty differ, and so that a field added later leaves the hashes of older entries as they are. `id` and `hash` are not covered: the one follows from
@@ -14,7 +14,7 @@
 use keyturn_proto::canonical::length_prefixed;
 use sha2::{Digest as _, Sha256};
 
-use crate::documents::{Actor, AuditRecord};
+use crate::documents::{Actor, AuditDevice, AuditRecord};
 
 /// The first field: the format and its version.
 pub const DOMAIN: &str = "keyturn/audit/1";
@@ -33,16 +33,30 @@ pub fn encoded(chain: &str, seq: u64, previous: &str, record: &AuditRecord) -> V
         version_id,
         group,
         nostr_event,
+        device,
     } = record;
-    let (by, npub) = match actor {
-        Actor::Admin { npub } => ("admin", Some(npub.to_string())),
-        Actor::Operator => ("operator", None),
-        Actor::Relay => ("relay", None),
-        Actor::Unknown => ("unknown", None),
+    let (by, npub, by_device) = match actor {
+        Actor::Admin { npub } => ("admin", Some(npub.to_string()), None),
+        Actor::Device { device_id } => ("device", None, Some(device_id.as_str())),
+        Actor::Operator => ("operator", None, None),
+        Actor::Relay => ("relay", None, None),
+        Actor::Unknown => ("unknown", None, None),
+    };
+    let (device, nonce, accessor) = match device {
+        Some(AuditDevice {
+            device_id,
+            nonce,
+            accessor,
+        }) => (
+            Some(device_id.as_str()),
+            nonce.as_deref(),
+            accessor.as_deref(),
+        ),
+        None => (None, None, None),
     };
     let (seq, at) = (seq.to_string(), at.0.to_string());
     let version = version_id.map(|id| id.to_string());
-    let fields: [(&str, Option<&str>); 13] = [
+    let fields: [(&str, Option<&str>); 17] = [
         ("chain", Some(chain)),
         ("seq", Some(&seq)),
         ("previous", Some(previous)),
@@ -56,6 +70,10 @@ pub fn encoded(chain: &str, seq: u64, previous: &str, record: &AuditRecord) -> V
         ("version_id", version.as_deref()),
         ("group", group.as_deref()),
         ("nostr_event", nostr_event.as_deref()),
+        ("actor.device_id", by_device),
+        ("device.device_id", device),
+        ("device.nonce", nonce),
+        ("device.accessor", accessor),
     ];
     let mut parts: Vec<&[u8]> = vec![DOMAIN.as_bytes()];
     for (name, value) in fields {

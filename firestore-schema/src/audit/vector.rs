@@ -28,6 +28,7 @@ pub fn example() -> Result<Value, String> {
         version_id: Some(version),
         group: Some("ops".to_owned()),
         nostr_event: Some("5b".repeat(32)),
+        device: None,
     };
     let sparse = AuditRecord {
         at: UnixMs(1_739_880_600_001),
@@ -39,6 +40,7 @@ pub fn example() -> Result<Value, String> {
         version_id: None,
         group: None,
         nostr_event: None,
+        device: None,
     };
     let nobody = AuditRecord {
         actor: Actor::Operator,
@@ -59,7 +61,7 @@ pub fn example() -> Result<Value, String> {
         })
         .collect();
     Ok(json!({
-        "about": "hash = hex(SHA-256(encoded)); encoded = length-prefixed(\"keyturn/audit/1\", then name and value of each field that is not null, in the order chain, seq, previous, at, actor.by, actor.npub, event, reason, client_id, rotation_id, version_id, group, nostr_event); length-prefixed = for each part its 32-bit big-endian byte length, then its UTF-8 bytes; numbers in decimal",
+        "about": "hash = hex(SHA-256(encoded)); encoded = length-prefixed(\"keyturn/audit/1\", then name and value of each field that is not null, in the order chain, seq, previous, at, actor.by, actor.npub, event, reason, client_id, rotation_id, version_id, group, nostr_event, actor.device_id, device.device_id, device.nonce, device.accessor); length-prefixed = for each part its 32-bit big-endian byte length, then its UTF-8 bytes; numbers in decimal",
         "previous_of_the_first": GENESIS,
         "instance_chain": Chain::Instance(instance).to_string(),
         "entries": entries,

@@ -81,6 +81,7 @@ pub fn audit(event: &str, now: UnixMs) -> AuditRecord {
         version_id: None,
         group: None,
         nostr_event: None,
+        device: None,
     }
 }
 

@@ -207,6 +207,7 @@ mod tests {
                 version_id: None,
                 group: None,
                 nostr_event: None,
+                device: None,
             };
             admin = prove_key(admin, &[], key(number), audit).unwrap().answer;
         }

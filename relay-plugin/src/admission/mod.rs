@@ -266,5 +266,6 @@ fn record(
         version_id: None,
         group: Some(opened.group.alias.clone()),
         nostr_event: Some(opened.event_id.clone()),
+        device: None,
     }
 }

@@ -123,6 +123,7 @@ impl Trail {
             version_id: None,
             group: None,
             nostr_event: None,
+            device: None,
         })
     }
 }
@@ -151,6 +152,7 @@ mod tests {
             version_id: None,
             group: None,
             nostr_event: None,
+            device: None,
         }
     }
 

@@ -94,6 +94,7 @@ fn audit(event: &str, reason: &str, now: UnixMs) -> AuditRecord {
         version_id: None,
         group: None,
         nostr_event: None,
+        device: None,
     }
 }
 

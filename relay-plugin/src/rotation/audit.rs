@@ -23,6 +23,7 @@ impl Entry {
             version_id: None,
             group: None,
             nostr_event: None,
+            device: None,
         })
     }
 

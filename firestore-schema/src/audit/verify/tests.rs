@@ -20,6 +20,7 @@ fn chain(n: u64) -> (Vec<Stored<AuditEntry>>, AuditChainDoc) {
             version_id: None,
             group: None,
             nostr_event: None,
+            device: None,
         })
         .collect();
     let mut sealed = seal(Vec::new(), records, None, &Instance::operator()).unwrap();

@@ -333,6 +333,7 @@ pub(super) fn audit() -> AuditRecord {
         version_id: None,
         group: None,
         nostr_event: None,
+        device: None,
     }
 }
 
