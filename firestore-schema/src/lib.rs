@@ -2,7 +2,8 @@
 //!
 //! Read in this order: [`documents`] (what lies in the store) → [`lifecycle`] (the only changes allowed, pure) → [`audit`] (how records are chained,
 //! pure) → [`store`] (the port: one method per transaction) → [`sqlite`] (the embedded backend) → [`mac`] (the keyed hash) → [`verifier`] (the hot
-//! path). [`collections`] and [`queries`] say who may read what in Firestore, and what is asked of it. [`schema`] describes the documents for other
+//! path). [`devices`] is the same for devices that get a `secret_id` over MQTT. [`collections`] and [`queries`] say who may read what in Firestore, and
+//! what is asked of it. [`schema`] describes the documents for other
 //! languages; `contract` (a feature) is the suite that every backend must pass, `emulator` (a feature) the Firestore emulator that tests run on.
 
 #![forbid(unsafe_code)]
@@ -11,6 +12,7 @@ pub mod audit;
 pub mod collections;
 #[cfg(feature = "contract")]
 pub mod contract;
+pub mod devices;
 pub mod documents;
 #[cfg(feature = "emulator")]
 pub mod emulator;

@@ -19,5 +19,6 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("lease.json", schema_for!(documents::LeaseDoc)),
         ("audit.json", schema_for!(documents::AuditEntry)),
         ("audit-chain.json", schema_for!(documents::AuditChainDoc)),
+        ("device.json", schema_for!(crate::devices::DeviceDoc)),
     ]
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use keyturn_store::contract;
 use keyturn_store::contract::fixture::{NOW, REQUESTER, audit, npub, operation, reserve};
+use keyturn_store::devices;
 use keyturn_store::sqlite::SqliteStore;
 use keyturn_store::store::{AuditTrail as _, Registry as _, Reserved, SecretStore as _, Store};
 
@@ -18,6 +19,18 @@ async fn sqlite_keeps_the_contract() {
         let n = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let path: PathBuf = dir.path().join(format!("{n}.db"));
         Arc::new(SqliteStore::open(&path).unwrap()) as Arc<dyn Store>
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_keeps_the_contract_of_devices() {
+    let dir = tempfile::tempdir().unwrap();
+    let count = std::sync::atomic::AtomicU32::new(0);
+    devices::contract::run(|| async {
+        let n = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = dir.path().join(format!("{n}.db"));
+        Arc::new(SqliteStore::open(&path).unwrap()) as Arc<dyn devices::contract::Backend>
     })
     .await;
 }

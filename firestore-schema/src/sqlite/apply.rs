@@ -21,7 +21,7 @@ pub(super) fn run(tx: &Transaction<'_>, sql: &str, params: impl Params) -> Resul
         .map_err(error::sql)
 }
 
-fn json<T: Serialize>(what: &'static str, doc: &T) -> Result<String> {
+pub(super) fn json<T: Serialize>(what: &'static str, doc: &T) -> Result<String> {
     serde_json::to_string(doc).map_err(|_| StoreError::Damaged { what })
 }
 

@@ -11,6 +11,7 @@
 
 mod apply;
 mod audit;
+mod devices;
 mod error;
 mod flow;
 mod inspect;

@@ -14,6 +14,7 @@ const STEPS: &[Step] = &[
     Step::Sql(STEP_2),
     Step::Code(migrate::chain_the_trail),
     Step::Sql(STEP_4),
+    Step::Sql(DEVICES),
 ];
 
 enum Step {
@@ -141,6 +142,18 @@ CREATE TRIGGER audit_is_append_only_delete BEFORE DELETE ON audit
     BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
 CREATE TRIGGER audit_chains_never_end BEFORE DELETE ON audit_chains
     BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
+";
+
+/// Devices that get their `secret_id` over MQTT.
+const DEVICES: &str = "
+CREATE TABLE devices (
+    device_id TEXT NOT NULL PRIMARY KEY,
+    owner TEXT,
+    due_at INTEGER,
+    doc TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX devices_due ON devices (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX devices_owner ON devices (owner) WHERE owner IS NOT NULL;
 ";
 
 /// Why a file's schema cannot be used.

@@ -14,9 +14,21 @@ use crate::audit::Instance;
 use crate::metrics::STORE_SECONDS;
 use crate::store::{Result, StoreError};
 
-type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+/// Work for the thread.
+enum Job {
+    /// Has the connection to itself.
+    Alone(Box<dyn FnOnce(&mut Connection) + Send>),
+    /// Shares its transaction with others that wait at the same moment.
+    Grouped(Grouped),
+}
+
+/// Runs inside the shared transaction (or is told why there is none) and says how to reply once the commit's fate is known.
+type Grouped = Box<dyn FnOnce(Result<&Transaction<'_>>) -> Reply + Send>;
+type Reply = Box<dyn FnOnce(Result<()>) + Send>;
 
 const QUEUE: usize = 1024;
+/// Most changes that share a commit.
+const GROUP: usize = 256;
 
 /// A transaction that writes, and who writes: audit records that name no client go to that instance's chain.
 pub(super) struct Tx<'a> {
@@ -48,8 +60,12 @@ impl Worker {
         std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
-                while let Some(job) = queue.blocking_recv() {
-                    job(&mut db);
+                let mut next = None;
+                while let Some(job) = next.take().or_else(|| queue.blocking_recv()) {
+                    match job {
+                        Job::Alone(work) => work(&mut db),
+                        Job::Grouped(first) => next = group(&mut db, first, &mut queue),
+                    }
                 }
             })?;
         Ok(Self { jobs, instance })
@@ -77,6 +93,26 @@ impl Worker {
         .await
     }
 
+    /// As [`Worker::write`], but shares the commit with whatever else waits: for changes that come in thousands and do not depend on each other. If the
+    /// commit fails, all of them have failed; a `work` that fails undoes only itself.
+    pub(super) async fn write_grouped<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction<'_>, &Instance) -> Result<T> + Send + 'static,
+    {
+        let instance = self.instance.clone();
+        self.send("write_grouped", move |reply| {
+            Job::Grouped(Box::new(move |tx| {
+                let answer = tx.and_then(|tx| in_savepoint(tx, |tx| work(tx, &instance)));
+                Box::new(move |committed| {
+                    // The caller may have gone; the work is done all the same.
+                    drop(reply.send(committed.and(answer)));
+                })
+            }))
+        })
+        .await
+    }
+
     /// Runs `work` on one consistent view of the database.
     pub(super) async fn read<T, F>(&self, work: F) -> Result<T>
     where
@@ -95,20 +131,83 @@ impl Worker {
         T: Send + 'static,
         F: FnOnce(&mut Connection) -> Result<T> + Send + 'static,
     {
+        self.send(op, move |reply| {
+            Job::Alone(Box::new(move |db| {
+                // The caller may have gone; the work is done all the same.
+                drop(reply.send(work(db)));
+            }))
+        })
+        .await
+    }
+
+    async fn send<T: Send + 'static>(
+        &self,
+        op: &'static str,
+        job: impl FnOnce(oneshot::Sender<Result<T>>) -> Job,
+    ) -> Result<T> {
         let stopped = || StoreError::Unavailable {
             cause: "the store has been closed",
         };
         let started = Instant::now();
         let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |db| {
-            // The caller may have gone; the work is done all the same.
-            drop(reply.send(work(db)));
-        });
-        self.jobs.send(job).await.map_err(|_| stopped())?;
+        self.jobs.send(job(reply)).await.map_err(|_| stopped())?;
         let answered = answer.await.map_err(|_| StoreError::Unknown {
             cause: "the store stopped while working",
         })?;
         metrics::histogram!(STORE_SECONDS, "op" => op).record(started.elapsed().as_secs_f64());
         answered
     }
+}
+
+/// Runs `first` and whatever grouped work waits behind it in one transaction. Returns the job that ended the group.
+fn group(db: &mut Connection, first: Grouped, queue: &mut mpsc::Receiver<Job>) -> Option<Job> {
+    let tx = match db.transaction_with_behavior(TransactionBehavior::Immediate) {
+        Ok(tx) => tx,
+        Err(error) => {
+            first(Err(error::sql(error)))(Ok(()));
+            return None;
+        }
+    };
+    let mut replies = vec![first(Ok(&tx))];
+    let mut next = None;
+    // After some failures (a full disk) SQLite ends the transaction by itself; nothing may run outside one.
+    while replies.len() < GROUP && !tx.is_autocommit() {
+        match queue.try_recv() {
+            Ok(Job::Grouped(work)) => replies.push(work(Ok(&tx))),
+            Ok(alone @ Job::Alone(_)) => {
+                next = Some(alone);
+                break;
+            }
+            Err(_) => break,
+        }
+    }
+    let committed = if tx.is_autocommit() {
+        Err(StoreError::Unavailable {
+            cause: "the database gave the transaction up",
+        })
+    } else {
+        tx.commit().map_err(error::commit)
+    };
+    for reply in replies {
+        reply(committed.clone());
+    }
+    next
+}
+
+fn in_savepoint<T>(
+    tx: &Transaction<'_>,
+    work: impl FnOnce(&Transaction<'_>) -> Result<T>,
+) -> Result<T> {
+    let run = |sql| {
+        tx.prepare_cached(sql)
+            .and_then(|mut statement| statement.execute([]))
+            .map_err(error::sql)
+    };
+    run("SAVEPOINT one")?;
+    let answer = work(tx);
+    if answer.is_err() {
+        run("ROLLBACK TO one")?;
+    }
+    run("RELEASE one")?;
+    answer
 }

@@ -1,0 +1,235 @@
+//! The contract of the device store: every backend must pass every case (feature `contract`).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test suite: a panic is how it reports"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyturn_proto::UnixMs;
+use keyturn_proto::device::{DeviceId, DeviceNonce, proof};
+
+use super::documents::{DeviceOptions, Stage};
+use super::store::{Answer, Change, DeviceStore, Limits};
+use crate::documents::{Actor, AuditRecord};
+use crate::store::AuditTrail;
+
+/// What a backend is for devices.
+pub trait Backend: DeviceStore + AuditTrail + 'static {}
+impl<T: DeviceStore + AuditTrail + 'static> Backend for T {}
+
+const NOW: UnixMs = UnixMs(1_739_750_000_000);
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn device(n: u32) -> DeviceId {
+    format!("river-{n:05}").parse().unwrap()
+}
+
+fn nonce(n: u32) -> DeviceNonce {
+    format!("nonce-number-{n:06}").parse().unwrap()
+}
+
+fn ask(n: u32, owner: &str) -> Change {
+    Change::Ask {
+        nonce: nonce(n),
+        reason: "invalid_secret".to_owned(),
+        identity: None,
+        owner: owner.to_owned(),
+        start: true,
+        limits: Limits {
+            per_hour: 30,
+            step: MINUTE,
+            ttl: MINUTE * 720,
+        },
+    }
+}
+
+async fn allow(store: &dyn Backend, n: u32) {
+    let change = Change::Allow {
+        role: "river-iot".to_owned(),
+        options: DeviceOptions::default(),
+    };
+    let answer = store.change_device(&device(n), change, NOW).await.unwrap();
+    assert!(matches!(answer, Answer::Done(_)));
+}
+
+async fn records(store: &dyn Backend) -> Vec<AuditRecord> {
+    store.read(None, usize::MAX).await.unwrap()
+}
+
+/// Runs every case, each on an empty store.
+///
+/// # Panics
+/// When a case fails.
+pub async fn run<F, Fut>(empty_store: F)
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = Arc<dyn Backend>>,
+{
+    change_and_records_are_one(empty_store().await).await;
+    of_many_equal_requests_one_is_taken(empty_store().await).await;
+    many_devices_at_once_lose_nothing(empty_store().await).await;
+    lists_are_ordered_and_bounded(empty_store().await).await;
+    due_work_comes_oldest_first_and_only_when_due(empty_store().await).await;
+    a_refusal_changes_nothing(empty_store().await).await;
+}
+
+async fn change_and_records_are_one(store: Arc<dyn Backend>) {
+    allow(&*store, 1).await;
+    let id = device(1);
+    store.change_device(&id, ask(1, "a"), NOW).await.unwrap();
+    let doc = store.device(&id).await.unwrap().unwrap();
+    let issue = doc.outstanding.clone().unwrap();
+    assert_eq!((issue.stage, issue.owner.as_str()), (Stage::Issuing, "a"));
+    let issued = Change::Issued {
+        attempt: issue.attempt,
+        role: "river-iot".to_owned(),
+        accessor: "acc".to_owned(),
+        expected_proof: proof::expected("secret", &nonce(1)),
+        expires_at: NOW.plus(MINUTE * 720),
+        confirm: MINUTE,
+    };
+    store.change_device(&id, issued.clone(), NOW).await.unwrap();
+    assert_eq!(
+        store.change_device(&id, issued, NOW).await.unwrap(),
+        Answer::Repeat
+    );
+    let result = Change::Result {
+        nonce: nonce(1),
+        ok: true,
+        proof: Some(proof::proof("secret", &nonce(1))),
+        reason: String::new(),
+        identity: None,
+        next_ping: NOW,
+    };
+    let answer = store.change_device(&id, result, NOW).await.unwrap();
+    let Answer::Confirmed { proven: true, doc } = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(store.device(&id).await.unwrap().unwrap(), *doc);
+    let trail = records(&*store).await;
+    let events: Vec<&str> = trail.iter().map(|record| record.event.as_str()).collect();
+    assert_eq!(
+        events,
+        [
+            "device.allowed",
+            "device.asked",
+            "device.issued",
+            "device.confirmed"
+        ]
+    );
+    let confirmed = trail.last().unwrap();
+    assert_eq!(confirmed.actor, Actor::Device { device_id: id });
+    let named = confirmed.device.clone().unwrap();
+    assert_eq!(named.accessor.as_deref(), Some("acc"));
+    assert_eq!(named.nonce.as_deref(), Some(nonce(1).as_str()));
+}
+
+async fn of_many_equal_requests_one_is_taken(store: Arc<dyn Backend>) {
+    allow(&*store, 1).await;
+    let tasks: Vec<_> = (0..8)
+        .map(|n| {
+            let store = Arc::clone(&store);
+            let owner = format!("relay {n}");
+            tokio::spawn(async move { store.change_device(&device(1), ask(1, &owner), NOW).await })
+        })
+        .collect();
+    let mut taken = 0;
+    for task in tasks {
+        match task.await.unwrap().unwrap() {
+            Answer::Done(_) => taken += 1,
+            Answer::Repeat => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(taken, 1);
+    assert_eq!(records(&*store).await.len(), 2);
+}
+
+async fn many_devices_at_once_lose_nothing(store: Arc<dyn Backend>) {
+    let tasks: Vec<_> = (0..200)
+        .map(|n| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                allow(&*store, n).await;
+                store.change_device(&device(n), ask(n, "a"), NOW).await
+            })
+        })
+        .collect();
+    for task in tasks {
+        assert!(matches!(task.await.unwrap().unwrap(), Answer::Done(_)));
+    }
+    assert_eq!(store.devices_of("a", 1000).await.unwrap().len(), 200);
+    assert_eq!(store.devices_of("a", 7).await.unwrap().len(), 7);
+    assert!(store.devices_of("b", 1000).await.unwrap().is_empty());
+    assert_eq!(records(&*store).await.len(), 400);
+}
+
+async fn lists_are_ordered_and_bounded(store: Arc<dyn Backend>) {
+    for n in [3, 1, 2] {
+        allow(&*store, n).await;
+    }
+    let ids = |docs: Vec<super::DeviceDoc>| -> Vec<DeviceId> {
+        docs.into_iter().map(|doc| doc.device_id).collect()
+    };
+    let first = ids(store.devices(None, 2).await.unwrap());
+    assert_eq!(first, [device(1), device(2)]);
+    let rest = ids(store.devices(first.last(), 2).await.unwrap());
+    assert_eq!(rest, [device(3)]);
+}
+
+async fn due_work_comes_oldest_first_and_only_when_due(store: Arc<dyn Backend>) {
+    for n in [1, 2] {
+        allow(&*store, n).await;
+    }
+    let later = NOW.plus(MINUTE);
+    store
+        .change_device(&device(2), ask(2, "a"), NOW)
+        .await
+        .unwrap();
+    store
+        .change_device(&device(1), ask(1, "a"), later)
+        .await
+        .unwrap();
+    let due = |now| {
+        let store = Arc::clone(&store);
+        async move {
+            let docs = store.devices_due(now, 10).await.unwrap();
+            docs.into_iter()
+                .map(|doc| doc.device_id)
+                .collect::<Vec<_>>()
+        }
+    };
+    assert!(due(NOW).await.is_empty());
+    assert_eq!(due(later).await, [device(2)]);
+    assert_eq!(due(later.plus(MINUTE)).await, [device(2), device(1)]);
+    assert_eq!(
+        store
+            .devices_due(later.plus(MINUTE), 1)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+async fn a_refusal_changes_nothing(store: Arc<dyn Backend>) {
+    let unknown = store
+        .change_device(&device(9), ask(1, "a"), NOW)
+        .await
+        .unwrap();
+    assert_eq!(unknown, Answer::NotAllowed);
+    assert!(store.device(&device(9)).await.unwrap().is_none());
+    allow(&*store, 1).await;
+    let before = store.device(&device(1)).await.unwrap();
+    let stale = Change::Start {
+        attempt: 7,
+        step: MINUTE,
+    };
+    let answer = store.change_device(&device(1), stale, NOW).await.unwrap();
+    assert_eq!(answer, Answer::Stale);
+    assert_eq!(store.device(&device(1)).await.unwrap(), before);
+    assert_eq!(records(&*store).await.len(), 1);
+}

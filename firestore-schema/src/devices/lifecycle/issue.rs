@@ -1,0 +1,124 @@
+//! From the intent to the issued `secret_id`.
+
+use std::time::Duration;
+
+use keyturn_proto::UnixMs;
+
+use super::{Decision, Draft};
+use crate::devices::documents::{Held, Outstanding, Stage, Unresolved};
+use crate::devices::store::Answer;
+
+/// What the issuer made.
+pub(super) struct Made {
+    pub(super) attempt: u64,
+    pub(super) role: String,
+    pub(super) accessor: String,
+    pub(super) expected_proof: String,
+    pub(super) expires_at: UnixMs,
+    pub(super) confirm: Duration,
+}
+
+impl Draft {
+    fn outstanding(&self, attempt: u64, stages: &[Stage]) -> Option<Outstanding> {
+        self.doc
+            .outstanding
+            .as_ref()
+            .filter(|issue| issue.attempt == attempt && stages.contains(&issue.stage))
+            .cloned()
+    }
+
+    /// The issuer is called next.
+    pub(super) fn start(mut self, attempt: u64, step: Duration) -> Decision {
+        let Some(issue) = self.outstanding(attempt, &[Stage::Asked]) else {
+            return Decision::unchanged(Answer::Stale);
+        };
+        self.doc.outstanding = Some(Outstanding {
+            stage: Stage::Issuing,
+            deadline_at: self.now.plus(step),
+            ..issue
+        });
+        self.done_with_doc()
+    }
+
+    /// The new `secret_id` is known by its accessor. One that was overtaken meanwhile is doomed.
+    pub(super) fn issued(mut self, made: Made) -> Decision {
+        let Made {
+            attempt,
+            role,
+            accessor,
+            expected_proof,
+            expires_at,
+            confirm,
+        } = made;
+        if let Some(issue) = self.outstanding(attempt, &[Stage::Issuing]) {
+            let held = Held {
+                accessor,
+                role: issue.role.clone(),
+                nonce: issue.nonce.clone(),
+                expected_proof,
+                proven: false,
+                issued_at: self.now,
+                expires_at,
+            };
+            self.by_relay(
+                "device.issued",
+                &issue.role,
+                Some(&issue.nonce),
+                Some(&held.accessor),
+            );
+            self.doc.outstanding = Some(Outstanding {
+                stage: Stage::Issued,
+                deadline_at: self.now.plus(confirm).min(expires_at),
+                held: Some(held),
+                ..issue
+            });
+            return self.done_with_doc();
+        }
+        // A repeat of this very change after an unknown outcome.
+        let known = self.doc.outstanding.as_ref().is_some_and(|issue| {
+            issue.attempt == attempt && issue.held.as_ref().is_some_and(|h| h.accessor == accessor)
+        });
+        if known {
+            return Decision::unchanged(Answer::Repeat);
+        }
+        // Overtaken by a newer request, by the deadline or by the operator: with this the outcome is known.
+        self.doc.unresolved.retain(|issue| issue.attempt != attempt);
+        self.by_relay("device.overtaken", &role, None, Some(&accessor));
+        self.doom_accessor(accessor, role, expires_at, "overtaken");
+        self.done(|doc| Answer::Superseded(Box::new(doc.clone())))
+    }
+
+    /// Nothing was issued, or nobody knows.
+    pub(super) fn issue_failed(
+        mut self,
+        attempt: u64,
+        why: &str,
+        in_doubt_until: Option<UnixMs>,
+    ) -> Decision {
+        let Some(issue) = self.outstanding(attempt, &[Stage::Asked, Stage::Issuing]) else {
+            // Overtaken: what is unresolved of it is settled here when the outcome is clear.
+            let Some(at) = self
+                .doc
+                .unresolved
+                .iter()
+                .position(|issue| issue.attempt == attempt && in_doubt_until.is_none())
+            else {
+                return Decision::unchanged(Answer::Stale);
+            };
+            self.doc.unresolved.remove(at);
+            return self.done_with_doc();
+        };
+        self.doc.outstanding = None;
+        self.by_relay("device.issue_failed", why, Some(&issue.nonce), None);
+        if let Some(expires_at) = in_doubt_until {
+            self.doc.unresolved.push(Unresolved {
+                attempt,
+                nonce: issue.nonce,
+                role: issue.role,
+                retry_at: self.now,
+                expires_at,
+            });
+        }
+        self.done_with_doc()
+    }
+}

@@ -1,0 +1,101 @@
+//! The allow-list.
+
+use keyturn_proto::UnixMs;
+use keyturn_proto::device::DeviceId;
+
+use super::{Decision, Draft, record};
+use crate::devices::documents::{DeviceDoc, DeviceOptions, DevicePolicy, DeviceState};
+use crate::devices::store::Answer;
+use crate::documents::Actor;
+
+/// How far ahead a `secret_id` of unknown lifetime is looked for; issuers keep none longer without being asked.
+const IN_DOUBT_MS: u64 = 7 * 86_400_000;
+
+/// Puts a device on the list, or changes its role and options. A repeat changes nothing.
+pub(super) fn allow(
+    id: &DeviceId,
+    known: Option<DeviceDoc>,
+    role: String,
+    options: DeviceOptions,
+    now: UnixMs,
+) -> Decision {
+    let event = match &known {
+        None => "device.allowed",
+        Some(doc) if doc.state == DeviceState::Denied => "device.allowed",
+        Some(doc) if doc.role == role && doc.options == options => {
+            return Decision::unchanged(Answer::Repeat);
+        }
+        Some(_) => "device.changed",
+    };
+    let doc = known.unwrap_or_else(|| DeviceDoc {
+        device_id: id.clone(),
+        state: DeviceState::Allowed,
+        role: String::new(),
+        options: DeviceOptions::default(),
+        attempts: 0,
+        outstanding: None,
+        current: None,
+        earlier: Vec::new(),
+        doomed: Vec::new(),
+        unresolved: Vec::new(),
+        nonces: Vec::new(),
+        ping: None,
+        ping_at: None,
+        due_at: None,
+        created_at: now,
+        updated_at: now,
+    });
+    let mut draft = Draft::new(doc, now);
+    draft.doc.state = DeviceState::Allowed;
+    draft.doc.ping_at = match options.policy {
+        DevicePolicy::OnDemand => None,
+        // A device that was on the schedule keeps its place.
+        DevicePolicy::Scheduled => Some(draft.doc.ping_at.unwrap_or(now)),
+    };
+    let mut words = vec![format!("role {role}")];
+    words.extend(options.sealing.as_ref().map(|_| "sealed".to_owned()));
+    words.extend(options.identity_key.as_ref().map(|_| "signed".to_owned()));
+    words.extend((options.policy == DevicePolicy::Scheduled).then(|| "scheduled".to_owned()));
+    draft.doc.role = role;
+    draft.doc.options = options;
+    let line = record(
+        id,
+        now,
+        Actor::Operator,
+        event,
+        &words.join(", "),
+        None,
+        None,
+    );
+    draft.audit.push(line);
+    draft.done_with_doc()
+}
+
+impl Draft {
+    /// Takes it off the list. Whatever it holds is destroyed: this is what an operator does with a stolen device.
+    pub(super) fn deny(mut self) -> Decision {
+        if self.doc.state == DeviceState::Denied {
+            return Decision::unchanged(Answer::Repeat);
+        }
+        self.doc.state = DeviceState::Denied;
+        self.doc.ping = None;
+        self.doc.ping_at = None;
+        let in_doubt_until = UnixMs(self.now.0.saturating_add(IN_DOUBT_MS));
+        self.set_aside("denied", in_doubt_until);
+        let held = self.doc.current.take();
+        for held in held
+            .into_iter()
+            .chain(std::mem::take(&mut self.doc.earlier))
+        {
+            self.doom(held, "denied");
+        }
+        self.record(
+            Actor::Operator,
+            "device.denied",
+            "by the operator",
+            None,
+            None,
+        );
+        self.done_with_doc()
+    }
+}
