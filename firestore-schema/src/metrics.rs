@@ -2,7 +2,7 @@
 //!
 //! What must always hold: a name is written here and nowhere else; no label holds a client, a version or a source.
 
-use metrics::{describe_counter, describe_histogram};
+use metrics::{describe_counter, describe_gauge, describe_histogram};
 
 /// Verifications, by `result`: current, previous, refused, unavailable.
 pub const VERIFY: &str = "keyturn_verify_total";
@@ -16,8 +16,14 @@ pub const VERIFY_LIMITED: &str = "keyturn_verify_limited_total";
 pub const VERIFY_SNAPSHOT_READS: &str = "keyturn_verify_snapshot_reads_total";
 /// Seconds of one store transaction, the wait for its turn included, by `op`: read, write.
 pub const STORE_SECONDS: &str = "keyturn_store_seconds";
+/// Attempts at Cloud KMS, by `op` (sign, verify, get, list) and `result`: ok, or the class of the failure.
+pub const KMS_CALLS: &str = "keyturn_kms_calls_total";
+/// Seconds of one attempt at Cloud KMS, by `op`.
+pub const KMS_SECONDS: &str = "keyturn_kms_seconds";
+/// Whether Cloud KMS is asked: 0 yes, 1 one caller finds out, 2 no.
+pub const KMS_BREAKER: &str = "keyturn_kms_breaker";
 
-const COUNTERS: [(&str, &str); 4] = [
+const COUNTERS: [(&str, &str); 5] = [
     (VERIFY, "Verifications of presented secrets, by result"),
     (
         VERIFY_MAC_CALLS,
@@ -28,6 +34,7 @@ const COUNTERS: [(&str, &str); 4] = [
         VERIFY_SNAPSHOT_READS,
         "Client snapshots read by the verifier",
     ),
+    (KMS_CALLS, "Attempts at Cloud KMS, by op and result"),
 ];
 
 /// Gives the recorder of this process the help texts. Call it once the recorder is installed.
@@ -40,6 +47,11 @@ pub fn describe() {
         "One bcrypt check by the verifier, the wait for its turn included"
     );
     describe_histogram!(STORE_SECONDS, "One store transaction, by op");
+    describe_histogram!(KMS_SECONDS, "One attempt at Cloud KMS, by op");
+    describe_gauge!(
+        KMS_BREAKER,
+        "Whether Cloud KMS is asked: 0 yes, 1 one caller finds out, 2 no"
+    );
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use keyturn_mls::{Backlog, Member, MemberConfig, StorageKey};
 use keyturn_proto::Npub;
 use keyturn_store::audit::Instance;
 use keyturn_store::{
-    mac::{LocalMacKey, MacKey},
+    mac::{MacKey, probe::probe},
     sqlite::SqliteStore,
     store::Store,
 };
@@ -25,12 +25,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admission::{self, Admission},
     clock::SystemClock,
-    config::{Mac, Store as StoreConfig, ValidatedConfig},
+    config::{Store as StoreConfig, ValidatedConfig},
     core::{self, CoreHandle, Deps},
     delivery::{
         member_thread::MemberThread,
         service_member::{Parts, ServiceMember},
     },
+    mac,
     rotation::{self, ports::Clock as _},
     service::{ChallengeIssuer, ChallengeUnavailable, Ports, Service, ServiceFactory, StartError},
     web::readiness::Check,
@@ -44,6 +45,8 @@ const SWEEP: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(200);
 /// How often refusals that were only counted are written down.
 const TRAIL: Duration = Duration::from_secs(10);
+/// How often a MAC key that does not work is tried again.
+const MAC_WATCH: Duration = Duration::from_secs(5);
 
 /// The product's core. Everything else it needs comes with the ports.
 #[derive(Debug, Clone, Copy, Default)]
@@ -75,7 +78,8 @@ impl ServiceFactory for Assembly {
             readiness,
             stopping,
         } = ports;
-        let checks = ["store", "mac", "mls"].map(|name| readiness.register(name));
+        let checks = ["store", "mls"].map(|name| readiness.register(name));
+        let mac_check = readiness.register("mac");
         let opened = spawn_blocking({
             let config = Arc::clone(&config);
             move || open(&config, backlog)
@@ -90,6 +94,7 @@ impl ServiceFactory for Assembly {
         } = opened;
         checks.iter().for_each(Check::ready);
         tokio::spawn(write_trail(Arc::clone(&admission), stopping.clone()));
+        tokio::spawn(watch_mac(Arc::clone(&mac), mac_check, stopping.clone()));
         tokio::spawn(watch_issuer(
             Arc::clone(&admission),
             readiness.register("jwks"),
@@ -162,8 +167,7 @@ fn failed<E: fmt::Display>(part: &'static str) -> impl FnOnce(E) -> StartError {
 
 /// Reads keys and opens databases. Blocks.
 fn open(config: &ValidatedConfig, backlog: Backlog) -> Result<Opened, StartError> {
-    let Mac::Local { key_file } = &config.mac;
-    let mac = LocalMacKey::open(&[key_file]).map_err(failed("mac"))?;
+    let mac = mac::Opened::open(&config.mac).map_err(failed("mac"))?;
 
     let nsec = config.mls.nostr_secret_key.text().map_err(failed("mls"))?;
     // The parser's own error could repeat what it was given.
@@ -191,7 +195,7 @@ fn open(config: &ValidatedConfig, backlog: Backlog) -> Result<Opened, StartError
     let admission = Admission::new(Arc::clone(&store), settings, keys).map_err(failed("issuer"))?;
     Ok(Opened {
         store,
-        mac: Arc::new(mac),
+        mac: mac.key(),
         member,
         identity,
         admission: Arc::new(admission),
@@ -218,6 +222,32 @@ async fn write_trail(admission: Arc<Admission>, stopping: CancellationToken) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(TRAIL) => admission.flush_trail(SystemClock.now(), false).await,
+            () = stopping.cancelled() => return,
+        }
+    }
+}
+
+/// Keeps `/readyz` honest about the MAC key: ready once it signs and verifies, and until it is known to fail. A key that works is not asked. The relay starts
+/// without it all the same: a revocation needs no MAC.
+async fn watch_mac(mac: Arc<dyn MacKey>, check: Check, stopping: CancellationToken) {
+    let mut works = false;
+    loop {
+        if !works || !mac.healthy() {
+            match probe(mac.as_ref(), SystemClock.now()).await {
+                Ok(()) => {
+                    tracing::info!(key_ref = mac.primary_ref(), "the MAC key works");
+                    works = true;
+                    check.ready();
+                }
+                Err(error) => {
+                    tracing::warn!(key_ref = mac.primary_ref(), %error, "the MAC key cannot be used");
+                    works = false;
+                    check.not_ready("the MAC key cannot be used; see the log");
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(MAC_WATCH) => {}
             () = stopping.cancelled() => return,
         }
     }

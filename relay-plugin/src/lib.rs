@@ -18,6 +18,7 @@ pub mod doctor;
 pub mod extension;
 pub mod hardening;
 pub mod host;
+pub mod mac;
 pub mod metrics;
 pub mod operator;
 pub mod quickstart;

@@ -202,8 +202,9 @@ const HISTOGRAMS: [(&str, &[f64], &str); 7] = [
 ];
 
 /// Histograms of others that share our recorder.
-const THEIRS: [&str; 3] = [
+const THEIRS: [&str; 4] = [
     keyturn_store::metrics::STORE_SECONDS,
+    keyturn_store::metrics::KMS_SECONDS,
     "nostr_relay_db_get",
     "nostr_relay_db_write",
 ];

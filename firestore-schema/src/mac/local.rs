@@ -132,6 +132,11 @@ impl LocalMacKey {
         Self { keys }
     }
 
+    /// The names of the keys, the primary one's first.
+    pub fn key_refs(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().map(|key| key.key_ref.as_str())
+    }
+
     #[expect(
         clippy::indexing_slicing,
         reason = "every constructor makes at least one key"

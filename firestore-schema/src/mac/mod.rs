@@ -1,8 +1,16 @@
-//! The keyed hash behind a port: a local key file here, Cloud KMS in production. Only this key turns secrets into hashes.
+//! The keyed hash behind a port: a key file on one machine, Cloud KMS in production. Only this key turns secrets into hashes.
+//!
+//! A new key version changes nothing for hashes made before: each carries the name of the version it was made with (`mac_key_ref`), and goes on being
+//! verified under that.
 
+pub mod cloud_kms;
+mod keyring;
 pub mod local;
 pub mod prehash;
+pub mod probe;
 
+pub use cloud_kms::CloudKmsKey;
+pub use keyring::MacKeyring;
 pub use local::{KeyFileError, LocalMacKey};
 
 use async_trait::async_trait;
@@ -29,6 +37,15 @@ pub enum MacError {
         /// Whether to try again.
         retryable: bool,
     },
+    /// The key service does not let these credentials do that.
+    #[error("the permission {permission} is missing on the key, or the key does not exist")]
+    Denied {
+        /// What the service calls the right.
+        permission: &'static str,
+    },
+    /// The key service answered, again and again, with something that fails this check: the answer was for another request, or was changed.
+    #[error("the key service's answer cannot be believed: {0}")]
+    Integrity(&'static str),
 }
 
 /// One MAC result and the exact key version that made it.
@@ -68,6 +85,11 @@ pub trait MacKey: Send + Sync {
 
     /// The key version that [`MacKey::sign`] uses now.
     fn primary_ref(&self) -> String;
+
+    /// Whether the last that was heard of the key is good. Asks nobody; [`probe::probe`] does.
+    fn healthy(&self) -> bool {
+        true
+    }
 }
 
 impl SecretHash {
@@ -120,5 +142,9 @@ impl<T: MacKey + ?Sized> MacKey for std::sync::Arc<T> {
 
     fn primary_ref(&self) -> String {
         (**self).primary_ref()
+    }
+
+    fn healthy(&self) -> bool {
+        (**self).healthy()
     }
 }

@@ -246,6 +246,9 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
                 }
                 Ok(false) => {}
                 Err(MacError::Unavailable { cause, .. }) => missing = Some(cause),
+                Err(MacError::Integrity(_)) => {
+                    missing = Some("the key service's answers cannot be believed");
+                }
                 Err(error) => {
                     // Names the key version or nothing; never input or output.
                     tracing::error!(%error, version = %verified.version_id, "stored version cannot be verified");

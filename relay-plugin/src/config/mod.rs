@@ -6,6 +6,7 @@
 
 mod duration;
 mod error;
+mod mac;
 mod rules;
 mod secret;
 mod sections;
@@ -18,10 +19,11 @@ use std::{
 };
 
 pub use error::ConfigError;
+pub use mac::{CloudKms, Mac};
 pub use rules::{Admission, Algorithm, Issuer, JwksSource, Policy, TotpPolicy};
 pub use secret::{SecretKey, SecretRef, SecretText};
 pub use sections::{
-    Environment as Profile, Log, LogFormat, Mac, Mls, Outbox, Queue, Relay, RelayAuth, Store, Web,
+    Environment as Profile, Log, LogFormat, Mls, Outbox, Queue, Relay, RelayAuth, Store, Web,
 };
 pub use source::Environment;
 

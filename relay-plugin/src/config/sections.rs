@@ -241,28 +241,6 @@ impl Store {
     }
 }
 
-/// `[mac]`: the key that hashes secrets.
-#[derive(Debug)]
-pub enum Mac {
-    /// A key file of mode 0600.
-    Local {
-        /// The file.
-        key_file: PathBuf,
-    },
-}
-
-impl Mac {
-    pub(super) fn read(keys: &mut Keys) -> Result<Self, ConfigError> {
-        keys.text("mac.kind", "\"local\"", |text| {
-            (text == "local").then_some(())
-        })?;
-        let path = keys.path("mac.key_file", "the path of the key file")?;
-        Ok(Self::Local {
-            key_file: path.ok_or_else(|| missing("mac.key_file", "the path of the key file"))?,
-        })
-    }
-}
-
 /// `[outbox]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Outbox {

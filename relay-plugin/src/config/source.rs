@@ -233,6 +233,15 @@ impl Keys {
         })
     }
 
+    /// A list of paths; none is an empty list.
+    pub(super) fn paths(&mut self, key: &str, expected: &str) -> Result<Vec<PathBuf>, ConfigError> {
+        let base = self.base.clone();
+        let found = self.list(key, expected, |text| {
+            (!text.is_empty()).then(|| base.join(text))
+        })?;
+        Ok(found.unwrap_or_default())
+    }
+
     /// A secret: `key` holds it, or `key_file` names the file that does. Exactly one of the two; a variable of either
     /// name overrides the file's choice.
     pub(super) fn secret(

@@ -24,8 +24,10 @@ pub(super) fn check(subject: Subject<'_>, report: &mut Report) {
         return report.fail(CHECK, "the clock is before 2026", MEND);
     }
     let Store::Sqlite { path: store } = &subject.config.store;
-    let Mac::Local { key_file } = &subject.config.mac;
-    let files: [&Path; 4] = [subject.path, store, &subject.config.mls.database, key_file];
+    let mut files: Vec<&Path> = vec![subject.path, store, &subject.config.mls.database];
+    if let Mac::Local { key_file, .. } = &subject.config.mac {
+        files.push(key_file);
+    }
     let before = report.findings.len();
     for file in files {
         let Some(written) = modified(file) else {

@@ -1,110 +1,160 @@
-//! The MAC key: its file, a round trip with a throw-away secret, and whether it is the one that the living versions were hashed with.
+//! The MAC key: whether it signs and verifies, and which keys the living versions were hashed with.
+//!
+//! What must always hold: a key is called unused only when every client could be read.
 
 use std::collections::BTreeMap;
 
-use keyturn_proto::{ClientId, Secret, VersionId};
 use keyturn_store::{
     documents::ClientDoc,
-    mac::{KeyFileError, LocalMacKey, MacError, MacKey, SecretHash},
+    mac::{
+        KeyFileError, LocalMacKey, MacError, MacKey as _,
+        probe::{can_verify, probe},
+    },
     sqlite::SqliteStore,
 };
 
-use super::{Report, Subject, files, registry};
-use crate::config::Mac;
+use super::{Report, Subject, files, kms, registry};
+use crate::mac::Opened;
 
-const CHECK: &str = "mac";
+pub(super) const CHECK: &str = "mac";
+
+/// How the living versions of all clients were hashed, by `mac_key_ref`.
+pub(super) type Usage<'a> = BTreeMap<&'a str, Used<'a>>;
+
+/// What one key hashed.
+#[derive(Default)]
+pub(super) struct Used<'a> {
+    versions: usize,
+    pub(super) clients: Vec<&'a ClientDoc>,
+}
 
 pub(super) async fn check(subject: Subject<'_>, store: Option<&SqliteStore>, report: &mut Report) {
-    let Mac::Local { key_file } = &subject.config.mac;
     let clients = match store {
-        Some(store) => registry::clients(store).await.unwrap_or_default(),
-        None => Vec::new(),
+        Some(store) => registry::clients(store).await.ok(),
+        None => None,
     };
-    let used = clients.iter().any(|client| !client.snapshot.is_empty());
-    let key = match LocalMacKey::open(&[key_file]) {
-        Ok(key) => key,
+    let usage = clients.as_deref().map(usage);
+    let used = usage.as_ref().is_some_and(|usage| !usage.is_empty());
+    let opened = match Opened::open(&subject.config.mac) {
+        Ok(opened) => opened,
         Err(error) => return unusable(&error, used, report),
     };
-    match round_trip(subject, &key).await {
-        Ok(true) => report.ok(CHECK, format!("{} signs and verifies", key.primary_ref())),
-        Ok(false) => report.fail(CHECK, "the key does not verify what it signed", REPLACE),
-        Err(error) => report.fail(CHECK, format!("it cannot sign: {error}"), REPLACE),
+    match &opened {
+        Opened::Local(key) => {
+            match probe(key.as_ref(), subject.now).await {
+                Ok(()) => report.ok(CHECK, format!("{} signs and verifies", key.primary_ref())),
+                Err(error) => report.fail(CHECK, error.to_string(), REPLACE),
+            }
+            files_in_use(key, usage.as_ref(), report);
+        }
+        Opened::CloudKms { service, files } => {
+            match probe(service.as_ref(), subject.now).await {
+                Ok(()) => report.ok(
+                    CHECK,
+                    format!("{} signs and verifies", service.primary_ref()),
+                ),
+                Err(error) => report.fail(
+                    CHECK,
+                    format!("{}: {error}", service.primary_ref()),
+                    kms::mend_probe(&error, service),
+                ),
+            }
+            kms::versions(service, usage.as_ref(), report).await;
+            if let Some(files) = files {
+                files_in_use(files, usage.as_ref(), report);
+            }
+        }
     }
-    available(&key, &clients, report).await;
+    match &usage {
+        Some(usage) => available(&opened, usage, report).await,
+        None => report.warn(
+            CHECK,
+            "which keys are still in use is not known: the clients could not be read",
+            "see the findings about the store, and destroy no key until then",
+        ),
+    }
 }
 
 const REPLACE: &str = "restore the key file from its backup (docs/operations.md, \"Lost keys\")";
 
-async fn round_trip(subject: Subject<'_>, key: &LocalMacKey) -> Result<bool, Failed> {
-    let client: ClientId = "keyturn-doctor".parse().map_err(|_| Failed::Random)?;
-    let version = VersionId::generate(subject.now).map_err(|_| Failed::Random)?;
-    let secret = Secret::generate().map_err(|_| Failed::Random)?;
-    let maced = key.sign(&client, &version, secret.expose()).await?;
-    let verified = key
-        .verify(
-            &maced.key_ref,
-            &client,
-            &version,
-            secret.expose(),
-            &maced.hash,
-        )
-        .await?;
-    Ok(verified)
-}
-
-#[derive(Debug, thiserror::Error)]
-enum Failed {
-    #[error("the random generator failed")]
-    Random,
-    #[error(transparent)]
-    Mac(#[from] MacError),
-}
-
-/// Every key that a living version was hashed with must be here: without it that secret is refused.
-async fn available(key: &LocalMacKey, clients: &[ClientDoc], report: &mut Report) {
-    let mut by_key: BTreeMap<&str, Vec<&ClientDoc>> = BTreeMap::new();
+fn usage(clients: &[ClientDoc]) -> Usage<'_> {
+    let mut usage = Usage::new();
     for client in clients {
         for living in &client.snapshot {
-            let of_key = by_key.entry(living.mac_key_ref.as_str()).or_default();
-            if of_key
+            let used = usage.entry(living.mac_key_ref.as_str()).or_default();
+            used.versions += 1;
+            if used
+                .clients
                 .last()
                 .is_none_or(|last| last.client_id != client.client_id)
             {
-                of_key.push(client);
+                used.clients.push(client);
             }
         }
     }
-    let count = by_key.len();
-    let mut missing = false;
-    for (key_ref, clients) in by_key {
-        if holds(key, key_ref).await {
-            continue;
-        }
-        missing = true;
-        report.fail(
-            CHECK,
-            format!(
-                "the key {key_ref} is not here, and secrets of {} clients cannot be verified without it: {}",
-                clients.len(),
-                registry::names(&clients)
-            ),
-            REPLACE,
-        );
-    }
-    if count > 0 && !missing {
-        report.ok(CHECK, "every living version was hashed with it");
+    usage
+}
+
+impl Used<'_> {
+    pub(super) fn counts(&self) -> String {
+        format!(
+            "{} living versions of {} clients",
+            self.versions,
+            self.clients.len()
+        )
     }
 }
 
-/// Asks for a verification that cannot succeed: only whether the key is known matters.
-async fn holds(key: &LocalMacKey, key_ref: &str) -> bool {
-    let (Ok(client), Ok(version)) = ("keyturn-doctor".parse(), "0".repeat(26).parse()) else {
-        return false;
+/// Every key that a living version was hashed with must verify now: without it that secret is refused.
+async fn available(opened: &Opened, usage: &Usage<'_>, report: &mut Report) {
+    let key = opened.key();
+    let mut broken = false;
+    for (key_ref, used) in usage {
+        let Err(error) = can_verify(key.as_ref(), key_ref).await else {
+            continue;
+        };
+        broken = true;
+        let (count, names) = (used.clients.len(), registry::names(&used.clients));
+        let what = match &error {
+            MacError::UnknownKey(_) => format!(
+                "the key {key_ref} is not here, and secrets of {count} clients cannot be verified without it: {names}"
+            ),
+            error => format!(
+                "secrets of {count} clients cannot be verified under {key_ref}: {error}: {names}"
+            ),
+        };
+        let mend = match opened {
+            Opened::CloudKms { service, .. } => kms::mend_verify(&error, service),
+            Opened::Local(_) if key_ref.starts_with("projects/") => {
+                "set mac.kind = \"cloud_kms\" again; this program verifies under a key of Cloud KMS only then"
+                    .to_owned()
+            }
+            Opened::Local(_) => REPLACE.to_owned(),
+        };
+        report.fail(CHECK, what, mend);
+    }
+    if !usage.is_empty() && !broken {
+        report.ok(CHECK, "every living version can be verified");
+    }
+}
+
+/// Which of the key files are still needed. Nothing is said while that is not known.
+fn files_in_use(key: &LocalMacKey, usage: Option<&Usage<'_>>, report: &mut Report) {
+    let Some(usage) = usage else {
+        return;
     };
-    let hash = SecretHash::from_mac(&[0; 32]);
-    key.verify(key_ref, &client, &version, "", &hash)
-        .await
-        .is_ok()
+    for key_ref in key.key_refs() {
+        match usage.get(key_ref) {
+            Some(used) => report.ok(CHECK, format!("{key_ref} hashed {}", used.counts())),
+            None if key_ref == key.primary_ref() => {}
+            None => report.ok(
+                CHECK,
+                format!(
+                    "{key_ref} is used by no living version any more: its file may go from mac.previous_key_files, and be destroyed"
+                ),
+            ),
+        }
+    }
 }
 
 fn unusable(error: &KeyFileError, used: bool, report: &mut Report) {

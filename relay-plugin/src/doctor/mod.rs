@@ -7,6 +7,7 @@ mod clock;
 mod config;
 mod files;
 mod issuer;
+mod kms;
 mod mac;
 mod mls;
 mod ports;

@@ -74,14 +74,11 @@ impl From<StoreError> for Failure {
 impl From<MacError> for Failure {
     fn from(error: MacError) -> Self {
         match error {
-            MacError::Unavailable {
-                cause: _,
-                retryable: true,
-            } => Self::Again("mac.unavailable"),
-            MacError::Unavailable {
-                cause: _,
-                retryable: false,
-            } => Self::refused(ErrorClass::InternalError, "mac.failed"),
+            // The adapter has tried again already, up to its own deadline: the requester is told now, and asks anew.
+            MacError::Unavailable { .. } | MacError::Denied { .. } => {
+                Self::refused(ErrorClass::InternalError, "mac.unavailable")
+            }
+            MacError::Integrity(_) => Self::refused(ErrorClass::InternalError, "mac.integrity"),
             MacError::UnknownKey(_) => Self::refused(ErrorClass::InternalError, "mac.unknown_key"),
             MacError::MalformedHash => {
                 Self::refused(ErrorClass::InternalError, "mac.malformed_hash")
