@@ -16,6 +16,8 @@ pub mod devices;
 pub mod documents;
 #[cfg(feature = "emulator")]
 pub mod emulator;
+#[cfg(feature = "fake-kms")]
+pub mod fake_kms;
 pub mod lifecycle;
 pub mod mac;
 pub mod metrics;
