@@ -1,6 +1,5 @@
 //! Connections: HTTP/1.1, one method call at a time, and the ways in which a connection itself goes wrong.
 
-use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,7 +88,7 @@ async fn answer(
         held.failure(call.method)
     };
     match failure {
-        Some(Failure::Hang) => std::future::pending::<Infallible>().await,
+        Some(Failure::Hang) => std::future::pending().await,
         Some(Failure::Slow(by)) => {
             tokio::time::sleep(by).await;
             Ok(json(&methods::carry_out(
