@@ -1,7 +1,7 @@
 //! What Keyturn stores, who may change it and how a presented secret is judged against it.
 //!
 //! Read in this order: [`documents`] (what lies in the store) → [`lifecycle`] (the only changes allowed, pure) → [`audit`] (how records are chained,
-//! pure) → [`store`] (the port: one method per transaction) → [`sqlite`] (the embedded backend) → [`mac`] (the keyed hash) → [`verifier`] (the hot
+//! pure) → [`store`] (the port: one method per transaction) → [`sqlite`] (the embedded backend) and [`firestore`] (the production one) → [`mac`] (the keyed hash) → [`verifier`] (the hot
 //! path). [`devices`] is the same for devices that get a `secret_id` over MQTT. [`collections`] and [`queries`] say who may read what in Firestore, and
 //! what is asked of it. [`schema`] describes the documents for other
 //! languages; `contract` (a feature) is the suite that every backend must pass, `emulator` (a feature) the Firestore emulator that tests run on.
@@ -18,6 +18,7 @@ pub mod documents;
 pub mod emulator;
 #[cfg(feature = "fake-kms")]
 pub mod fake_kms;
+pub mod firestore;
 pub mod lifecycle;
 pub mod mac;
 pub mod metrics;

@@ -23,7 +23,18 @@ pub const KMS_SECONDS: &str = "keyturn_kms_seconds";
 /// Whether Cloud KMS is asked: 0 yes, 1 one caller finds out, 2 no.
 pub const KMS_BREAKER: &str = "keyturn_kms_breaker";
 
-const COUNTERS: [(&str, &str); 5] = [
+/// Commits sent to Firestore, repeats included.
+pub const FIRESTORE_COMMITS: &str = "keyturn_firestore_commits_total";
+/// Documents that Firestore wrote or deleted for us.
+pub const FIRESTORE_WRITES: &str = "keyturn_firestore_writes_total";
+/// Documents that Firestore read for us, as it counts them.
+pub const FIRESTORE_READS: &str = "keyturn_firestore_reads_total";
+/// What had to be asked of Firestore again, by `cause`: contention, changed, unreachable, slow, exhausted, internal.
+pub const FIRESTORE_RETRIES: &str = "keyturn_firestore_retries_total";
+/// Seconds of one attempt of one call to Firestore, by `call`: get, query, commit.
+pub const FIRESTORE_SECONDS: &str = "keyturn_firestore_seconds";
+
+const COUNTERS: [(&str, &str); 9] = [
     (VERIFY, "Verifications of presented secrets, by result"),
     (
         VERIFY_MAC_CALLS,
@@ -35,6 +46,19 @@ const COUNTERS: [(&str, &str); 5] = [
         "Client snapshots read by the verifier",
     ),
     (KMS_CALLS, "Attempts at Cloud KMS, by op and result"),
+    (
+        FIRESTORE_COMMITS,
+        "Commits sent to Firestore, repeats included",
+    ),
+    (
+        FIRESTORE_WRITES,
+        "Documents written or deleted in Firestore",
+    ),
+    (FIRESTORE_READS, "Documents read from Firestore"),
+    (
+        FIRESTORE_RETRIES,
+        "What had to be asked of Firestore again, by cause",
+    ),
 ];
 
 /// Gives the recorder of this process the help texts. Call it once the recorder is installed.
@@ -51,6 +75,10 @@ pub fn describe() {
     describe_gauge!(
         KMS_BREAKER,
         "Whether Cloud KMS is asked: 0 yes, 1 one caller finds out, 2 no"
+    );
+    describe_histogram!(
+        FIRESTORE_SECONDS,
+        "One attempt of one call to Firestore, by call"
     );
 }
 

@@ -42,6 +42,14 @@ pub enum StoreError {
         /// A redacted cause.
         cause: &'static str,
     },
+    /// A text that cannot be the id of a document: empty, over 1,500 bytes, with `/` or control characters, or one of `.`, `..`, `__…__`.
+    #[error(
+        "no usable id of a {what}: 1 to 1500 bytes without '/' or control characters, and none of '.', '..', '__…__'"
+    )]
+    InvalidId {
+        /// Which kind of document.
+        what: &'static str,
+    },
     /// What was read breaks the schema.
     #[error("stored document is damaged: {what}")]
     Damaged {

@@ -1,0 +1,177 @@
+//! Opening the database: which endpoint, whose credentials.
+//!
+//! What must always hold: nothing of the environment decides where documents go. The client crate would read `FIRESTORE_EMULATOR_HOST`; it is always given
+//! an endpoint and credentials, so that it does not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use firestore::gcloud_sdk::google_cloud_auth::credentials::{
+    Builder as DefaultCredentials, CacheableResource, Credentials, CredentialsProvider, EntityTag,
+};
+use firestore::gcloud_sdk::google_cloud_auth::errors::CredentialsError;
+use firestore::gcloud_sdk::{GoogleAuthHeaders, HeaderMap};
+use firestore::{FirestoreDb, FirestoreDbOptions};
+use http::{Extensions, HeaderValue, header::AUTHORIZATION};
+
+use super::call::Link;
+use super::cost::{Cost, Counters};
+use super::settings::FirestoreSettings;
+use super::turn::{Places, Turn};
+use crate::audit::{Instance, chain_of};
+use crate::documents::AuditRecord;
+use crate::store::Result;
+
+/// Reading and writing documents, and nothing else of Google Cloud.
+const SCOPE: &str = "https://www.googleapis.com/auth/datastore";
+
+/// Why the database could not be opened. None of these texts holds a credential.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The endpoint is no `https://` or `http://` URL.
+    #[error("{endpoint:?} is no endpoint: expected https://HOST or http://HOST:PORT")]
+    Endpoint {
+        /// What was given.
+        endpoint: String,
+    },
+    /// No application-default credentials, or unusable ones.
+    #[error(
+        "no usable application-default credentials: attach a service account, or set GOOGLE_APPLICATION_CREDENTIALS"
+    )]
+    Credentials,
+    /// Nothing answers at the endpoint.
+    #[error("{endpoint} cannot be reached")]
+    Unreachable {
+        /// Where.
+        endpoint: String,
+    },
+}
+
+/// The Firestore backend. Clones share one connection.
+#[derive(Clone)]
+pub struct FirestoreStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    link: Link,
+    places: Places,
+}
+
+impl FirestoreStore {
+    /// Connects for the operator's commands and for whoever only reads.
+    ///
+    /// # Errors
+    /// As [`Self::open_as`].
+    pub async fn open(settings: FirestoreSettings) -> std::result::Result<Self, OpenError> {
+        Self::open_as(settings, &Instance::operator()).await
+    }
+
+    /// Connects. Audit records that name no client go to the chain of `instance`. Whether the database exists, and what the account may do there, shows
+    /// with the first call.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open_as(
+        settings: FirestoreSettings,
+        instance: &Instance,
+    ) -> std::result::Result<Self, OpenError> {
+        let endpoint = settings.endpoint().to_owned();
+        if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
+            return Err(OpenError::Endpoint { endpoint });
+        }
+        let credentials = if settings.is_emulator() {
+            Credentials::from(Owner::default())
+        } else {
+            DefaultCredentials::default()
+                .with_scopes([SCOPE])
+                .build()
+                .map_err(|_| OpenError::Credentials)?
+        };
+        let options = FirestoreDbOptions::new(settings.project.clone())
+            .with_database_id(settings.database.clone())
+            .with_firebase_api_url(endpoint.clone());
+        let connecting =
+            FirestoreDb::with_options_auth(options, GoogleAuthHeaders::from(credentials));
+        let unreachable = || OpenError::Unreachable { endpoint };
+        let db = match tokio::time::timeout(settings.timeout, connecting).await {
+            Ok(Ok(db)) => db,
+            // The crate's own text can repeat what it read of a credentials file.
+            Ok(Err(_)) | Err(_) => return Err(unreachable()),
+        };
+        Ok(Self {
+            inner: Arc::new(Inner {
+                link: Link {
+                    db,
+                    settings,
+                    instance: instance.clone(),
+                    counters: Counters::default(),
+                },
+                places: Places::new(),
+            }),
+        })
+    }
+
+    /// What this store and its clones have asked of Firestore so far.
+    #[must_use]
+    pub fn cost(&self) -> Cost {
+        self.inner.link.counters.so_far()
+    }
+
+    /// Most time that a method takes.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.inner.link.settings.timeout
+    }
+
+    pub(super) fn link(&self) -> &Link {
+        &self.inner.link
+    }
+
+    /// A method that only reads.
+    pub(super) fn to_read(&self, op: &'static str) -> Turn<'_> {
+        Turn::to_read(&self.inner.link, op)
+    }
+
+    /// A method that writes what belongs to `key`.
+    pub(super) async fn to_write(&self, op: &'static str, key: &str) -> Result<Turn<'_>> {
+        Turn::to_write(&self.inner.link, &self.inner.places, op, key).await
+    }
+
+    /// A method that writes this record: of all that it writes, the head of the record's chain is what most others write too.
+    pub(super) async fn to_record(
+        &self,
+        op: &'static str,
+        record: &AuditRecord,
+    ) -> Result<Turn<'_>> {
+        let chain = chain_of(record, &self.inner.link.instance).to_string();
+        self.to_write(op, &chain).await
+    }
+}
+
+/// What the Firebase tools send to the emulator: it stands above the rules, as a service account does in production. It is no secret.
+#[derive(Debug, Default)]
+struct Owner {
+    tag: EntityTag,
+}
+
+impl CredentialsProvider for Owner {
+    async fn headers(
+        &self,
+        extensions: Extensions,
+    ) -> std::result::Result<CacheableResource<HeaderMap>, CredentialsError> {
+        if extensions.get::<EntityTag>() == Some(&self.tag) {
+            return Ok(CacheableResource::NotModified);
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer owner"));
+        Ok(CacheableResource::New {
+            entity_tag: self.tag.clone(),
+            data: headers,
+        })
+    }
+
+    async fn universe_domain(&self) -> Option<String> {
+        None
+    }
+}

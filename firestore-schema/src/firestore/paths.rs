@@ -1,0 +1,191 @@
+//! Where each document lies (protocol.md §4).
+//!
+//! What must always hold: no text becomes part of a path before it was checked as a document id, so that nothing a caller passes can name another
+//! document than the one meant.
+
+use std::fmt;
+
+use keyturn_proto::{ClientId, Npub, RotationId, VersionId};
+
+use crate::store::{Result, StoreError};
+
+/// `oauth2_clients/{clientId}`.
+pub(super) const CLIENTS: &str = "oauth2_clients";
+/// `oauth2_clients/{clientId}/secrets/{versionId}`.
+pub(super) const VERSIONS: &str = "secrets";
+/// `oauth2_rotations/{rotationId}`.
+pub(super) const ROTATIONS: &str = "oauth2_rotations";
+/// `service_actions/{actionId}`.
+pub(super) const ACTIONS: &str = "service_actions";
+/// `admins/{npub}`.
+pub(super) const ADMINS: &str = "admins";
+/// `admin_groups/{alias}`.
+pub(super) const GROUPS: &str = "admin_groups";
+/// `outbox/{eventId}`.
+pub(super) const OUTBOX: &str = "outbox";
+/// `nonces/{hash}`.
+pub(super) const NONCES: &str = "nonces";
+/// `leases/{name}`.
+pub(super) const LEASES: &str = "leases";
+/// `audit/{id}`.
+pub(super) const AUDIT: &str = "audit";
+/// `audit_chains/{id}`.
+pub(super) const CHAINS: &str = "audit_chains";
+/// `revisions/{collection}`: changes whenever a collection does whose documents are judged together.
+pub(super) const REVISIONS: &str = "revisions";
+/// `probes/{id}`: written and deleted again by `keyturn doctor`.
+pub(super) const PROBES: &str = "probes";
+
+/// Firestore's limit for one id, bytes.
+const ID_BYTES: usize = 1500;
+
+/// A document's path below `…/documents`, with every id in it checked.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Path(String);
+
+/// A path can hold a client's name; logs name kinds of documents only.
+impl fmt::Debug for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.split('/').next().unwrap_or_default())
+    }
+}
+
+impl Path {
+    /// `{collection}/{id}`.
+    ///
+    /// # Errors
+    /// [`StoreError::InvalidId`].
+    pub(super) fn new(collection: &str, what: &'static str, id: &str) -> Result<Self> {
+        Ok(Self(format!("{collection}/{}", check(what, id)?)))
+    }
+
+    /// `{self}/{collection}/{id}`.
+    fn below(&self, collection: &str, what: &'static str, id: &str) -> Result<Self> {
+        Ok(Self(format!(
+            "{}/{collection}/{}",
+            self.0,
+            check(what, id)?
+        )))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// From the full resource name that a server gave.
+    pub(super) fn of_name(name: &str, documents: &str) -> Option<Self> {
+        let rest = name.strip_prefix(documents)?.strip_prefix('/')?;
+        Some(Self(rest.to_owned()))
+    }
+
+    /// The last part: the document id.
+    pub(super) fn id(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or_default()
+    }
+
+    pub(super) fn client(id: &ClientId) -> Result<Self> {
+        Self::new(CLIENTS, "client", id.as_str())
+    }
+
+    pub(super) fn version(client: &ClientId, id: &VersionId) -> Result<Self> {
+        Self::client(client)?.below(VERSIONS, "version", &id.to_string())
+    }
+
+    pub(super) fn rotation(id: &RotationId) -> Result<Self> {
+        Self::new(ROTATIONS, "rotation", id.as_str())
+    }
+
+    pub(super) fn action(id: &RotationId) -> Result<Self> {
+        Self::new(ACTIONS, "action", id.as_str())
+    }
+
+    pub(super) fn admin(npub: &Npub) -> Result<Self> {
+        Self::new(ADMINS, "admin", &npub.to_string())
+    }
+
+    pub(super) fn group(alias: &str) -> Result<Self> {
+        Self::new(GROUPS, "admin group", alias)
+    }
+
+    pub(super) fn outbox(event_id: &str) -> Result<Self> {
+        Self::new(OUTBOX, "outbox", event_id)
+    }
+
+    pub(super) fn nonce(hash: &str) -> Result<Self> {
+        Self::new(NONCES, "nonce", hash)
+    }
+
+    pub(super) fn lease(name: &str) -> Result<Self> {
+        Self::new(LEASES, "lease", name)
+    }
+
+    pub(super) fn audit(id: &str) -> Result<Self> {
+        Self::new(AUDIT, "audit", id)
+    }
+
+    pub(super) fn chain(id: &str) -> Result<Self> {
+        Self::new(CHAINS, "audit chain", id)
+    }
+
+    pub(super) fn revision(collection: &str) -> Result<Self> {
+        Self::new(REVISIONS, "revision", collection)
+    }
+}
+
+/// Firestore's rules for a document id, and no control characters.
+fn check<'t>(what: &'static str, id: &'t str) -> Result<&'t str> {
+    let reserved = matches!(id, "." | "..") || (id.starts_with("__") && id.ends_with("__"));
+    let length = (1..=ID_BYTES).contains(&id.len());
+    if reserved || !length || id.chars().any(|c| c == '/' || c.is_control()) {
+        return Err(StoreError::InvalidId { what });
+    }
+    Ok(id)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_document_id_is_refused_whatever_it_names() {
+        let long = "x".repeat(ID_BYTES + 1);
+        let wrong = [
+            "", ".", "..", "a/b", "/", "__x__", "____", "__", "a\nb", "a\0", "\u{85}", &long,
+        ];
+        type Make = fn(&str) -> Result<Path>;
+        let kinds: [(&'static str, Make); 6] = [
+            ("admin group", Path::group),
+            ("outbox", Path::outbox),
+            ("nonce", Path::nonce),
+            ("lease", Path::lease),
+            ("audit", Path::audit),
+            ("audit chain", Path::chain),
+        ];
+        for (what, path) in kinds {
+            for id in wrong {
+                assert_eq!(path(id), Err(StoreError::InvalidId { what }), "{id:?}");
+            }
+            for id in ["a", "a.b", "__a", "a__", "Ümläut 1", &long[1..]] {
+                assert!(path(id).is_ok(), "{id:?}");
+            }
+        }
+    }
+
+    /// Firestore's limit for a whole name is 6 KiB.
+    #[test]
+    fn the_longest_path_stays_below_the_limit() {
+        let client: ClientId = "c".repeat(ID_BYTES).parse().unwrap();
+        let version = "01JM8VEZAMG2DK6T4S9N7TT1C8".parse().unwrap();
+        let path = Path::version(&client, &version).unwrap();
+        let project_and_database = 30 + 63 + "projects//databases//documents/".len();
+        assert!(path.as_str().len() + project_and_database < 6 * 1024);
+    }
+
+    #[test]
+    fn a_path_shows_only_its_collection() {
+        let path = Path::client(&"acme-billing".parse().unwrap()).unwrap();
+        assert_eq!(format!("{path:?}"), "oauth2_clients");
+        assert_eq!(path.id(), "acme-billing");
+    }
+}

@@ -1,0 +1,231 @@
+//! Reading one moment: the first read is of the newest state, and every further one of that same moment (`read_time`), so that what is judged was true together.
+//! Nothing is locked. What was read is remembered with its update time, which the commit then demands.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use firestore::gcloud_sdk::google::firestore::v1::batch_get_documents_response::Result as GetResult;
+use firestore::gcloud_sdk::google::firestore::v1::{
+    BatchGetDocumentsRequest, Document as Wire, RunQueryRequest, batch_get_documents_request,
+    run_query_request,
+};
+use firestore::gcloud_sdk::prost_types::Timestamp;
+
+use super::codec::Fields;
+use super::paths::Path;
+use super::query::Query;
+use super::stored::{self, Document};
+use super::turn::Turn;
+use crate::store::{Result, StoreError};
+
+/// Most documents in one call.
+const PAGE: usize = 300;
+
+/// A document that was there.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) fields: Fields,
+    pub(super) update_time: Timestamp,
+}
+
+/// What was read of one moment.
+pub(super) struct Reading<'t> {
+    turn: &'t Turn<'t>,
+    at: Option<Timestamp>,
+    seen: BTreeMap<Path, Option<Found>>,
+    held: BTreeSet<Path>,
+}
+
+impl<'t> Reading<'t> {
+    pub(super) fn new(turn: &'t Turn<'t>) -> Self {
+        Self {
+            turn,
+            at: None,
+            seen: BTreeMap::new(),
+            held: BTreeSet::new(),
+        }
+    }
+
+    /// Reads these documents in one call, those known already left out. For what will be needed: the fewer calls, the sooner the answer.
+    pub(super) async fn fetch(&mut self, paths: impl IntoIterator<Item = Path>) -> Result<()> {
+        let unseen: BTreeSet<Path> = paths
+            .into_iter()
+            .filter(|path| !self.seen.contains_key(path))
+            .collect();
+        let unseen: Vec<Path> = unseen.into_iter().collect();
+        for some in unseen.chunks(PAGE) {
+            self.fetch_some(some).await?;
+        }
+        Ok(())
+    }
+
+    async fn fetch_some(&mut self, paths: &[Path]) -> Result<()> {
+        use batch_get_documents_request::ConsistencySelector::ReadTime;
+        let link = self.turn.link;
+        let message = BatchGetDocumentsRequest {
+            database: link.database().to_owned(),
+            documents: paths.iter().map(|path| link.name(path)).collect(),
+            mask: None,
+            request_options: None,
+            consistency_selector: self.at.map(ReadTime),
+        };
+        let answers = self
+            .turn
+            .ask("get", &message, |mut client, request| async move {
+                let mut stream = client.batch_get_documents(request).await?.into_inner();
+                let mut answers = Vec::new();
+                while let Some(answer) = stream.message().await? {
+                    answers.push(answer);
+                }
+                Ok(answers)
+            })
+            .await?;
+        link.counters.reads(paths.len());
+        let mut latest = None;
+        for answer in answers {
+            latest = later(latest, answer.read_time);
+            match answer.result {
+                Some(GetResult::Found(document)) => {
+                    let (path, found) = self.found(document)?;
+                    self.seen.insert(path, Some(found));
+                }
+                Some(GetResult::Missing(name)) => {
+                    let path = self.path(&name)?;
+                    self.seen.insert(path, None);
+                }
+                None => {}
+            }
+        }
+        // An answer that left one out would let a document that exists pass for a missing one.
+        if !paths.iter().all(|path| self.seen.contains_key(path)) {
+            return Err(StoreError::Damaged { what: "answer" });
+        }
+        self.at = self.at.or(latest);
+        Ok(())
+    }
+
+    /// One document.
+    pub(super) async fn get<T: Document>(&mut self, path: Path) -> Result<Option<T>> {
+        self.fetch([path.clone()]).await?;
+        match self.seen.get(&path) {
+            Some(Some(found)) => stored::parse(&path, found.fields.clone()).map(Some),
+            Some(None) | None => Ok(None),
+        }
+    }
+
+    /// Every document that a query finds; they may then be written.
+    pub(super) async fn query<T: Document>(&mut self, query: &Query) -> Result<Vec<T>> {
+        let found = self.raw(query).await?;
+        found
+            .into_iter()
+            .map(|(path, found)| {
+                let document = stored::parse(&path, found.fields.clone())?;
+                self.seen.insert(path, Some(found));
+                Ok(document)
+            })
+            .collect()
+    }
+
+    /// What a query finds, as it lies there.
+    pub(super) async fn raw(&mut self, query: &Query) -> Result<Vec<(Path, Found)>> {
+        let mut all: Vec<(Path, Found)> = Vec::new();
+        while all.len() < query.limit {
+            let size = PAGE.min(query.limit - all.len());
+            let page = self.page(query, size, all.last()).await?;
+            let last = page.len() < size;
+            all.extend(page);
+            if last {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    async fn page(
+        &mut self,
+        query: &Query,
+        size: usize,
+        after: Option<&(Path, Found)>,
+    ) -> Result<Vec<(Path, Found)>> {
+        let link = self.turn.link;
+        let parent = match &query.parent {
+            Some(path) => link.name(path),
+            None => link.documents().to_owned(),
+        };
+        let last = after.map(|(path, found)| (link.name(path), &found.fields));
+        let structured = query.page(size, last.as_ref().map(|(name, fields)| (&**name, *fields)));
+        let message = RunQueryRequest {
+            parent,
+            explain_options: None,
+            request_options: None,
+            query_type: Some(run_query_request::QueryType::StructuredQuery(structured)),
+            consistency_selector: self
+                .at
+                .map(run_query_request::ConsistencySelector::ReadTime),
+        };
+        let answers = self
+            .turn
+            .ask("query", &message, |mut client, request| async move {
+                let mut stream = client.run_query(request).await?.into_inner();
+                let mut answers = Vec::new();
+                while let Some(answer) = stream.message().await? {
+                    answers.push(answer);
+                }
+                Ok(answers)
+            })
+            .await?;
+        let mut latest = None;
+        let mut documents = Vec::with_capacity(answers.len());
+        for answer in answers {
+            latest = later(latest, answer.read_time);
+            if let Some(document) = answer.document {
+                documents.push(self.found(document)?);
+            }
+        }
+        link.counters.reads(documents.len().max(1));
+        self.at = self.at.or(latest);
+        Ok(documents)
+    }
+
+    /// Takes note of what [`Reading::raw`] found, so that it can be written.
+    pub(super) fn remember(&mut self, path: Path, found: Found) {
+        self.seen.insert(path, Some(found));
+    }
+
+    /// What the judgement rests on without writing it: the commit fails if it is not as it was read.
+    pub(super) fn hold(&mut self, path: Path) {
+        self.held.insert(path);
+    }
+
+    pub(super) fn held(&self) -> impl Iterator<Item = &Path> {
+        self.held.iter()
+    }
+
+    /// What was seen at `path`: the outer `None` if nobody looked.
+    pub(super) fn seen(&self, path: &Path) -> Option<Option<&Found>> {
+        self.seen.get(path).map(Option::as_ref)
+    }
+
+    pub(super) fn turn(&self) -> &'t Turn<'t> {
+        self.turn
+    }
+
+    fn found(&self, document: Wire) -> Result<(Path, Found)> {
+        let damaged = StoreError::Damaged { what: "answer" };
+        let path = self.path(&document.name)?;
+        let found = Found {
+            fields: document.fields,
+            update_time: document.update_time.ok_or(damaged)?,
+        };
+        Ok((path, found))
+    }
+
+    fn path(&self, name: &str) -> Result<Path> {
+        Path::of_name(name, self.turn.link.documents())
+            .ok_or(StoreError::Damaged { what: "answer" })
+    }
+}
+
+fn later(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    let key = |stamp: &Timestamp| (stamp.seconds, stamp.nanos);
+    one.into_iter().chain(other).max_by_key(key)
+}

@@ -1,0 +1,226 @@
+//! Clients, admins and groups.
+
+use async_trait::async_trait;
+use keyturn_proto::{ClientId, Npub, UnixMs};
+
+use super::apply::Also;
+use super::load;
+use super::open::FirestoreStore;
+use super::paths::{ADMINS, CLIENTS, GROUPS, Path, VERSIONS};
+use super::query::{Operator, Query};
+use super::revision;
+use crate::documents::{
+    AdminDoc, AdminGroupDoc, AuditRecord, ClientDoc, ClientStatus, GroupState, PolicyOverrides,
+    ProvenKey, VersionDoc,
+};
+use crate::lifecycle::{self, Change, ClientUpdate, Verdict};
+use crate::store::{Registry, Result, StoreError};
+
+/// States of versions that were valid once.
+const EVER_CURRENT: [&str; 3] = ["current", "grace", "retired"];
+
+#[async_trait]
+impl Registry for FirestoreStore {
+    async fn create_client(
+        &self,
+        client: ClientDoc,
+        first: Option<VersionDoc>,
+        audit: AuditRecord,
+    ) -> Result<()> {
+        let turn = self.to_record("create_client", &audit).await?;
+        loop {
+            let mut reading = turn.read();
+            let mut paths = load::named_by(&reading, &audit)?;
+            paths.push(Path::client(&client.client_id)?);
+            if let Some(first) = &first {
+                paths.push(Path::version(&first.client_id, &first.version_id)?);
+            }
+            reading.fetch(paths).await?;
+            let known = load::client(&mut reading, &client.client_id).await?;
+            let (doc, first, audit) = (client.clone(), first.clone(), audit.clone());
+            let change = lifecycle::create_client(known.as_ref(), doc, first, audit)?;
+            let verdict = Verdict { answer: (), change };
+            if let Some(answer) = turn.settle(reading, verdict).await? {
+                return Ok(answer);
+            }
+        }
+    }
+
+    async fn client(&self, id: &ClientId) -> Result<Option<ClientDoc>> {
+        let turn = self.to_read("client");
+        load::client(&mut turn.read(), id).await
+    }
+
+    async fn clients(&self, after: Option<&ClientId>, limit: usize) -> Result<Vec<ClientDoc>> {
+        let turn = self.to_read("clients");
+        let mut query = Query::all(CLIENTS).limit(limit);
+        if let Some(id) = after {
+            query = query.named(Operator::GreaterThan, turn.link.name(&Path::client(id)?));
+        }
+        turn.read().query(&query).await
+    }
+
+    async fn versions(&self, id: &ClientId) -> Result<Vec<VersionDoc>> {
+        let turn = self.to_read("versions");
+        let query = Query::all(VERSIONS).below(Path::client(id)?);
+        let mut found: Vec<VersionDoc> = turn.read().query(&query).await?;
+        found.sort_by_key(|doc| (doc.created_at, doc.version_id));
+        Ok(found)
+    }
+
+    async fn update_client(
+        &self,
+        id: &ClientId,
+        status: Option<ClientStatus>,
+        admin_groups: Option<Vec<String>>,
+        policy: Option<PolicyOverrides>,
+        now: UnixMs,
+        audit: AuditRecord,
+    ) -> Result<ClientDoc> {
+        let turn = self.to_record("update_client", &audit).await?;
+        let update = ClientUpdate {
+            status,
+            admin_groups,
+            policy,
+        };
+        loop {
+            let mut reading = turn.read();
+            let mut paths = load::named_by(&reading, &audit)?;
+            paths.push(Path::client(id)?);
+            reading.fetch(paths).await?;
+            let family = load::family(&mut reading, id).await?;
+            let active = load::active(&mut reading, &family.client).await?;
+            let ever_current = family.client.current_version.is_some() || {
+                let query = Query::all(VERSIONS)
+                    .below(Path::client(id)?)
+                    .is_one_of("state", &EVER_CURRENT)
+                    .limit(1);
+                !reading.query::<VersionDoc>(&query).await?.is_empty()
+            };
+            let (update, audit) = (update.clone(), audit.clone());
+            let verdict =
+                lifecycle::update_client(family, active, ever_current, update, now, audit)?;
+            if let Some(answer) = turn.settle(reading, verdict).await? {
+                return Ok(answer);
+            }
+        }
+    }
+
+    async fn put_admin(&self, admin: AdminDoc, audit: AuditRecord) -> Result<()> {
+        let turn = self.to_record("put_admin", &audit).await?;
+        loop {
+            let mut reading = turn.read();
+            let mut paths = load::named_by(&reading, &audit)?;
+            paths.extend([Path::admin(&admin.npub)?, Path::revision(ADMINS)?]);
+            reading.fetch(paths).await?;
+            let also = Also {
+                revision: Some(revision::next(&mut reading, ADMINS, audit.at).await?),
+                ..Also::default()
+            };
+            let known = load::admin(&mut reading, &admin.npub).await?;
+            let verdict = lifecycle::enrol(known, admin.clone(), audit.clone());
+            if turn.settle_with(reading, verdict, also).await?.is_some() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn admin(&self, npub: &Npub) -> Result<Option<AdminDoc>> {
+        let turn = self.to_read("admin");
+        load::admin(&mut turn.read(), npub).await
+    }
+
+    async fn admins(&self) -> Result<Vec<AdminDoc>> {
+        let turn = self.to_read("admins");
+        load::admins(&mut turn.read()).await
+    }
+
+    async fn prove_key(&self, npub: &Npub, key: ProvenKey, audit: AuditRecord) -> Result<AdminDoc> {
+        let turn = self.to_record("prove_key", &audit).await?;
+        loop {
+            let mut reading = turn.read();
+            let mut paths = load::named_by(&reading, &audit)?;
+            paths.extend([Path::admin(npub)?, Path::revision(ADMINS)?]);
+            reading.fetch(paths).await?;
+            let also = Also {
+                revision: Some(revision::next(&mut reading, ADMINS, audit.at).await?),
+                ..Also::default()
+            };
+            let admin = load::admin(&mut reading, npub).await?;
+            let admin = admin.ok_or(StoreError::NotFound { what: "admin" })?;
+            let others = load::admins(&mut reading).await?;
+            let verdict = lifecycle::prove_key(admin, &others, key.clone(), audit.clone())?;
+            if let Some(answer) = turn.settle_with(reading, verdict, also).await? {
+                return Ok(answer);
+            }
+        }
+    }
+
+    async fn put_group(&self, group: AdminGroupDoc, audit: AuditRecord) -> Result<()> {
+        let turn = self.to_record("put_group", &audit).await?;
+        loop {
+            let mut reading = turn.read();
+            let mut paths = load::named_by(&reading, &audit)?;
+            paths.extend([Path::group(&group.alias)?, Path::revision(GROUPS)?]);
+            reading.fetch(paths).await?;
+            let also = Also {
+                revision: Some(revision::next(&mut reading, GROUPS, audit.at).await?),
+                group: Some(group.clone()),
+            };
+            lifecycle::check_group(&group, &load::groups(&mut reading).await?)?;
+            let verdict = recorded((), &audit);
+            if turn.settle_with(reading, verdict, also).await?.is_some() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn groups(&self) -> Result<Vec<AdminGroupDoc>> {
+        let turn = self.to_read("groups");
+        load::groups(&mut turn.read()).await
+    }
+
+    async fn set_group_state(
+        &self,
+        alias: &str,
+        state: GroupState,
+        now: UnixMs,
+        audit: AuditRecord,
+    ) -> Result<AdminGroupDoc> {
+        let turn = self.to_record("set_group_state", &audit).await?;
+        loop {
+            let mut reading = turn.read();
+            let mut paths = load::named_by(&reading, &audit)?;
+            paths.push(Path::group(alias)?);
+            reading.fetch(paths).await?;
+            let group: Option<AdminGroupDoc> = reading.get(Path::group(alias)?).await?;
+            let mut group = group.ok_or(StoreError::NotFound {
+                what: "admin group",
+            })?;
+            if group.status == state {
+                return Ok(group);
+            }
+            group.status = state.clone();
+            group.updated_at = now;
+            let also = Also {
+                group: Some(group.clone()),
+                ..Also::default()
+            };
+            let verdict = recorded(group, &audit);
+            if let Some(answer) = turn.settle_with(reading, verdict, also).await? {
+                return Ok(answer);
+            }
+        }
+    }
+}
+
+/// A change that the lifecycle has no part in, with its record.
+fn recorded<T>(answer: T, audit: &AuditRecord) -> Verdict<T> {
+    Verdict {
+        answer,
+        change: Change {
+            audit: vec![audit.clone()],
+            ..Change::default()
+        },
+    }
+}

@@ -1,0 +1,38 @@
+//! Which database, reached how.
+
+use std::time::Duration;
+
+/// The service itself; any other endpoint is a private one or the emulator.
+pub const PRODUCTION: &str = "https://firestore.googleapis.com";
+
+/// Which database, reached how, and for how long to try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirestoreSettings {
+    /// Google Cloud project.
+    pub project: String,
+    /// Named database; one that holds nothing else.
+    pub database: String,
+    /// `None` is [`PRODUCTION`]. An `http://` endpoint is the emulator: no credentials are looked up and none are sent over it.
+    pub endpoint: Option<String>,
+    /// The longest that one method of the store may take, everything included.
+    pub timeout: Duration,
+}
+
+impl FirestoreSettings {
+    /// Where the calls go.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        self.endpoint.as_deref().unwrap_or(PRODUCTION)
+    }
+
+    /// Whether this is the emulator. Plain HTTP carries no credential, so nothing else can be behind it.
+    #[must_use]
+    pub fn is_emulator(&self) -> bool {
+        self.endpoint().starts_with("http://")
+    }
+
+    /// The longest that one call may take: a server that accepts and never answers must leave time to try again, or to find out what became of a commit.
+    pub(super) fn attempt(&self) -> Duration {
+        self.timeout / 4
+    }
+}
