@@ -8,8 +8,8 @@ use keyturn_proto::{RotationId, UnixMs};
 
 use super::codec::{self, Fields, time_value};
 use super::commit::{self, Mark};
-use super::paths::{OUTBOX, Path};
-use super::query::Query;
+use super::paths::Path;
+use super::query::Ask;
 use super::reading::Reading;
 use super::revision::Revision;
 use super::stored::Document as _;
@@ -17,6 +17,7 @@ use super::writes::Writes;
 use crate::audit::{chains_of, seal};
 use crate::documents::{AdminGroupDoc, AuditChainDoc};
 use crate::lifecycle::Change;
+use crate::queries::relay;
 use crate::store::{Result, StoreError};
 
 /// The end of an outbox event's life.
@@ -113,12 +114,12 @@ async fn still_kept(
     rotation: &RotationId,
     at: UnixMs,
 ) -> Result<Vec<Path>> {
-    let query = Query::all(OUTBOX)
-        .is("rotation_id", rotation.as_str())
+    let ask = Ask::new(&relay::OUTBOX_OF_ROTATION)
+        .text(rotation.as_str())
         .only(DELETE_AFTER);
     let damaged = StoreError::Damaged { what: "outbox" };
     let mut kept = Vec::new();
-    for (path, found) in reading.raw(&query).await? {
+    for (path, found) in reading.raw(&ask).await? {
         let end = match found.fields.get(DELETE_AFTER).map(|v| &v.value_type) {
             Some(Some(ValueType::NullValue(_))) => None,
             Some(Some(ValueType::TimestampValue(stamp))) => {

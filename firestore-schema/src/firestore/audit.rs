@@ -5,13 +5,14 @@ use keyturn_proto::ClientId;
 
 use super::load;
 use super::open::FirestoreStore;
-use super::paths::{AUDIT, CHAINS, Path};
-use super::query::{Operator, Query};
+use super::paths::Path;
+use super::query::Ask;
 use super::stored::{self, Document};
 use super::turn::Turn;
 use crate::audit::{Chain, entry_id};
 use crate::documents::{AuditChainDoc, AuditEntry, AuditRecord};
 use crate::lifecycle::{Change, Verdict};
+use crate::queries::relay;
 use crate::store::{AuditTrail, Result, Stored};
 
 #[async_trait]
@@ -48,11 +49,11 @@ impl AuditTrail for FirestoreStore {
         limit: usize,
     ) -> Result<Vec<Stored<AuditChainDoc>>> {
         let turn = self.to_read("audit_chains");
-        let mut query = Query::all(CHAINS).limit(limit);
-        if let Some(id) = after {
-            query = query.named(Operator::GreaterThan, turn.link.name(&Path::chain(id)?));
-        }
-        found(&turn, &query).await
+        let ask = match after {
+            Some(id) => Ask::new(&relay::CHAINS_AFTER).name(turn.link.name(&Path::chain(id)?)),
+            None => Ask::new(&relay::CHAINS_ALL),
+        };
+        found(&turn, &ask.limit(limit)).await
     }
 
     async fn chain_head(&self, id: &str) -> Result<Option<Stored<AuditChainDoc>>> {
@@ -78,27 +79,29 @@ impl AuditTrail for FirestoreStore {
 
     async fn entries(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored<AuditEntry>>> {
         let turn = self.to_read("audit");
-        let mut query = Query::all(AUDIT).limit(limit);
-        if let Some(id) = after {
-            query = query.named(Operator::GreaterThan, turn.link.name(&Path::audit(id)?));
-        }
-        found(&turn, &query).await
+        let ask = match after {
+            Some(id) => Ask::new(&relay::AUDIT_AFTER).name(turn.link.name(&Path::audit(id)?)),
+            None => Ask::new(&relay::AUDIT_ALL),
+        };
+        found(&turn, &ask.limit(limit)).await
     }
 
     async fn ping(&self) -> Result<()> {
         let turn = self.to_read("ping");
-        let id = "-ping-".parse().map_err(|_| crate::store::StoreError::InvalidId { what: "client" })?;
+        let id = "-ping-"
+            .parse()
+            .map_err(|_| crate::store::StoreError::InvalidId { what: "client" })?;
         load::client(&mut turn.read(), &id).await.map(drop)
     }
 }
 
 /// The entries of a chain from `from_seq` on: ':' follows the digits.
-fn of_chain(turn: &Turn<'_>, id: &str, from_seq: u64, limit: usize) -> Result<Query> {
+fn of_chain(turn: &Turn<'_>, id: &str, from_seq: u64, limit: usize) -> Result<Ask> {
     let first = Path::audit(&entry_id(id, from_seq))?;
     let end = Path::audit(&format!("{id}-:"))?;
-    Ok(Query::all(AUDIT)
-        .named(Operator::GreaterThanOrEqual, turn.link.name(&first))
-        .named(Operator::LessThan, turn.link.name(&end))
+    Ok(Ask::new(&relay::AUDIT_OF_CHAIN)
+        .name(turn.link.name(&first))
+        .name(turn.link.name(&end))
         .limit(limit))
 }
 
@@ -111,21 +114,21 @@ async fn newest_of(turn: &Turn<'_>, chain: &Chain, limit: usize) -> Result<Vec<A
     };
     let limit = u64::try_from(limit).unwrap_or(u64::MAX);
     let from = head.seq.saturating_sub(limit).saturating_add(1);
-    let query = of_chain(turn, &head.id, from, usize::MAX)?;
-    reading.query(&query).await
+    let ask = of_chain(turn, &head.id, from, usize::MAX)?;
+    reading.query(&ask).await
 }
 
 /// The newest entries of all chains by their time; those of one time chain by chain.
 async fn newest(turn: &Turn<'_>, limit: usize) -> Result<Vec<AuditEntry>> {
-    let query = Query::all(AUDIT).descending("at").limit(limit);
-    let mut entries: Vec<AuditEntry> = turn.read().query(&query).await?;
+    let ask = Ask::new(&relay::AUDIT_NEWEST).limit(limit);
+    let mut entries: Vec<AuditEntry> = turn.read().query(&ask).await?;
     entries.reverse();
     Ok(entries)
 }
 
 /// Documents as they lie there, damaged ones too.
-async fn found<T: Document>(turn: &Turn<'_>, query: &Query) -> Result<Vec<Stored<T>>> {
-    let found = turn.read().raw(query).await?;
+async fn found<T: Document>(turn: &Turn<'_>, ask: &Ask) -> Result<Vec<Stored<T>>> {
+    let found = turn.read().raw(ask).await?;
     Ok(found
         .into_iter()
         .map(|(path, found)| Stored {

@@ -162,7 +162,9 @@ pub(super) fn unix_ms(stamp: Timestamp) -> Result<UnixMs, Unrepresentable> {
     let seconds = u64::try_from(stamp.seconds).map_err(|_| Unrepresentable)?;
     let nanos = u64::try_from(stamp.nanos).map_err(|_| Unrepresentable)?;
     Ok(UnixMs(
-        seconds.saturating_mul(1000).saturating_add(nanos / 1_000_000),
+        seconds
+            .saturating_mul(1000)
+            .saturating_add(nanos / 1_000_000),
     ))
 }
 
@@ -287,7 +289,9 @@ mod tests {
                     .values()
                     .for_each(|value| properties(value, times, others));
             }
-            Json::Array(items) => items.iter().for_each(|item| properties(item, times, others)),
+            Json::Array(items) => items
+                .iter()
+                .for_each(|item| properties(item, times, others)),
             _ => {}
         }
     }

@@ -20,15 +20,6 @@ pub(super) enum Cause {
 }
 
 impl Cause {
-    pub(super) const ALL: [Self; 6] = [
-        Self::Contention,
-        Self::Changed,
-        Self::Unreachable,
-        Self::Slow,
-        Self::Exhausted,
-        Self::Internal,
-    ];
-
     /// The label of the retry counter.
     pub(super) const fn label(self) -> &'static str {
         match self {

@@ -34,7 +34,9 @@ impl SecretStore for FirestoreStore {
         loop {
             let mut reading = turn.read();
             let first = load::named_by(&reading, &audit)?;
-            reading.fetch(first.into_iter().chain([Path::admin(&npub)?])).await?;
+            reading
+                .fetch(first.into_iter().chain([Path::admin(&npub)?]))
+                .await?;
             let admin = load::admin(&mut reading, &npub).await?;
             let admin = admin.ok_or(StoreError::NotFound { what: "admin" })?;
             let audit = audit.clone();
@@ -104,7 +106,10 @@ impl SecretStore for FirestoreStore {
         loop {
             let mut reading = turn.read();
             let mut first = load::named_by(&reading, &ack.audit)?;
-            first.extend([Path::rotation(&ack.rotation_id)?, Path::admin(&ack.ack.npub)?]);
+            first.extend([
+                Path::rotation(&ack.rotation_id)?,
+                Path::admin(&ack.ack.npub)?,
+            ]);
             reading.fetch(first).await?;
             let (rotation, family) =
                 load::rotation_and_family(&mut reading, &ack.rotation_id).await?;
@@ -161,7 +166,9 @@ impl SecretStore for FirestoreStore {
     }
 
     async fn mark_announced(&self, rotation_id: &RotationId, now: UnixMs) -> Result<()> {
-        let turn = self.to_write("mark_announced", rotation_id.as_str()).await?;
+        let turn = self
+            .to_write("mark_announced", rotation_id.as_str())
+            .await?;
         loop {
             let mut reading = turn.read();
             let rotation = load::rotation(&mut reading, rotation_id).await?;

@@ -4,8 +4,9 @@ use firestore::{FirestoreDb, FirestoreDocument};
 use keyturn_proto::ClientId;
 
 use super::open::FirestoreStore;
-use super::paths::{CLIENTS, Path};
+use super::paths::Path;
 use super::stored;
+use crate::collections::CLIENTS;
 use crate::documents::ClientDoc;
 use crate::store::{Result, StoreError};
 

@@ -2,14 +2,13 @@
 
 use keyturn_proto::{ClientId, Npub, RotationId, VersionId};
 
-use super::paths::{ADMINS, GROUPS, Path};
-use super::query::Query;
+use super::paths::Path;
+use super::query::Ask;
 use super::reading::Reading;
 use crate::audit::chain_of;
-use crate::documents::{
-    AdminDoc, AdminGroupDoc, AuditRecord, ClientDoc, RotationDoc, VersionDoc,
-};
+use crate::documents::{AdminDoc, AdminGroupDoc, AuditRecord, ClientDoc, RotationDoc, VersionDoc};
 use crate::lifecycle::{Family, Known};
+use crate::queries::relay;
 use crate::store::{Result, StoreError};
 
 /// The head that a record will be appended to, and the client that it names: what nearly every method needs first.
@@ -36,7 +35,12 @@ pub(super) async fn family(reading: &mut Reading<'_>, id: &ClientId) -> Result<F
         .snapshot
         .iter()
         .map(|entry| Path::version(id, &entry.version_id))
-        .chain(client.active_rotation.iter().map(|active| Path::rotation(&active.rotation_id)))
+        .chain(
+            client
+                .active_rotation
+                .iter()
+                .map(|active| Path::rotation(&active.rotation_id)),
+        )
         .collect::<Result<_>>()?;
     reading.fetch(paths).await?;
     let mut living = Vec::with_capacity(client.snapshot.len());
@@ -106,12 +110,12 @@ pub(super) async fn admin(reading: &mut Reading<'_>, npub: &Npub) -> Result<Opti
 
 /// In order of the public key.
 pub(super) async fn admins(reading: &mut Reading<'_>) -> Result<Vec<AdminDoc>> {
-    let mut found: Vec<AdminDoc> = reading.query(&Query::all(ADMINS)).await?;
+    let mut found: Vec<AdminDoc> = reading.query(&Ask::new(&relay::ADMINS_ALL)).await?;
     found.sort_by_key(|admin| admin.npub);
     Ok(found)
 }
 
 /// In order of the alias.
 pub(super) async fn groups(reading: &mut Reading<'_>) -> Result<Vec<AdminGroupDoc>> {
-    reading.query(&Query::all(GROUPS)).await
+    reading.query(&Ask::new(&relay::GROUPS_ALL)).await
 }

@@ -3,11 +3,12 @@
 use keyturn_proto::UnixMs;
 
 use super::codec::Fields;
-use super::paths::{NONCES, Path};
-use super::query::Query;
+use super::paths::Path;
+use super::query::Ask;
 use super::turn::Turn;
 use super::writes::Writes;
 use crate::documents::NonceDoc;
+use crate::queries::relay;
 use crate::store::{BurnNonce, Burned, Result};
 
 /// Most records deleted in one commit.
@@ -40,10 +41,7 @@ pub(super) async fn burn(turn: &Turn<'_>, burn: BurnNonce) -> Result<Burned> {
 
 /// Deletes what has expired. More than a batch is deleted in several commits: each is complete in itself.
 pub(super) async fn purge(turn: &Turn<'_>, now: UnixMs) -> Result<()> {
-    let expired = Query::all(NONCES)
-        .not_after("expires_at", now)
-        .ascending("expires_at")
-        .limit(BATCH);
+    let expired = Ask::new(&relay::NONCES_EXPIRED).time(now).limit(BATCH);
     loop {
         let mut reading = turn.read();
         let found = reading.raw(&expired).await?;

@@ -4,12 +4,13 @@ use keyturn_proto::{RotationId, UnixMs};
 
 use super::codec::{Fields, time_value};
 use super::load;
-use super::paths::{OUTBOX, Path};
-use super::query::Query;
+use super::paths::Path;
+use super::query::Ask;
 use super::turn::Turn;
 use super::writes::Writes;
 use crate::documents::OutboxDoc;
 use crate::lifecycle::due;
+use crate::queries::relay;
 use crate::store::{Result, StoreError};
 
 /// Events of a rotation's present attempt, in order of their ids.
@@ -17,8 +18,8 @@ pub(super) async fn of_rotation(turn: &Turn<'_>, id: &RotationId) -> Result<Vec<
     let mut reading = turn.read();
     let rotation = load::rotation(&mut reading, id).await?;
     let rotation = rotation.ok_or(StoreError::NotFound { what: "rotation" })?;
-    let query = Query::all(OUTBOX).is("rotation_id", id.as_str());
-    let mut events: Vec<OutboxDoc> = reading.query(&query).await?;
+    let ask = Ask::new(&relay::OUTBOX_OF_ROTATION).text(id.as_str());
+    let mut events: Vec<OutboxDoc> = reading.query(&ask).await?;
     events.retain(|event| event.attempt == rotation.attempt);
     Ok(events)
 }
@@ -26,9 +27,7 @@ pub(super) async fn of_rotation(turn: &Turn<'_>, id: &RotationId) -> Result<Vec<
 /// Events that were not read back yet and may still be published, oldest first.
 pub(super) async fn unpublished(turn: &Turn<'_>) -> Result<Vec<OutboxDoc>> {
     let mut reading = turn.read();
-    let events: Vec<OutboxDoc> = reading
-        .query(&Query::all(OUTBOX).is_null("published_at"))
-        .await?;
+    let events: Vec<OutboxDoc> = reading.query(&Ask::new(&relay::OUTBOX_UNPUBLISHED)).await?;
     let rotations: Vec<Path> = events
         .iter()
         .map(|event| Path::rotation(&event.rotation_id))

@@ -7,34 +7,11 @@ use std::fmt;
 
 use keyturn_proto::{ClientId, Npub, RotationId, VersionId};
 
+use crate::collections::{
+    ACTIONS, ADMINS, AUDIT, CHAINS, CLIENTS, GROUPS, LEASES, NONCES, OUTBOX, REVISIONS, ROTATIONS,
+    VERSIONS,
+};
 use crate::store::{Result, StoreError};
-
-/// `oauth2_clients/{clientId}`.
-pub(super) const CLIENTS: &str = "oauth2_clients";
-/// `oauth2_clients/{clientId}/secrets/{versionId}`.
-pub(super) const VERSIONS: &str = "secrets";
-/// `oauth2_rotations/{rotationId}`.
-pub(super) const ROTATIONS: &str = "oauth2_rotations";
-/// `service_actions/{actionId}`.
-pub(super) const ACTIONS: &str = "service_actions";
-/// `admins/{npub}`.
-pub(super) const ADMINS: &str = "admins";
-/// `admin_groups/{alias}`.
-pub(super) const GROUPS: &str = "admin_groups";
-/// `outbox/{eventId}`.
-pub(super) const OUTBOX: &str = "outbox";
-/// `nonces/{hash}`.
-pub(super) const NONCES: &str = "nonces";
-/// `leases/{name}`.
-pub(super) const LEASES: &str = "leases";
-/// `audit/{id}`.
-pub(super) const AUDIT: &str = "audit";
-/// `audit_chains/{id}`.
-pub(super) const CHAINS: &str = "audit_chains";
-/// `revisions/{collection}`: changes whenever a collection does whose documents are judged together.
-pub(super) const REVISIONS: &str = "revisions";
-/// `probes/{id}`: written and deleted again by `keyturn doctor`.
-pub(super) const PROBES: &str = "probes";
 
 /// Firestore's limit for one id, bytes.
 const ID_BYTES: usize = 1500;

@@ -13,7 +13,8 @@ use keyturn_proto::UnixMs;
 use super::codec::{self, Fields, time_value};
 use super::commit;
 use super::open::FirestoreStore;
-use super::paths::{PROBES, Path};
+use super::paths::Path;
+use crate::collections::PROBES;
 
 /// What a look at the database found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +110,7 @@ impl FirestoreStore {
             }),
             operation: Some(Operation::Update(Wire {
                 name: name.to_owned(),
-                fields: Fields::from([("at".to_owned(), time_value(Some(at)))]),
+                fields: Fields::from([("written_at".to_owned(), time_value(Some(at)))]),
                 ..Wire::default()
             })),
             ..Write::default()

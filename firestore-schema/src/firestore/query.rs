@@ -1,10 +1,10 @@
-//! The queries that the store asks, as Firestore's structured queries.
+//! The catalogue's queries ([`crate::queries`]) as Firestore's structured queries: nothing else is asked, so nothing is asked without its index.
 //!
 //! What must always hold: every query orders by the document name last, so that a page can begin exactly where the one before ended.
 
 use firestore::gcloud_sdk::google::firestore::v1::structured_query::{
-    CollectionSelector, CompositeFilter, Direction, FieldFilter, FieldReference, Filter, Order,
-    Projection, UnaryFilter, composite_filter, field_filter, filter::FilterType, unary_filter,
+    self as wire, CollectionSelector, CompositeFilter, FieldFilter, FieldReference, Projection,
+    UnaryFilter, composite_filter, field_filter, filter::FilterType, unary_filter,
 };
 use firestore::gcloud_sdk::google::firestore::v1::value::ValueType;
 use firestore::gcloud_sdk::google::firestore::v1::{ArrayValue, Cursor, StructuredQuery, Value};
@@ -12,49 +12,48 @@ use keyturn_proto::UnixMs;
 
 use super::codec::{Fields, text_value, time_value, value};
 use super::paths::Path;
+use crate::queries::{Direction, Filter, NAME, Op, Operand, Query, Scope};
 
-pub(super) use field_filter::Operator;
-
-/// The document name, as a field of queries.
-const NAME: &str = "__name__";
-
-/// One query.
+/// One query of the catalogue with what the asker gives.
 #[derive(Clone, Debug)]
-pub(super) struct Query {
+pub(super) struct Ask {
+    query: &'static Query,
+    /// One for each operand that the asker gives, in their order.
+    values: Vec<Value>,
     /// The document under which the collection lies; `None` for the root.
     pub(super) parent: Option<Path>,
-    collection: &'static str,
-    group: bool,
-    filters: Vec<Filter>,
-    order: Option<(&'static str, Direction)>,
-    names: Direction,
-    /// The only field that is wanted; `None` for all.
     only: Option<&'static str>,
-    /// Most documents asked for.
+    /// Most documents wanted.
     pub(super) limit: usize,
 }
 
-impl Query {
-    /// Every document of a collection, in order of its id.
-    pub(super) fn all(collection: &'static str) -> Self {
+impl Ask {
+    pub(super) const fn new(query: &'static Query) -> Self {
         Self {
+            query,
+            values: Vec::new(),
             parent: None,
-            collection,
-            group: false,
-            filters: Vec::new(),
-            order: None,
-            names: Direction::Ascending,
             only: None,
             limit: usize::MAX,
         }
     }
 
-    /// Every document of the collections of that name, whatever they lie under.
-    pub(super) fn group(collection: &'static str) -> Self {
-        Self {
-            group: true,
-            ..Self::all(collection)
-        }
+    pub(super) fn text(self, text: &str) -> Self {
+        self.given(text_value(text))
+    }
+
+    pub(super) fn time(self, time: UnixMs) -> Self {
+        self.given(time_value(Some(time)))
+    }
+
+    /// A document by its full resource name.
+    pub(super) fn name(self, name: String) -> Self {
+        self.given(value(ValueType::ReferenceValue(name)))
+    }
+
+    fn given(mut self, value: Value) -> Self {
+        self.values.push(value);
+        self
     }
 
     pub(super) fn below(self, parent: Path) -> Self {
@@ -76,99 +75,39 @@ impl Query {
         Self { limit, ..self }
     }
 
-    /// Ascending by a field, then by name. Documents without the field are not found; those in which it is null come first.
-    pub(super) fn ascending(self, field: &'static str) -> Self {
-        Self {
-            order: Some((field, Direction::Ascending)),
-            ..self
-        }
-    }
-
-    /// Descending by a field, then by name.
-    pub(super) fn descending(self, field: &'static str) -> Self {
-        Self {
-            order: Some((field, Direction::Descending)),
-            names: Direction::Descending,
-            ..self
-        }
-    }
-
-    pub(super) fn is(self, field: &str, text: &str) -> Self {
-        self.compared(field, Operator::Equal, text_value(text))
-    }
-
-    pub(super) fn is_one_of(self, field: &str, texts: &[&str]) -> Self {
-        let values = texts.iter().map(|text| text_value(*text)).collect();
-        let list = value(ValueType::ArrayValue(ArrayValue { values }));
-        self.compared(field, Operator::In, list)
-    }
-
-    pub(super) fn not_after(self, field: &str, time: UnixMs) -> Self {
-        self.compared(field, Operator::LessThanOrEqual, time_value(Some(time)))
-    }
-
-    /// Has any time at all: nothing of ours lies before 1970, and a comparison with a time never finds a null.
-    pub(super) fn is_some(self, field: &str) -> Self {
-        self.compared(
-            field,
-            Operator::GreaterThanOrEqual,
-            time_value(Some(UnixMs(0))),
-        )
-    }
-
-    pub(super) fn is_null(mut self, field: &str) -> Self {
-        self.filters.push(Filter {
-            filter_type: Some(FilterType::UnaryFilter(UnaryFilter {
-                op: unary_filter::Operator::IsNull.into(),
-                operand_type: Some(unary_filter::OperandType::Field(reference(field))),
-            })),
-        });
-        self
-    }
-
-    /// Only documents whose full resource name is greater than, at least, or less than this one's.
-    pub(super) fn named(self, op: Operator, name: String) -> Self {
-        self.compared(NAME, op, value(ValueType::ReferenceValue(name)))
-    }
-
-    fn compared(mut self, field: &str, op: Operator, value: Value) -> Self {
-        self.filters.push(Filter {
-            filter_type: Some(FilterType::FieldFilter(FieldFilter {
-                field: Some(reference(field)),
-                op: op.into(),
-                value: Some(value),
-            })),
-        });
-        self
-    }
-
     /// The next `limit` documents after the one called `name`, whose fields are `last`.
     pub(super) fn page(&self, limit: usize, last: Option<(&str, &Fields)>) -> StructuredQuery {
+        let order = self.query.order;
         let start_at = last.map(|(name, fields)| {
-            let by_field = self.order.map(|(field, _)| {
-                let null = || value(ValueType::NullValue(0));
-                fields.get(field).cloned().unwrap_or_else(null)
-            });
+            let null = || value(ValueType::NullValue(0));
+            let by_fields = order
+                .iter()
+                .map(|key| fields.get(key.field).cloned().unwrap_or_else(null));
             let name = value(ValueType::ReferenceValue(name.to_owned()));
             Cursor {
-                values: by_field.into_iter().chain([name]).collect(),
+                values: by_fields.chain([name]).collect(),
                 before: false,
             }
         });
-        let order = self.order.into_iter().chain([(NAME, self.names)]);
+        let names = order
+            .last()
+            .map_or(Direction::Ascending, |key| key.direction);
+        let keys = order.iter().map(|key| (key.field, key.direction));
         StructuredQuery {
-            select: self.only.map(|field| Projection {
-                fields: vec![reference(field)],
-            }),
+            select: self.projection(),
             from: vec![CollectionSelector {
-                collection_id: self.collection.to_owned(),
-                all_descendants: self.group,
+                collection_id: self.query.collection.to_owned(),
+                all_descendants: self.query.scope == Scope::CollectionGroup,
             }],
             r#where: self.condition(),
-            order_by: order
-                .map(|(field, direction)| Order {
+            order_by: keys
+                .chain([(NAME, names)])
+                .map(|(field, direction)| wire::Order {
                     field: Some(reference(field)),
-                    direction: direction.into(),
+                    direction: match direction {
+                        Direction::Ascending => wire::Direction::Ascending.into(),
+                        Direction::Descending => wire::Direction::Descending.into(),
+                    },
                 })
                 .collect(),
             start_at,
@@ -179,17 +118,69 @@ impl Query {
         }
     }
 
-    fn condition(&self) -> Option<Filter> {
-        match self.filters.as_slice() {
-            [] => None,
-            [one] => Some(one.clone()),
-            several => Some(Filter {
-                filter_type: Some(FilterType::CompositeFilter(CompositeFilter {
-                    op: composite_filter::Operator::And.into(),
-                    filters: several.to_vec(),
-                })),
-            }),
+    fn projection(&self) -> Option<Projection> {
+        let fields: Vec<FieldReference> = match self.only {
+            Some(field) => vec![reference(field)],
+            None => self.query.only.iter().map(|it| reference(it)).collect(),
+        };
+        (!fields.is_empty()).then_some(Projection { fields })
+    }
+
+    fn condition(&self) -> Option<wire::Filter> {
+        let mut given = self.values.iter().cloned();
+        let mut conditions: Vec<wire::Filter> = self
+            .query
+            .filters
+            .iter()
+            .map(|filter| condition(filter, &mut given))
+            .collect();
+        debug_assert!(given.next().is_none(), "more values than operands");
+        match conditions.len() {
+            0 | 1 => conditions.pop(),
+            _ => Some(filter(FilterType::CompositeFilter(CompositeFilter {
+                op: composite_filter::Operator::And.into(),
+                filters: conditions,
+            }))),
         }
+    }
+}
+
+/// A value that was not given is null, and finds nothing.
+fn condition(it: &Filter, given: &mut impl Iterator<Item = Value>) -> wire::Filter {
+    let operand = match it.operand {
+        Operand::Nothing => {
+            return filter(FilterType::UnaryFilter(UnaryFilter {
+                op: unary_filter::Operator::IsNull.into(),
+                operand_type: Some(unary_filter::OperandType::Field(reference(it.field))),
+            }));
+        }
+        Operand::Text(text) => text_value(text),
+        Operand::Texts(texts) => value(ValueType::ArrayValue(ArrayValue {
+            values: texts.iter().map(|text| text_value(*text)).collect(),
+        })),
+        Operand::Epoch => time_value(Some(UnixMs(0))),
+        Operand::AnyText(_) | Operand::AnyTime(_) | Operand::AnyName(_) => {
+            given.next().unwrap_or_else(|| time_value(None))
+        }
+    };
+    let op = match it.op {
+        Op::Is | Op::IsNull => field_filter::Operator::Equal,
+        Op::In => field_filter::Operator::In,
+        Op::Before => field_filter::Operator::LessThan,
+        Op::NotAfter => field_filter::Operator::LessThanOrEqual,
+        Op::After => field_filter::Operator::GreaterThan,
+        Op::NotBefore => field_filter::Operator::GreaterThanOrEqual,
+    };
+    filter(FilterType::FieldFilter(FieldFilter {
+        field: Some(reference(it.field)),
+        op: op.into(),
+        value: Some(operand),
+    }))
+}
+
+fn filter(filter_type: FilterType) -> wire::Filter {
+    wire::Filter {
+        filter_type: Some(filter_type),
     }
 }
 

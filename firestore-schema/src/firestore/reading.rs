@@ -12,7 +12,7 @@ use firestore::gcloud_sdk::prost_types::Timestamp;
 
 use super::codec::Fields;
 use super::paths::Path;
-use super::query::Query;
+use super::query::Ask;
 use super::stored::{self, Document};
 use super::turn::Turn;
 use crate::store::{Result, StoreError};
@@ -113,8 +113,8 @@ impl<'t> Reading<'t> {
     }
 
     /// Every document that a query finds; they may then be written.
-    pub(super) async fn query<T: Document>(&mut self, query: &Query) -> Result<Vec<T>> {
-        let found = self.raw(query).await?;
+    pub(super) async fn query<T: Document>(&mut self, ask: &Ask) -> Result<Vec<T>> {
+        let found = self.raw(ask).await?;
         found
             .into_iter()
             .map(|(path, found)| {
@@ -126,11 +126,11 @@ impl<'t> Reading<'t> {
     }
 
     /// What a query finds, as it lies there.
-    pub(super) async fn raw(&mut self, query: &Query) -> Result<Vec<(Path, Found)>> {
+    pub(super) async fn raw(&mut self, ask: &Ask) -> Result<Vec<(Path, Found)>> {
         let mut all: Vec<(Path, Found)> = Vec::new();
-        while all.len() < query.limit {
-            let size = PAGE.min(query.limit - all.len());
-            let page = self.page(query, size, all.last()).await?;
+        while all.len() < ask.limit {
+            let size = PAGE.min(ask.limit - all.len());
+            let page = self.page(ask, size, all.last()).await?;
             let last = page.len() < size;
             all.extend(page);
             if last {
@@ -142,17 +142,17 @@ impl<'t> Reading<'t> {
 
     async fn page(
         &mut self,
-        query: &Query,
+        ask: &Ask,
         size: usize,
         after: Option<&(Path, Found)>,
     ) -> Result<Vec<(Path, Found)>> {
         let link = self.turn.link;
-        let parent = match &query.parent {
+        let parent = match &ask.parent {
             Some(path) => link.name(path),
             None => link.documents().to_owned(),
         };
         let last = after.map(|(path, found)| (link.name(path), &found.fields));
-        let structured = query.page(size, last.as_ref().map(|(name, fields)| (&**name, *fields)));
+        let structured = ask.page(size, last.as_ref().map(|(name, fields)| (&**name, *fields)));
         let message = RunQueryRequest {
             parent,
             explain_options: None,

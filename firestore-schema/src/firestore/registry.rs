@@ -6,18 +6,17 @@ use keyturn_proto::{ClientId, Npub, UnixMs};
 use super::apply::Also;
 use super::load;
 use super::open::FirestoreStore;
-use super::paths::{ADMINS, CLIENTS, GROUPS, Path, VERSIONS};
-use super::query::{Operator, Query};
+use super::paths::Path;
+use super::query::Ask;
 use super::revision;
+use crate::collections::{ADMINS, GROUPS};
 use crate::documents::{
     AdminDoc, AdminGroupDoc, AuditRecord, ClientDoc, ClientStatus, GroupState, PolicyOverrides,
     ProvenKey, VersionDoc,
 };
 use crate::lifecycle::{self, Change, ClientUpdate, Verdict};
+use crate::queries::relay;
 use crate::store::{Registry, Result, StoreError};
-
-/// States of versions that were valid once.
-const EVER_CURRENT: [&str; 3] = ["current", "grace", "retired"];
 
 #[async_trait]
 impl Registry for FirestoreStore {
@@ -53,17 +52,17 @@ impl Registry for FirestoreStore {
 
     async fn clients(&self, after: Option<&ClientId>, limit: usize) -> Result<Vec<ClientDoc>> {
         let turn = self.to_read("clients");
-        let mut query = Query::all(CLIENTS).limit(limit);
-        if let Some(id) = after {
-            query = query.named(Operator::GreaterThan, turn.link.name(&Path::client(id)?));
-        }
-        turn.read().query(&query).await
+        let ask = match after {
+            Some(id) => Ask::new(&relay::CLIENTS_AFTER).name(turn.link.name(&Path::client(id)?)),
+            None => Ask::new(&relay::CLIENTS_ALL),
+        };
+        turn.read().query(&ask.limit(limit)).await
     }
 
     async fn versions(&self, id: &ClientId) -> Result<Vec<VersionDoc>> {
         let turn = self.to_read("versions");
-        let query = Query::all(VERSIONS).below(Path::client(id)?);
-        let mut found: Vec<VersionDoc> = turn.read().query(&query).await?;
+        let ask = Ask::new(&relay::VERSIONS_OF_CLIENT).below(Path::client(id)?);
+        let mut found: Vec<VersionDoc> = turn.read().query(&ask).await?;
         found.sort_by_key(|doc| (doc.created_at, doc.version_id));
         Ok(found)
     }
@@ -91,11 +90,10 @@ impl Registry for FirestoreStore {
             let family = load::family(&mut reading, id).await?;
             let active = load::active(&mut reading, &family.client).await?;
             let ever_current = family.client.current_version.is_some() || {
-                let query = Query::all(VERSIONS)
+                let ask = Ask::new(&relay::VERSIONS_EVER_CURRENT)
                     .below(Path::client(id)?)
-                    .is_one_of("state", &EVER_CURRENT)
                     .limit(1);
-                !reading.query::<VersionDoc>(&query).await?.is_empty()
+                !reading.query::<VersionDoc>(&ask).await?.is_empty()
             };
             let (update, audit) = (update.clone(), audit.clone());
             let verdict =

@@ -117,8 +117,7 @@ fn due_at(time: Option<keyturn_proto::UnixMs>) -> Fields {
 
 /// All fields of a document as they are stored.
 pub(super) fn fields<T: Document>(document: &T) -> Result<Fields> {
-    let mut fields =
-        codec::encode(document).map_err(|_| StoreError::Damaged { what: T::WHAT })?;
+    let mut fields = codec::encode(document).map_err(|_| StoreError::Damaged { what: T::WHAT })?;
     fields.extend(document.helpers());
     Ok(fields)
 }

@@ -2,36 +2,26 @@
 
 use keyturn_proto::UnixMs;
 
-use super::paths::{OUTBOX, ROTATIONS, VERSIONS};
-use super::query::Query;
+use super::query::Ask;
 use super::turn::Turn;
 use crate::documents::{OutboxDoc, RotationDoc, VersionDoc};
 use crate::lifecycle::due;
+use crate::queries::relay;
 use crate::store::{Due, Result};
-
-/// Rotations, versions and outbox events in order of the time at which something is to be done with them.
-fn timed() -> [Query; 3] {
-    [
-        Query::all(ROTATIONS).ascending("due_at"),
-        Query::group(VERSIONS).ascending("due_at"),
-        Query::all(OUTBOX).ascending("delete_after"),
-    ]
-}
 
 /// Oldest first; ciphertext to purge comes as one item, placed by its oldest event.
 pub(super) async fn due(turn: &Turn<'_>, now: UnixMs, limit: usize) -> Result<Vec<Due>> {
     let mut reading = turn.read();
-    let [rotations, versions, outbox] = timed();
     let mut found: Vec<(UnixMs, Due)> = Vec::new();
 
-    let query = rotations.not_after("due_at", now).limit(limit);
-    for rotation in reading.query::<RotationDoc>(&query).await? {
+    let ask = Ask::new(&relay::ROTATIONS_DUE).time(now).limit(limit);
+    for rotation in reading.query::<RotationDoc>(&ask).await? {
         if let Some(at) = due::rotation_due_at(&rotation) {
             found.extend(due::rotation_due(rotation, now).map(|due| (at, due)));
         }
     }
-    let query = versions.not_after("due_at", now).limit(limit);
-    for version in reading.query::<VersionDoc>(&query).await? {
+    let ask = Ask::new(&relay::VERSIONS_DUE).time(now).limit(limit);
+    for version in reading.query::<VersionDoc>(&ask).await? {
         if let Some(at) = due::version_due_at(&version) {
             let due = Due::Retire {
                 client_id: version.client_id,
@@ -40,8 +30,8 @@ pub(super) async fn due(turn: &Turn<'_>, now: UnixMs, limit: usize) -> Result<Ve
             found.push((at, due));
         }
     }
-    let query = outbox.not_after("delete_after", now).limit(limit);
-    let events: Vec<OutboxDoc> = reading.query(&query).await?;
+    let ask = Ask::new(&relay::OUTBOX_DUE).time(now).limit(limit);
+    let events: Vec<OutboxDoc> = reading.query(&ask).await?;
     if let Some(at) = events.first().and_then(|event| event.delete_after) {
         found.push((at, Due::Purge(events)));
     }
@@ -52,13 +42,12 @@ pub(super) async fn due(turn: &Turn<'_>, now: UnixMs, limit: usize) -> Result<Ve
 
 pub(super) async fn next_due(turn: &Turn<'_>) -> Result<Option<UnixMs>> {
     let mut reading = turn.read();
-    let [rotations, versions, outbox] = timed();
-    let query = rotations.is_some("due_at").limit(1);
-    let rotation = reading.query::<RotationDoc>(&query).await?;
-    let query = versions.is_some("due_at").limit(1);
-    let version = reading.query::<VersionDoc>(&query).await?;
-    let query = outbox.is_some("delete_after").limit(1);
-    let event = reading.query::<OutboxDoc>(&query).await?;
+    let ask = Ask::new(&relay::ROTATIONS_NEXT).limit(1);
+    let rotation = reading.query::<RotationDoc>(&ask).await?;
+    let ask = Ask::new(&relay::VERSIONS_NEXT).limit(1);
+    let version = reading.query::<VersionDoc>(&ask).await?;
+    let ask = Ask::new(&relay::OUTBOX_NEXT).limit(1);
+    let event = reading.query::<OutboxDoc>(&ask).await?;
     let times = [
         rotation.first().and_then(due::rotation_due_at),
         version.first().and_then(due::version_due_at),
@@ -69,9 +58,8 @@ pub(super) async fn next_due(turn: &Turn<'_>) -> Result<Option<UnixMs>> {
 
 /// Every rotation that is not done, oldest first.
 pub(super) async fn active_rotations(turn: &Turn<'_>) -> Result<Vec<RotationDoc>> {
-    let query = Query::all(ROTATIONS).is_one_of("state", &["reserved", "prepared", "quorum_met"]);
-    let mut rotations: Vec<RotationDoc> = turn.read().query(&query).await?;
-    rotations
-        .sort_by(|a, b| (a.created_at, &a.rotation_id).cmp(&(b.created_at, &b.rotation_id)));
+    let ask = Ask::new(&relay::ROTATIONS_ACTIVE);
+    let mut rotations: Vec<RotationDoc> = turn.read().query(&ask).await?;
+    rotations.sort_by(|a, b| (a.created_at, &a.rotation_id).cmp(&(b.created_at, &b.rotation_id)));
     Ok(rotations)
 }
