@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod approle;
 pub mod audit;
 pub mod collections;
 #[cfg(feature = "contract")]

@@ -17,6 +17,11 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("admin-group.json", schema_for!(documents::AdminGroupDoc)),
         ("nonce.json", schema_for!(documents::NonceDoc)),
         ("lease.json", schema_for!(documents::LeaseDoc)),
+        ("approle-role.json", schema_for!(crate::approle::AppRoleDoc)),
+        (
+            "approle-secret-id.json",
+            schema_for!(crate::approle::SecretIdDoc),
+        ),
         ("audit.json", schema_for!(documents::AuditEntry)),
         ("audit-chain.json", schema_for!(documents::AuditChainDoc)),
         ("device.json", schema_for!(crate::devices::DeviceDoc)),

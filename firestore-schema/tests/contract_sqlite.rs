@@ -104,3 +104,16 @@ async fn what_was_answered_is_there_after_reopening() {
     let after = SqliteStore::open(&path).unwrap();
     assert_eq!(after.active_rotations().await.unwrap(), before);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_keeps_the_contract_of_the_embedded_issuer() {
+    let dir = tempfile::tempdir().unwrap();
+    let count = std::sync::atomic::AtomicU32::new(0);
+    keyturn_store::approle::contract::run(|| async {
+        let n = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path: PathBuf = dir.path().join(format!("{n}.db"));
+        Arc::new(SqliteStore::open(&path).unwrap())
+            as Arc<dyn keyturn_store::approle::contract::Backend>
+    })
+    .await;
+}

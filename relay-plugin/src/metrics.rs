@@ -44,6 +44,8 @@ pub const JWKS_FETCHES: &str = "keyturn_jwks_fetches_total";
 
 /// Calls to the issuer of secret_ids, by `op` and `result`: ok, or the reason of the failure.
 pub const ISSUER_CALLS: &str = "keyturn_issuer_calls_total";
+/// Logins with secret_ids of our own, by `result`: ok, invalid, too_many, unavailable.
+pub const APPROLE_LOGINS: &str = "keyturn_approle_logins_total";
 /// Our own token at the issuer, by `result`: obtained, renewed, ending (no successor in sight), failed.
 pub const ISSUER_TOKEN: &str = "keyturn_issuer_token_total";
 
@@ -98,7 +100,7 @@ pub const ISSUER_SECONDS: &str = "keyturn_issuer_seconds";
 /// From the reservation to the ack quorum.
 pub const QUORUM_SECONDS: &str = "keyturn_quorum_seconds";
 
-const COUNTERS: [(&str, &str); 27] = [
+const COUNTERS: [(&str, &str); 28] = [
     (INBOUND, "Events that concern Keyturn, by result"),
     (EVENTS_INVALID, "Events that nobody could open"),
     (
@@ -133,6 +135,10 @@ const COUNTERS: [(&str, &str); 27] = [
     (
         ISSUER_CALLS,
         "Calls to the issuer of secret_ids, by op and result",
+    ),
+    (
+        APPROLE_LOGINS,
+        "Logins with secret_ids of our own, by result",
     ),
     (ISSUER_TOKEN, "Our own token at the issuer, by result"),
     (ROTATIONS, "Rotations ended, by outcome"),

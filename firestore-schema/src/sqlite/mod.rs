@@ -10,6 +10,7 @@
 //! can express (one current version, one active rotation per client).
 
 mod apply;
+mod approle;
 mod audit;
 mod devices;
 mod error;

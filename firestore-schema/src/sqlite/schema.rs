@@ -15,6 +15,7 @@ const STEPS: &[Step] = &[
     Step::Code(migrate::chain_the_trail),
     Step::Sql(STEP_4),
     Step::Sql(DEVICES),
+    Step::Sql(APPROLE),
 ];
 
 enum Step {
@@ -154,6 +155,23 @@ CREATE TABLE devices (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX devices_due ON devices (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX devices_owner ON devices (owner) WHERE owner IS NOT NULL;
+/// Roles and secret_ids of the embedded issuer.
+const APPROLE: &str = "
+CREATE TABLE approle_roles (
+    role TEXT NOT NULL PRIMARY KEY,
+    role_id TEXT NOT NULL UNIQUE,
+    doc TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE approle_secret_ids (
+    accessor TEXT NOT NULL PRIMARY KEY,
+    role TEXT NOT NULL,
+    nonce_hash TEXT NOT NULL,
+    expires_at INTEGER NOT NULL,
+    doc TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX approle_secret_ids_by_nonce ON approle_secret_ids (role, nonce_hash);
+CREATE INDEX approle_secret_ids_expiry ON approle_secret_ids (expires_at);
 ";
 
 /// Why a file's schema cannot be used.

@@ -1,7 +1,8 @@
 //! Audit records, made in one way everywhere: who, what, when, why (protocol.md §6). Never a secret, never a hash of one.
 
 use keyturn_proto::{ClientId, Npub, RotationId, UnixMs, VersionId};
-use keyturn_store::documents::{Actor, AuditRecord, RotationDoc};
+use keyturn_proto::device::DeviceId;
+use keyturn_store::documents::{Actor, AuditDevice, AuditRecord, RotationDoc};
 
 use crate::admission::{Opened, Permit};
 
@@ -93,6 +94,16 @@ impl Entry {
     /// Names the group.
     pub fn group(mut self, group: &str) -> Self {
         self.0.group = Some(group.to_owned());
+        self
+    }
+
+    /// Names the device and its secret_id's accessor.
+    pub fn device(mut self, device_id: DeviceId, accessor: &str) -> Self {
+        self.0.device = Some(AuditDevice {
+            device_id,
+            nonce: None,
+            accessor: Some(accessor.to_owned()),
+        });
         self
     }
 

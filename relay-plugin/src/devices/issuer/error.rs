@@ -108,6 +108,15 @@ impl IssuerError {
         }
     }
 
+    /// For a call whose repeat does no harm: doubt about it is only a reason to repeat it.
+    #[must_use]
+    pub const fn harmless(self) -> Self {
+        match self {
+            Self::InDoubt { why, after } => Self::Retryable { why, after },
+            other => other,
+        }
+    }
+
     /// Whether a secret_id may exist that nobody knows of.
     #[must_use]
     pub const fn in_doubt(&self) -> bool {

@@ -7,6 +7,7 @@
 //! - a credential is shown by one method of one type, and no error, log line or metric carries a piece of one or of an answer's body.
 
 mod credential;
+pub mod embedded;
 mod error;
 mod names;
 pub mod vault;
