@@ -44,6 +44,10 @@ pub const REVISIONS: &str = "revisions";
 pub const PROBES: &str = "probes";
 /// `devices/{deviceId}`.
 pub const DEVICES: &str = "devices";
+/// `approle_roles/{role}`.
+pub const APPROLE_ROLES: &str = "approle_roles";
+/// `approle_secret_ids/{accessor}`.
+pub const APPROLE_SECRET_IDS: &str = "approle_secret_ids";
 
 const fn closed(id: &'static str, holds: &'static str) -> Collection {
     Collection {
@@ -83,4 +87,9 @@ pub const ALL: &[Collection] = &[
     closed(REVISIONS, "change counters of whole collections"),
     closed(PROBES, "written and deleted by keyturn doctor"),
     closed(DEVICES, "devices that ask for a secret_id"),
+    closed(APPROLE_ROLES, "roles of the embedded issuer"),
+    closed(
+        APPROLE_SECRET_IDS,
+        "secret_ids of the embedded issuer, with their hashes",
+    ),
 ];

@@ -155,6 +155,8 @@ CREATE TABLE devices (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX devices_due ON devices (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX devices_owner ON devices (owner) WHERE owner IS NOT NULL;
+";
+
 /// Roles and secret_ids of the embedded issuer.
 const APPROLE: &str = "
 CREATE TABLE approle_roles (

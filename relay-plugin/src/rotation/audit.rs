@@ -1,7 +1,7 @@
 //! Audit records, made in one way everywhere: who, what, when, why (protocol.md §6). Never a secret, never a hash of one.
 
-use keyturn_proto::{ClientId, Npub, RotationId, UnixMs, VersionId};
 use keyturn_proto::device::DeviceId;
+use keyturn_proto::{ClientId, Npub, RotationId, UnixMs, VersionId};
 use keyturn_store::documents::{Actor, AuditDevice, AuditRecord, RotationDoc};
 
 use crate::admission::{Opened, Permit};

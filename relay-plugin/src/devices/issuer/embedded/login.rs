@@ -177,7 +177,10 @@ impl AppRoleLogin {
         if !from_there(&doc, source) {
             return Err(self.refuse(Some(&doc), "secret_id.network", now).await);
         }
-        let record = about(&doc, Entry::by_relay(now, "approle.login", "secret_id.good"));
+        let record = about(
+            &doc,
+            Entry::by_relay(now, "approle.login", "secret_id.good"),
+        );
         let spent = store.spend_secret_id(&doc.accessor, now, record).await;
         match spent.map_err(unavailable)? {
             Spent::Allowed(doc) => Ok(LoggedIn {
@@ -198,10 +201,10 @@ impl AppRoleLogin {
         };
         let owner = mac_owner(&doc.role).ok_or_else(|| unusable("role"))?;
         let hash = SecretHash::parse(&doc.secret_hash).map_err(|_| unusable("hash"))?;
-        let verified = self
-            .parts
-            .mac
-            .verify(&doc.mac_key_ref, &owner, &doc.accessor, secret, &hash);
+        let verified =
+            self.parts
+                .mac
+                .verify(&doc.mac_key_ref, &owner, &doc.accessor, secret, &hash);
         verified.await.map_err(|error| {
             tracing::warn!(%error, "a login could not be checked");
             LoginError::Unavailable
@@ -257,7 +260,10 @@ fn matches_prefilter(doc: Option<&SecretIdDoc>, secret: &str) -> bool {
 
 fn from_there(doc: &SecretIdDoc, source: IpAddr) -> bool {
     // A block that cannot be read allows nothing.
-    let mut blocks = doc.cidrs.iter().filter_map(|text| text.parse::<Cidr>().ok());
+    let mut blocks = doc
+        .cidrs
+        .iter()
+        .filter_map(|text| text.parse::<Cidr>().ok());
     doc.cidrs.is_empty() || blocks.any(|block| block.contains(source))
 }
 
