@@ -16,7 +16,7 @@ async fn firestore_keeps_the_contract() {
         let settings = FirestoreSettings {
             project: emulator.fresh_project(),
             database: "keyturn".to_owned(),
-            endpoint: Some(emulator.endpoint()),
+            endpoint: Some(emulator.endpoint().parse().unwrap()),
             timeout: Duration::from_secs(30),
         };
         Arc::new(FirestoreStore::open(settings).await.unwrap()) as Arc<dyn Store>

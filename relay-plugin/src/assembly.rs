@@ -12,20 +12,19 @@ use std::{
 use async_trait::async_trait;
 use keyturn_mls::{Backlog, Member, MemberConfig, StorageKey};
 use keyturn_proto::Npub;
-use keyturn_store::audit::Instance;
 use keyturn_store::{
+    audit::Instance,
     mac::{MacKey, probe::probe},
-    sqlite::SqliteStore,
     store::Store,
 };
 use nostr::Keys;
-use tokio::{task::spawn_blocking, time::Instant};
+use tokio::{runtime::Handle, task::spawn_blocking, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::{self, Admission},
     clock::SystemClock,
-    config::{Store as StoreConfig, ValidatedConfig},
+    config::ValidatedConfig,
     core::{self, CoreHandle, Deps},
     delivery::{
         member_thread::MemberThread,
@@ -34,6 +33,7 @@ use crate::{
     mac,
     rotation::{self, ports::Clock as _},
     service::{ChallengeIssuer, ChallengeUnavailable, Ports, Service, ServiceFactory, StartError},
+    store,
     web::readiness::Check,
 };
 
@@ -47,6 +47,8 @@ const RETRY: Duration = Duration::from_millis(200);
 const TRAIL: Duration = Duration::from_secs(10);
 /// How often a MAC key that does not work is tried again.
 const MAC_WATCH: Duration = Duration::from_secs(5);
+/// How often the store is asked whether it answers.
+const STORE_WATCH: Duration = Duration::from_secs(10);
 
 /// The product's core. Everything else it needs comes with the ports.
 #[derive(Debug, Clone, Copy, Default)]
@@ -78,7 +80,8 @@ impl ServiceFactory for Assembly {
             readiness,
             stopping,
         } = ports;
-        let checks = ["store", "mls"].map(|name| readiness.register(name));
+        let mls_check = readiness.register("mls");
+        let store_check = readiness.register("store");
         let mac_check = readiness.register("mac");
         let opened = spawn_blocking({
             let config = Arc::clone(&config);
@@ -92,7 +95,12 @@ impl ServiceFactory for Assembly {
             identity,
             admission,
         } = opened;
-        checks.iter().for_each(Check::ready);
+        mls_check.ready();
+        tokio::spawn(watch_store(
+            Arc::clone(&store),
+            store_check,
+            stopping.clone(),
+        ));
         tokio::spawn(write_trail(Arc::clone(&admission), stopping.clone()));
         tokio::spawn(watch_mac(Arc::clone(&mac), mac_check, stopping.clone()));
         tokio::spawn(watch_issuer(
@@ -176,10 +184,10 @@ fn open(config: &ValidatedConfig, backlog: Backlog) -> Result<Opened, StartError
         reason: "mls.nostr_secret_key: expected an nsec or 64 hex digits".to_owned(),
     })?;
     let identity = Npub::from_bytes(keys.public_key().to_bytes());
-    let StoreConfig::Sqlite { path } = &config.store;
     let instance = Instance::relay(&identity);
-    let store = SqliteStore::open_as(path, &instance).map_err(failed("store"))?;
-    let store: Arc<dyn Store> = Arc::new(store);
+    let store = Handle::current()
+        .block_on(store::open(&config.store, &instance))
+        .map_err(failed("store"))?;
     let key = config.mls.storage_key.text().map_err(failed("mls"))?;
     let storage_key = StorageKey::from_text(key.expose()).map_err(failed("mls"))?;
     let member = MemberConfig {
@@ -248,6 +256,23 @@ async fn watch_mac(mac: Arc<dyn MacKey>, check: Check, stopping: CancellationTok
         }
         tokio::select! {
             () = tokio::time::sleep(MAC_WATCH) => {}
+            () = stopping.cancelled() => return,
+        }
+    }
+}
+
+/// Keeps `/readyz` honest about the store.
+async fn watch_store(store: Arc<dyn Store>, check: Check, stopping: CancellationToken) {
+    loop {
+        match store.ping().await {
+            Ok(()) => check.ready(),
+            Err(error) => {
+                tracing::warn!(%error, "the store cannot be used");
+                check.not_ready("the store cannot be used; see the log");
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(STORE_WATCH) => {}
             () = stopping.cancelled() => return,
         }
     }

@@ -25,5 +25,6 @@ pub mod quickstart;
 pub mod rotation;
 pub mod running;
 pub mod service;
+pub mod store;
 pub mod telemetry;
 pub mod web;

@@ -28,12 +28,6 @@ const SCOPE: &str = "https://www.googleapis.com/auth/datastore";
 /// Why the database could not be opened. None of these texts holds a credential.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The endpoint is no `https://` or `http://` URL.
-    #[error("{endpoint:?} is no endpoint: expected https://HOST or http://HOST:PORT")]
-    Endpoint {
-        /// What was given.
-        endpoint: String,
-    },
     /// No application-default credentials, or unusable ones.
     #[error(
         "no usable application-default credentials: attach a service account, or set GOOGLE_APPLICATION_CREDENTIALS"
@@ -77,9 +71,6 @@ impl FirestoreStore {
         instance: &Instance,
     ) -> std::result::Result<Self, OpenError> {
         let endpoint = settings.endpoint().to_owned();
-        if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
-            return Err(OpenError::Endpoint { endpoint });
-        }
         let credentials = if settings.is_emulator() {
             Credentials::from(Owner::default())
         } else {

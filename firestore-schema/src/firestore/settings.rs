@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::mac::cloud_kms::Endpoint;
+
 /// The service itself; any other endpoint is a private one or the emulator.
 pub const PRODUCTION: &str = "https://firestore.googleapis.com";
 
@@ -12,8 +14,8 @@ pub struct FirestoreSettings {
     pub project: String,
     /// Named database; one that holds nothing else.
     pub database: String,
-    /// `None` is [`PRODUCTION`]. An `http://` endpoint is the emulator: no credentials are looked up and none are sent over it.
-    pub endpoint: Option<String>,
+    /// `None` is [`PRODUCTION`]. A plain one is the emulator: no credentials are looked up and none are sent over it.
+    pub endpoint: Option<Endpoint>,
     /// The longest that one method of the store may take, everything included.
     pub timeout: Duration,
 }
@@ -22,13 +24,13 @@ impl FirestoreSettings {
     /// Where the calls go.
     #[must_use]
     pub fn endpoint(&self) -> &str {
-        self.endpoint.as_deref().unwrap_or(PRODUCTION)
+        self.endpoint.as_ref().map_or(PRODUCTION, Endpoint::as_str)
     }
 
     /// Whether this is the emulator. Plain HTTP carries no credential, so nothing else can be behind it.
     #[must_use]
     pub fn is_emulator(&self) -> bool {
-        self.endpoint().starts_with("http://")
+        self.endpoint.as_ref().is_some_and(Endpoint::is_plain)
     }
 
     /// The longest that one call may take: a server that accepts and never answers must leave time to try again, or to find out what became of a commit.

@@ -38,18 +38,21 @@ pub(super) fn run(
     command: impl AsyncFnOnce(&mut Operator<'_>) -> Result<(), OperatorError>,
 ) -> Result<(), CliError> {
     let config = config.load()?;
-    let store = operator::open_store(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(OperatorError::Runtime)?;
     let mut out = io::stdout().lock();
-    runtime.block_on(command(&mut Operator {
-        store: &store,
-        now: now(),
-        out: &mut out,
-        seed_key: &|| seed_key(&config),
-    }))?;
+    runtime.block_on(async {
+        let store = operator::open_store(&config).await?;
+        command(&mut Operator {
+            store: store.as_ref(),
+            now: now(),
+            out: &mut out,
+            seed_key: &|| seed_key(&config),
+        })
+        .await
+    })?;
     Ok(out.flush().map_err(OperatorError::Output)?)
 }
 

@@ -11,6 +11,7 @@ mod rules;
 mod secret;
 mod sections;
 mod source;
+mod store;
 
 use std::{
     collections::BTreeSet,
@@ -23,9 +24,10 @@ pub use mac::{CloudKms, Mac};
 pub use rules::{Admission, Algorithm, Issuer, JwksSource, Policy, TotpPolicy};
 pub use secret::{SecretKey, SecretRef, SecretText};
 pub use sections::{
-    Environment as Profile, Log, LogFormat, Mls, Outbox, Queue, Relay, RelayAuth, Store, Web,
+    Environment as Profile, Log, LogFormat, Mls, Outbox, Queue, Relay, RelayAuth, Web,
 };
 pub use source::Environment;
+pub use store::Store;
 
 /// The configuration as an operator wrote it. Only [`Config::load`] and [`Config::parse`] make a [`ValidatedConfig`].
 pub struct Config;

@@ -219,28 +219,6 @@ impl Mls {
     }
 }
 
-/// `[store]`: where clients, versions, rotations and the audit trail are kept.
-#[derive(Debug)]
-pub enum Store {
-    /// Embedded, for a single process.
-    Sqlite {
-        /// The database file.
-        path: PathBuf,
-    },
-}
-
-impl Store {
-    pub(super) fn read(keys: &mut Keys) -> Result<Self, ConfigError> {
-        keys.text("store.kind", "\"sqlite\"", |text| {
-            (text == "sqlite").then_some(())
-        })?;
-        let path = keys.path("store.path", "the path of the database")?;
-        Ok(Self::Sqlite {
-            path: path.ok_or_else(|| missing("store.path", "the path of the database"))?,
-        })
-    }
-}
-
 /// `[outbox]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Outbox {

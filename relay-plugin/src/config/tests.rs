@@ -323,3 +323,69 @@ fn a_syntax_error_tells_the_line_and_not_its_text() {
     assert!(error.contains("line 6"), "{error}");
     assert!(!error.contains("hunter2"), "{error}");
 }
+
+const FIRESTORE: &str = "kind = \"firestore\"\nproject = \"acme-prod\"";
+
+fn firestore(more: &str) -> Result<ValidatedConfig, String> {
+    let store = format!("[store]\n{FIRESTORE}\n{more}");
+    parse(&LEAST.replace("[store]\npath = \"data/keyturn.db\"", &store))
+}
+
+#[test]
+fn the_firestore_store_needs_a_project_and_has_a_database_of_its_own() {
+    let super::Store::Firestore(settings) = firestore("").unwrap().store else {
+        panic!("not Firestore")
+    };
+    assert_eq!(settings.project, "acme-prod");
+    assert_eq!(settings.database, "keyturn");
+    assert_eq!(settings.endpoint(), "https://firestore.googleapis.com");
+    assert!(!settings.is_emulator());
+    assert_eq!(settings.timeout, Duration::from_secs(10));
+    let super::Store::Firestore(settings) = firestore(
+        "database = \"keyturn-eu\"\nendpoint = \"http://127.0.0.1:8080\"\ntimeout = \"3s\"",
+    )
+    .unwrap()
+    .store
+    else {
+        panic!("not Firestore")
+    };
+    assert_eq!(settings.database, "keyturn-eu");
+    assert!(settings.is_emulator());
+    assert_eq!(settings.timeout, Duration::from_secs(3));
+    let without = LEAST.replace("path = \"data/keyturn.db\"", "kind = \"firestore\"");
+    let error = parse(&without).unwrap_err();
+    assert!(error.contains("store.project"), "{error}");
+}
+
+#[test]
+fn what_belongs_to_the_other_store_or_to_nobody_is_refused() {
+    for (more, key) in [
+        ("path = \"data/keyturn.db\"", "store.path"),
+        ("database = \"(default)\"", "store.database"),
+        ("database = \"a/b\"", "store.database"),
+        ("endpoint = \"http://10.0.0.1:8080\"", "store.endpoint"),
+        ("endpoint = \"firestore.googleapis.com\"", "store.endpoint"),
+        ("timeout = \"0s\"", "store.timeout"),
+    ] {
+        let error = firestore(more).unwrap_err();
+        assert!(error.contains(key), "{more}: {error}");
+    }
+    for (key, value) in [
+        ("store.project", "\"acme-prod\""),
+        ("store.endpoint", "\"http://127.0.0.1:8080\""),
+        ("store.kind", "\"postgres\""),
+    ] {
+        let error = parse(&least_with(key, value)).unwrap_err();
+        assert!(error.contains(key), "{key}: {error}");
+    }
+}
+
+#[test]
+fn a_variable_chooses_the_store() {
+    let error = with_environment([
+        ("KEYTURN_STORE__KIND", "firestore"),
+        ("KEYTURN_STORE__PROJECT", "acme-prod"),
+    ])
+    .unwrap_err();
+    assert!(error.contains("store.path"), "{error}");
+}

@@ -7,10 +7,10 @@ use std::{
 };
 
 use keyturn_proto::UnixMs;
-use keyturn_store::{sqlite::SqliteStore, store::AuditTrail as _};
+use keyturn_store::store::Store;
 
 use super::{Report, Subject, files};
-use crate::config::{Mac, Store};
+use crate::config::{self, Mac};
 
 const CHECK: &str = "clock";
 /// 2026-01-01: no right clock is behind this program.
@@ -23,8 +23,10 @@ pub(super) fn check(subject: Subject<'_>, report: &mut Report) {
     if subject.now < EARLIEST {
         return report.fail(CHECK, "the clock is before 2026", MEND);
     }
-    let Store::Sqlite { path: store } = &subject.config.store;
-    let mut files: Vec<&Path> = vec![subject.path, store, &subject.config.mls.database];
+    let mut files: Vec<&Path> = vec![subject.path, &subject.config.mls.database];
+    if let config::Store::Sqlite { path } = &subject.config.store {
+        files.push(path);
+    }
     if let Mac::Local { key_file, .. } = &subject.config.mac {
         files.push(key_file);
     }
@@ -52,7 +54,7 @@ pub(super) fn check(subject: Subject<'_>, report: &mut Report) {
 }
 
 /// Windows, deadlines and uses of proofs are judged by time: what was recorded must not lie ahead.
-pub(super) async fn check_trail(subject: Subject<'_>, store: &SqliteStore, report: &mut Report) {
+pub(super) async fn check_trail(subject: Subject<'_>, store: &dyn Store, report: &mut Report) {
     // A trail that cannot be read is the store's finding.
     let Ok(newest) = store.read(None, 1).await else {
         return;

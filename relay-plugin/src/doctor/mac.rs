@@ -10,7 +10,7 @@ use keyturn_store::{
         KeyFileError, LocalMacKey, MacError, MacKey as _,
         probe::{can_verify, probe},
     },
-    sqlite::SqliteStore,
+    store::Store,
 };
 
 use super::{Report, Subject, files, kms, registry};
@@ -28,7 +28,7 @@ pub(super) struct Used<'a> {
     pub(super) clients: Vec<&'a ClientDoc>,
 }
 
-pub(super) async fn check(subject: Subject<'_>, store: Option<&SqliteStore>, report: &mut Report) {
+pub(super) async fn check(subject: Subject<'_>, store: Option<&dyn Store>, report: &mut Report) {
     let clients = match store {
         Some(store) => registry::clients(store).await.ok(),
         None => None,

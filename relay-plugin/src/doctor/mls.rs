@@ -3,7 +3,7 @@
 //! It belongs to one process: beside a running relay it is left alone, and the relay's own readiness has to do.
 
 use keyturn_mls::{Freeze, GroupInfo, Member, MemberConfig, StorageKey, error::OpenError};
-use keyturn_store::{documents::AdminGroupDoc, sqlite::SqliteStore, store::Registry as _};
+use keyturn_store::{documents::AdminGroupDoc, store::Store};
 use tokio::task::spawn_blocking;
 
 use super::{Report, Subject, files, ports::Running};
@@ -13,7 +13,7 @@ const LOST: &str = "docs/operations.md, \"Lost member database\": the service jo
 
 pub(super) async fn check(
     subject: Subject<'_>,
-    store: Option<&SqliteStore>,
+    store: Option<&dyn Store>,
     running: Running,
     report: &mut Report,
 ) {
@@ -105,7 +105,7 @@ fn mend(error: &OpenError) -> String {
 
 async fn compare(
     subject: Subject<'_>,
-    store: &SqliteStore,
+    store: &dyn Store,
     joined: &[GroupInfo],
     report: &mut Report,
 ) {

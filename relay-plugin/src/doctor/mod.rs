@@ -6,6 +6,7 @@
 mod clock;
 mod config;
 mod files;
+mod firestore;
 mod issuer;
 mod kms;
 mod mac;
@@ -52,13 +53,13 @@ pub async fn examine(subject: Subject<'_>) -> Report {
     let running = ports::check(subject, &mut report).await;
     clock::check(subject, &mut report);
     let store = store::check(subject, &mut report).await;
-    if let Some(store) = &store {
+    if let Some(store) = store.as_deref() {
         clock::check_trail(subject, store, &mut report).await;
         registry::check(subject, store, &mut report).await;
         timed::check(subject, store, running, &mut report).await;
     }
-    mac::check(subject, store.as_ref(), &mut report).await;
-    mls::check(subject, store.as_ref(), running, &mut report).await;
+    mac::check(subject, store.as_deref(), &mut report).await;
+    mls::check(subject, store.as_deref(), running, &mut report).await;
     issuer::check(subject, &mut report).await;
     report
 }

@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 
 use keyturn_store::{
     documents::{ClientDoc, ClientStatus, GroupState},
-    sqlite::SqliteStore,
-    store::{Registry as _, StoreError},
+    store::{Store, StoreError},
 };
 
 use super::{Report, Subject};
@@ -16,7 +15,7 @@ const PAGE: usize = 1_000;
 /// Names in one finding.
 const NAMED: usize = 5;
 
-pub(super) async fn check(subject: Subject<'_>, store: &SqliteStore, report: &mut Report) {
+pub(super) async fn check(subject: Subject<'_>, store: &dyn Store, report: &mut Report) {
     if let Err(error) = look(subject, store, report).await {
         report.fail(
             CHECK,
@@ -28,7 +27,7 @@ pub(super) async fn check(subject: Subject<'_>, store: &SqliteStore, report: &mu
 
 async fn look(
     subject: Subject<'_>,
-    store: &SqliteStore,
+    store: &dyn Store,
     report: &mut Report,
 ) -> Result<(), StoreError> {
     let before = report.findings.len();
@@ -130,7 +129,7 @@ async fn look(
 }
 
 /// Every client.
-pub(super) async fn clients(store: &SqliteStore) -> Result<Vec<ClientDoc>, StoreError> {
+pub(super) async fn clients(store: &dyn Store) -> Result<Vec<ClientDoc>, StoreError> {
     let mut all: Vec<ClientDoc> = Vec::new();
     loop {
         let after = all.last().map(|client| client.client_id.clone());

@@ -76,8 +76,11 @@ fn in_use(subject: Subject<'_>, secret: &SecretRef) -> bool {
         // Challenges live for minutes.
         "admission.challenge_key" => false,
         "admission.totp_seed_key" => {
-            let Store::Sqlite { path } = &subject.config.store;
-            path.exists()
+            match &subject.config.store {
+                Store::Sqlite { path } => path.exists(),
+                // Somebody else's relay may have made it what it is.
+                Store::Firestore(_) => true,
+            }
         }
         _ => subject.config.mls.database.exists(),
     }

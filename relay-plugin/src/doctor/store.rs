@@ -1,25 +1,45 @@
 //! The document store: opens, schema, writable, nothing damaged, audit trail readable.
 
+use std::{path::Path, sync::Arc};
+
 use keyturn_store::{
     sqlite::{self, Inspection, OpenError, SqliteStore},
-    store::AuditTrail as _,
+    store::{AuditTrail, Store},
 };
 use tokio::task::spawn_blocking;
 
-use super::{Report, Subject, files};
-use crate::config::Store;
+use super::{Report, Subject, files, firestore};
+use crate::config;
 
-const CHECK: &str = "store";
+pub(super) const CHECK: &str = "store";
 
 /// The store, for the checks that read it; `None` when that is not possible or would change it.
-pub(super) async fn check(subject: Subject<'_>, report: &mut Report) -> Option<SqliteStore> {
-    let Store::Sqlite { path } = &subject.config.store;
+pub(super) async fn check(subject: Subject<'_>, report: &mut Report) -> Option<Arc<dyn Store>> {
+    match &subject.config.store {
+        config::Store::Sqlite { path } => {
+            let store: Arc<dyn Store> = Arc::new(file(subject, path, report).await?);
+            match store.read(None, 1).await {
+                Ok(_) => report.ok(CHECK, "the audit trail can be read"),
+                Err(error) => report.fail(
+                    CHECK,
+                    format!("the audit trail cannot be read: {error}"),
+                    RESTORE,
+                ),
+            }
+            Some(store)
+        }
+        config::Store::Firestore(settings) => firestore::check(settings, report).await,
+    }
+}
+
+/// The embedded store's file.
+async fn file(subject: Subject<'_>, path: &Path, report: &mut Report) -> Option<SqliteStore> {
     let metadata = files::there_or_possible(CHECK, "the store", path, report)?;
     if !files::ours(CHECK, path, &metadata, report) {
         return None;
     }
     let looked = spawn_blocking({
-        let path = path.clone();
+        let path = path.to_owned();
         move || sqlite::inspect(&path)
     });
     let inspection = match looked.await {
@@ -41,7 +61,7 @@ pub(super) async fn check(subject: Subject<'_>, report: &mut Report) -> Option<S
         return None;
     }
     let opened = spawn_blocking({
-        let path = path.clone();
+        let path = path.to_owned();
         move || SqliteStore::open(&path)
     });
     let store = match opened.await.ok()? {
@@ -52,17 +72,9 @@ pub(super) async fn check(subject: Subject<'_>, report: &mut Report) -> Option<S
             return None;
         }
     };
-    match store.ping().await {
+    match AuditTrail::ping(&store).await {
         Ok(()) => report.ok(CHECK, format!("schema {}, writable", inspection.schema)),
         Err(error) => report.fail(CHECK, format!("it cannot be written: {error}"), WRITE),
-    }
-    match store.read(None, 1).await {
-        Ok(_) => report.ok(CHECK, "the audit trail can be read"),
-        Err(error) => report.fail(
-            CHECK,
-            format!("the audit trail cannot be read: {error}"),
-            RESTORE,
-        ),
     }
     Some(store)
 }

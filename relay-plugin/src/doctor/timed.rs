@@ -5,8 +5,7 @@ use std::time::Duration;
 use keyturn_proto::UnixMs;
 use keyturn_store::{
     documents::{RotationDoc, RotationState},
-    sqlite::SqliteStore,
-    store::{SecretStore as _, StoreError},
+    store::{Store, StoreError},
 };
 
 use super::{Report, Subject, ports::Running};
@@ -17,7 +16,7 @@ const SLACK: Duration = Duration::from_secs(120);
 
 pub(super) async fn check(
     subject: Subject<'_>,
-    store: &SqliteStore,
+    store: &dyn Store,
     running: Running,
     report: &mut Report,
 ) {
@@ -32,7 +31,7 @@ pub(super) async fn check(
 
 async fn look(
     subject: Subject<'_>,
-    store: &SqliteStore,
+    store: &dyn Store,
     running: Running,
     report: &mut Report,
 ) -> Result<(), StoreError> {

@@ -9,13 +9,16 @@ pub mod groups;
 pub mod proofs;
 pub mod qr;
 
+use std::sync::Arc;
+
 use keyturn_proto::{ClientId, UnixMs};
+use keyturn_store::audit::Instance;
 use keyturn_store::documents::{Actor, AuditRecord};
-use keyturn_store::sqlite::{OpenError, SqliteStore};
-use keyturn_store::store::StoreError;
+use keyturn_store::store::{Store, StoreError};
 
 use crate::admission::totp_seed::SeedError;
-use crate::config::{self, ConfigError, ValidatedConfig};
+use crate::config::{ConfigError, ValidatedConfig};
+use crate::store::{self, OpenError};
 
 /// Why the operator's command changed nothing.
 #[derive(Debug, thiserror::Error)]
@@ -77,9 +80,8 @@ pub enum OperatorError {
 ///
 /// # Errors
 /// [`OperatorError::Open`].
-pub fn open_store(config: &ValidatedConfig) -> Result<SqliteStore, OperatorError> {
-    let config::Store::Sqlite { path } = &config.store;
-    Ok(SqliteStore::open(path)?)
+pub async fn open_store(config: &ValidatedConfig) -> Result<Arc<dyn Store>, OperatorError> {
+    Ok(store::open(&config.store, &Instance::operator()).await?)
 }
 
 /// An audit record of the operator's.

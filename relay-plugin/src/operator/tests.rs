@@ -4,6 +4,7 @@
 
 use keyturn_proto::{MlsGroupId, Npub, UnixMs};
 use keyturn_store::documents::{ClientScope, ClientStatus, GroupState, ProvenKey};
+use keyturn_store::sqlite::SqliteStore;
 use keyturn_store::store::{AuditTrail as _, Registry as _};
 
 use super::*;

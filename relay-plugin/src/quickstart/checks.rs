@@ -2,11 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::sync::Arc;
 
 use keyturn_proto::{ClientId, PresentedSecret, Secret};
 use keyturn_store::mac::local::LocalMacKey;
-use keyturn_store::sqlite::SqliteStore;
 use keyturn_store::verifier::{Settings, Verified as Match, Verifier, VerifyError, Which};
 
 use super::QuickstartError;
@@ -17,6 +15,7 @@ use super::report::{Narrator, Verified};
 use super::setup::Layout;
 use crate::cli::serve::Served;
 use crate::config::ValidatedConfig;
+use crate::operator;
 
 /// Asks the verifier, over the very store and key that the relay uses, about the new, the old and a wrong secret.
 pub(super) async fn judge(
@@ -26,8 +25,7 @@ pub(super) async fn judge(
     old: &Rotated,
     new: &Rotated,
 ) -> Result<Verified, QuickstartError> {
-    let crate::config::Store::Sqlite { path } = &config.store;
-    let store: Arc<SqliteStore> = Arc::new(SqliteStore::open(path).map_err(at("store"))?);
+    let store = operator::open_store(config).await.map_err(at("store"))?;
     let mac = LocalMacKey::open(&[layout.mac_key()]).map_err(at("MAC key"))?;
     let verifier = Verifier::new(store, mac, Settings::default()).map_err(at("verifier"))?;
     let wrong = Secret::generate().map_err(at("verifier"))?;

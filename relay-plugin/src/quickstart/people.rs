@@ -7,7 +7,6 @@ use keyturn_admin::home::{Config as HomeConfig, Home};
 use keyturn_admin::{AdminSession, SessionConfig};
 use keyturn_proto::{ClientId, Npub, UnixMs};
 use keyturn_store::documents::ClientScope;
-use keyturn_store::store::Registry;
 use nostr::Keys;
 use tokio::time::Instant;
 
@@ -64,7 +63,7 @@ pub async fn register(
         bob: keys(layout, "bob")?,
         service: npub(&service),
     };
-    let store = operator::open_store(config).map_err(at("store"))?;
+    let store = operator::open_store(config).await.map_err(at("store"))?;
     let seed_key = SeedKey::new(config.admission.totp_seed_key.key32()?.expose());
     let now = now();
     let client: ClientId = CLIENT.parse().map_err(at("client"))?;
@@ -80,7 +79,7 @@ pub async fn register(
             new_seed: false,
             issuer: DevIssuer::ISSUER.to_owned(),
         };
-        admins::enrol(&store, &seed_key, enrolment, now)
+        admins::enrol(store.as_ref(), &seed_key, enrolment, now)
             .await
             .map_err(at("enrol"))?;
     }
@@ -90,10 +89,10 @@ pub async fn register(
         nostr_group_id: None,
         welcomers: vec![npub(&people.alice)],
     };
-    groups::bind(&store, binding, now)
+    groups::bind(store.as_ref(), binding, now)
         .await
         .map_err(at("bind group"))?;
-    clients::add(&store, client, vec![GROUP.to_owned()], now)
+    clients::add(store.as_ref(), client, vec![GROUP.to_owned()], now)
         .await
         .map_err(at("add client"))?;
     Ok(people)

@@ -27,7 +27,9 @@ pub struct Stamped;
 #[async_trait]
 impl ServiceFactory for Stamped {
     async fn start(self: Box<Self>, ports: Ports) -> Result<Arc<dyn Service>, StartError> {
-        let Store::Sqlite { path } = &ports.config.store;
+        let Store::Sqlite { path } = &ports.config.store else {
+            unreachable!("measured on the embedded store")
+        };
         let pen = Pen::open(&path.with_file_name(FILE));
         let (stamped, inbound) = mpsc::channel(ports.config.queue.capacity);
         let mut arriving = ports.inbound;

@@ -1,0 +1,121 @@
+//! The Firestore store: reachable, there, readable, writable, and its clock; then whether the audit trail can be read.
+
+use std::{sync::Arc, time::Duration};
+
+use keyturn_store::{
+    firestore::{FirestoreSettings, FirestoreStore, OpenError, Probe, ProbeError},
+    store::Store,
+};
+
+use super::{Report, store::CHECK};
+
+/// Proofs and windows are judged by our clock, and other relays by theirs: more than this is refused somewhere.
+const CLOCK_SLACK: Duration = Duration::from_secs(2);
+/// Every promotion waits for a few of these.
+const SLOW: Duration = Duration::from_secs(1);
+
+pub(super) async fn check(
+    settings: &FirestoreSettings,
+    report: &mut Report,
+) -> Option<Arc<dyn Store>> {
+    let store = match FirestoreStore::open(settings.clone()).await {
+        Ok(store) => store,
+        Err(error) => {
+            let mend = match &error {
+                OpenError::Credentials => credentials(settings),
+                OpenError::Unreachable { .. } => REACH.to_owned(),
+            };
+            report.fail(CHECK, error.to_string(), mend);
+            return None;
+        }
+    };
+    match store.probe().await {
+        Ok(probe) => tell(settings, probe, report),
+        Err(error) => {
+            report.fail(CHECK, error.to_string(), mend(&error, settings));
+            // What may be read is still worth looking at.
+            if !matches!(error, ProbeError::MayNotWrite) {
+                return None;
+            }
+        }
+    }
+    let store: Arc<dyn Store> = Arc::new(store);
+    match store.read(None, 1).await {
+        Ok(_) => report.ok(CHECK, "the audit trail can be read"),
+        Err(error) => report.fail(
+            CHECK,
+            format!("the audit trail cannot be read: {error}"),
+            "deploy firestore.indexes.json (docs/operations.md, \"Firestore\"), and wait until its indexes are built",
+        ),
+    }
+    Some(store)
+}
+
+const REACH: &str = "look at store.endpoint, the name server, the firewall (TCP 443 to firestore.googleapis.com), and a proxy in between: gRPC needs HTTP/2";
+
+fn tell(settings: &FirestoreSettings, probe: Probe, report: &mut Report) {
+    report.ok(
+        CHECK,
+        format!(
+            "database {} of {} can be read and written, one write in {}",
+            settings.database,
+            settings.project,
+            humantime::format_duration(Duration::from_millis(
+                u64::try_from(probe.round_trip.as_millis()).unwrap_or(u64::MAX)
+            ))
+        ),
+    );
+    if probe.round_trip > SLOW {
+        report.warn(
+            CHECK,
+            "a write takes more than a second",
+            "run the relay in the database's region, and look at its load (Cloud console, Firestore, Usage)",
+        );
+    }
+    let off = Duration::from_millis(probe.clock_ahead_ms.unsigned_abs());
+    // Where within the round trip Firestore looked at its clock is not known.
+    if off > CLOCK_SLACK + probe.round_trip {
+        let way = if probe.clock_ahead_ms > 0 {
+            "ahead of"
+        } else {
+            "behind"
+        };
+        report.fail(
+            CHECK,
+            format!(
+                "this machine's clock is {} {way} Firestore's",
+                humantime::format_duration(off)
+            ),
+            "set the clock, and keep it: timedatectl set-ntp true",
+        );
+    } else {
+        report.ok(CHECK, "this machine's clock agrees with Firestore's");
+    }
+}
+
+fn mend(error: &ProbeError, settings: &FirestoreSettings) -> String {
+    let FirestoreSettings {
+        project, database, ..
+    } = settings;
+    match error {
+        ProbeError::Unreachable => REACH.to_owned(),
+        ProbeError::Credentials => credentials(settings),
+        ProbeError::NoDatabase => format!(
+            "gcloud firestore databases create --project={project} --database={database} --location=LOCATION --type=firestore-native"
+        ),
+        ProbeError::MayNotRead | ProbeError::MayNotWrite => format!(
+            "gcloud projects add-iam-policy-binding {project} --member=serviceAccount:ACCOUNT --role=roles/datastore.user --condition='title=keyturn,expression=resource.name==\"projects/{project}/databases/{database}\"'"
+        ),
+        ProbeError::Refused { .. } => {
+            "look the code up at https://cloud.google.com/firestore/docs/understand-error-codes"
+                .to_owned()
+        }
+    }
+}
+
+fn credentials(settings: &FirestoreSettings) -> String {
+    format!(
+        "attach a service account to this machine, or name its credentials in GOOGLE_APPLICATION_CREDENTIALS; for a try by hand: gcloud auth application-default login --project={}",
+        settings.project
+    )
+}
