@@ -134,7 +134,7 @@ fn values_out_of_range_name_the_key_and_what_was_expected() {
         ("web.listen", "\"8081\"", "an address and port"),
         ("mls.relays", "[\"https://a\"]", "ws:// or wss://"),
         ("mls.settle", "\"10\"", "\"10m\""),
-        ("store.kind", "\"firestore\"", "\"sqlite\""),
+        ("store.kind", "\"postgres\"", "\"sqlite\""),
         (
             "issuer.jwks_url",
             "\"http://auth.example.org\"",
