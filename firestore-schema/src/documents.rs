@@ -202,6 +202,9 @@ pub struct AckEntry {
     pub npub: Npub,
     /// Whether the proof verified.
     pub proven: bool,
+    /// Alias of the group it came through; it counts only while that group is the client's and served.
+    #[serde(default)]
+    pub group: Option<String>,
     /// When we recorded it.
     pub at: UnixMs,
 }

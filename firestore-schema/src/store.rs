@@ -72,6 +72,8 @@ pub struct BurnNonce {
     pub expires_at: UnixMs,
     /// Now.
     pub now: UnixMs,
+    /// Written with it, the first time; a use by another event is refused, and recorded as the refusal that it is.
+    pub audit: AuditRecord,
 }
 
 /// Result of burning a nonce.
@@ -292,7 +294,8 @@ pub trait SecretStore: Send + Sync {
     async fn mark_published(&self, event_ids: &[String], now: UnixMs) -> Result<()>;
     /// Steps 6 and 7.
     async fn record_ack(&self, ack: RecordAck) -> Result<AckResult>;
-    /// Step 7 when the quorum came before `not_before`.
+    /// Step 7 when the quorum came before `not_before`. Acks and readers are judged again: the rotation may be cancelled, or wait for other acks
+    /// instead; its outcome tells.
     async fn promote(
         &self,
         rotation_id: &RotationId,
@@ -336,9 +339,9 @@ pub trait SecretStore: Send + Sync {
     async fn outbox(&self, rotation: &RotationId) -> Result<Vec<OutboxDoc>>;
     /// Outbox events not yet read back, of any rotation.
     async fn unpublished(&self) -> Result<Vec<OutboxDoc>>;
-    /// Forgets outbox events (after they were deleted from the relay) and expired nonces.
+    /// Forgets outbox events (after they were deleted from the relay) and expired nonces. What is deleted of an outbox is recorded.
     async fn purge(&self, event_ids: &[String], now: UnixMs) -> Result<()>;
-    /// Takes or renews a lease; `Conflict` while somebody else holds it.
+    /// Takes or renews a lease; `Conflict` while somebody else holds it. A change of hands is recorded.
     async fn lease(&self, name: &str, owner: &str, ttl_ms: u64, now: UnixMs) -> Result<Lease>;
 }
 
@@ -368,7 +371,8 @@ pub trait Registry: Send + Sync {
         now: UnixMs,
         audit: AuditRecord,
     ) -> Result<ClientDoc>;
-    /// Creates or replaces an admin (enrolment keeps a live TOTP lock and step unless the seed changes).
+    /// Creates or replaces an admin (enrolment keeps a live TOTP lock and step unless the seed changes). The document bears the `updated_at` with which
+    /// it was read, and is stored with the time of the record; `Conflict` (`admin.changed`) when somebody changed it since, or made it.
     async fn put_admin(&self, admin: AdminDoc, audit: AuditRecord) -> Result<()>;
     /// One admin.
     async fn admin(&self, npub: &Npub) -> Result<Option<AdminDoc>>;
@@ -381,7 +385,7 @@ pub trait Registry: Send + Sync {
         key: crate::documents::ProvenKey,
         audit: AuditRecord,
     ) -> Result<AdminDoc>;
-    /// Creates or replaces a group binding.
+    /// Creates or replaces a group binding, on the same condition (`group.changed`).
     async fn put_group(&self, group: AdminGroupDoc, audit: AuditRecord) -> Result<()>;
     /// All groups.
     async fn groups(&self) -> Result<Vec<AdminGroupDoc>>;

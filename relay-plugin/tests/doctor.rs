@@ -673,7 +673,7 @@ async fn a_registry_that_does_not_fit_together_is_named() {
         .put_admin(
             AdminDoc {
                 active: false,
-                ..patient.admin_document(None)
+                ..store.admin(&patient.admin).await.unwrap().unwrap()
             },
             audit(patient.now),
         )
@@ -926,7 +926,11 @@ async fn a_member_database_that_does_not_open_is_named() {
             "--mls-group-id",
         )
         .await;
-    store.put_group(group(None), audit(now)).await.unwrap();
+    let unbound = AdminGroupDoc {
+        updated_at: store.groups().await.unwrap()[0].updated_at,
+        ..group(None)
+    };
+    store.put_group(unbound, audit(now)).await.unwrap();
     patient
         .finds(
             "mls",

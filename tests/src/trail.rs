@@ -1,8 +1,9 @@
 //! What the relay leaves behind: its audit trail, its documents byte for byte, its counters.
 
-use keyturn_store::documents::{Actor, AuditRecord, RotationDoc};
+use keyturn_proto::Npub;
+use keyturn_store::documents::{Actor, AdminDoc, AuditRecord, RotationDoc};
 use keyturn_store::sqlite::SqliteStore;
-use keyturn_store::store::{AuditTrail as _, SecretStore as _};
+use keyturn_store::store::{AuditTrail as _, Registry as _, SecretStore as _, StoreError};
 use nostr::EventId;
 use rusqlite::{Connection, OpenFlags};
 
@@ -49,6 +50,20 @@ impl Trail {
             .unwrap()
             .collect::<Result<_, _>>()
             .unwrap()
+    }
+
+    /// Changes an enrolment as an operator would, whatever the relay writes into the same document meanwhile.
+    pub async fn change_admin(&self, npub: &Npub, change: impl Fn(&mut AdminDoc)) {
+        eventually("a change that nobody came before", async || {
+            let mut admin = self.store.admin(npub).await.unwrap().unwrap();
+            change(&mut admin);
+            let audit = self.records().await.pop().unwrap();
+            match self.store.put_admin(admin, audit).await {
+                Err(StoreError::Conflict { why }) if why == "admin.changed" => None,
+                stored => Some(stored.unwrap()),
+            }
+        })
+        .await;
     }
 
     pub async fn records(&self) -> Vec<AuditRecord> {

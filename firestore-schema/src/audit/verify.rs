@@ -3,6 +3,9 @@
 //! It looks at what was stored, whoever stored it, so nothing found here is an error of the check itself. An entry is read again from its fields; no
 //! hash that was stored is believed.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use serde::Serialize;
 
 use super::chain::{GENESIS, chain_id, place};
@@ -72,6 +75,46 @@ pub enum Finding {
         /// The last one by the head.
         head: u64,
     },
+    /// Somebody noted another hash for this entry, or the entry is not there: the chain was written anew, or cut off together with its head.
+    Rewritten {
+        /// Which entry.
+        seq: u64,
+    },
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Removed { from, to } if from == to => write!(f, "entry {from} was removed"),
+            Self::Removed { from, to } => write!(f, "entries {from} to {to} were removed"),
+            Self::Edited { seq } => write!(f, "entry {seq} was edited"),
+            Self::Unlinked { seq } => {
+                write!(
+                    f,
+                    "entry {seq} does not follow the one before: one of them was replaced"
+                )
+            }
+            Self::Reordered { place, seq } => {
+                write!(f, "entry {seq} was found in the place of entry {place}")
+            }
+            Self::Foreign { id } => write!(f, "{id} does not belong here"),
+            Self::Unreadable { id } => write!(f, "{id} cannot be read"),
+            Self::Truncated { last, head } => {
+                write!(f, "the head names entry {head}, but the last one is {last}")
+            }
+            Self::HeadMissing { last } => {
+                write!(f, "there are entries up to {last}, but no head")
+            }
+            Self::HeadDiffers { seq } => write!(f, "the head is not that of entry {seq}"),
+            Self::BeyondHead { last, head } => {
+                write!(
+                    f,
+                    "the head names entry {head}, but there are entries up to {last}"
+                )
+            }
+            Self::Rewritten { seq } => write!(f, "entry {seq} is not the one that was noted"),
+        }
+    }
 }
 
 /// A chain under check. Holds one hash, however long the chain is.
@@ -83,6 +126,10 @@ pub struct ChainCheck {
     last: u64,
     /// Hash of the entry at `last`; `None` after a gap, when nothing can be said of the link.
     previous: Option<String>,
+    /// The first entry may have any place: what comes before it was not asked for.
+    partial: bool,
+    /// Hashes that were noted elsewhere, by `seq`; taken out when they were met.
+    noted: BTreeMap<u64, String>,
     findings: Vec<Finding>,
 }
 
@@ -95,8 +142,24 @@ impl ChainCheck {
             name: None,
             last: 0,
             previous: Some(GENESIS.to_owned()),
+            partial: false,
+            noted: BTreeMap::new(),
             findings: Vec::new(),
         }
+    }
+
+    /// A chain whose beginning is not at hand.
+    #[must_use]
+    pub fn partial(id: &str) -> Self {
+        Self {
+            partial: true,
+            ..Self::new(id)
+        }
+    }
+
+    /// Expects an entry to be the one that somebody noted. This finds even a chain that was written anew from some point on, head and all.
+    pub fn expect(&mut self, seq: u64, hash: &str) {
+        self.noted.insert(seq, hash.to_owned());
     }
 
     /// The chain's name, once an entry has told it.
@@ -133,7 +196,9 @@ impl ChainCheck {
                 seq,
             });
         }
-        if seq > self.last + 1 {
+        if self.partial && self.last == 0 {
+            self.previous = None;
+        } else if seq > self.last + 1 {
             self.found(Finding::Removed {
                 from: self.last + 1,
                 to: seq - 1,
@@ -148,6 +213,11 @@ impl ChainCheck {
             });
         };
         self.previous = Some(entry.hash.clone());
+        if let Some(hash) = self.noted.remove(&seq)
+            && hash != entry.hash
+        {
+            self.found(Finding::Rewritten { seq });
+        }
         self.judge(seq, entry, &stored.id, linked);
     }
 
@@ -179,6 +249,15 @@ impl ChainCheck {
         }
     }
 
+    /// What was found, where no head is at hand.
+    #[must_use]
+    pub fn finish_without_head(mut self) -> Vec<Finding> {
+        for seq in std::mem::take(&mut self.noted).into_keys() {
+            self.found(Finding::Rewritten { seq });
+        }
+        self.findings
+    }
+
     /// Compares with the head, and says what was found.
     #[must_use]
     pub fn finish(mut self, head: Option<&AuditChainDoc>) -> Vec<Finding> {
@@ -207,7 +286,7 @@ impl ChainCheck {
                 }
             }
         }
-        self.findings
+        self.finish_without_head()
     }
 
     fn found(&mut self, finding: Finding) {

@@ -1,12 +1,15 @@
 //! Acks: who counts, when it is enough.
 
+use keyturn_proto::notify::Outcome;
+use keyturn_proto::{ClientId, RotationId};
+
 use super::World;
 use super::fixture::{
-    ACK_TIME, DELAY, NOW, REQUESTER, SECOND, THIRD, ack, admin, at, audit, operation, prepare,
-    reserve, version_id,
+    ACK_TIME, DELAY, NOW, REQUESTER, RETENTION, SECOND, THIRD, ack, admin, at, audit, client_id,
+    group, npub, operation, prepare, reserve, version_id,
 };
 use super::world::conflict;
-use crate::documents::{ClientScope, RotationState};
+use crate::documents::{Actor, AdminDoc, ClientScope, GroupState, RotationState, VersionState};
 use crate::store::StoreError;
 
 super::case_list![
@@ -20,6 +23,12 @@ super::case_list![
     an_ack_after_the_deadline_does_not_count,
     an_ack_of_another_version_or_rotation_is_refused,
     racing_acks_promote_once,
+    a_reader_who_was_revoked_ends_the_rotation_at_the_next_ack,
+    a_reader_who_was_revoked_ends_the_rotation_at_the_promotion,
+    a_reader_who_may_not_touch_the_client_any_more_ends_the_rotation,
+    acks_through_a_group_that_was_suspended_do_not_count,
+    a_quorum_that_is_lost_after_the_deadline_ends_the_rotation,
+    acks_through_a_group_that_is_not_the_clients_any_more_do_not_count,
 ];
 
 async fn the_ack_that_completes_the_quorum_promotes_if_the_time_has_come(w: World) {
@@ -179,4 +188,158 @@ async fn racing_acks_promote_once(w: World) {
     }
     assert_eq!(promoted, 1);
     assert_eq!(w.client().await.current_version, Some(version_id(2)));
+}
+
+impl World {
+    /// The operator changes an enrolment.
+    async fn change(&self, n: u8, change: impl FnOnce(&mut AdminDoc)) {
+        let mut doc = self.store.admin(&npub(n)).await.unwrap().unwrap();
+        change(&mut doc);
+        let audit = audit("admin.changed", NOW);
+        self.store.put_admin(doc, audit).await.unwrap();
+    }
+
+    async fn serve(&self, served: bool) {
+        let state = if served {
+            GroupState::Active
+        } else {
+            GroupState::Suspended {
+                reason: "by the operator".to_owned(),
+            }
+        };
+        let audit = audit("group.changed", NOW);
+        let set = self.store.set_group_state("ops", state, NOW, audit);
+        set.await.unwrap();
+    }
+
+    /// The rotation was cancelled because somebody knows its secret who should not; the old secret stays.
+    async fn check_withdrawn(&self, id: &RotationId) {
+        let rotation = self.rotation(id).await;
+        assert_eq!(rotation.outcome, Some(Outcome::Canceled));
+        assert_eq!(self.state(2).await, VersionState::Cancelled);
+        let client = self.client().await;
+        assert_eq!(client.current_version, Some(version_id(1)));
+        assert_eq!(client.active_rotation, None);
+        let last = self.store.read(Some(&client_id()), 1).await.unwrap().pop();
+        let last = last.unwrap();
+        assert_eq!(
+            (&*last.event, &*last.reason),
+            ("rotation.canceled", "reader.revoked")
+        );
+        assert_eq!(last.actor, Actor::Relay);
+        self.check_snapshot().await;
+    }
+}
+
+async fn a_reader_who_was_revoked_ends_the_rotation_at_the_next_ack(w: World) {
+    w.settle().await;
+    let (id, _) = w.prepared(2, NOW).await;
+    let first = ack(&id, 2, SECOND, true, at(DELAY));
+    assert!(w.store.record_ack(first).await.unwrap().counted);
+    // Revoked after an ack that would have made the quorum; and one that never acked.
+    w.change(SECOND, |doc| doc.active = false).await;
+    let next = ack(&id, 2, REQUESTER, true, at(DELAY));
+    let result = w.store.record_ack(next).await.unwrap();
+    assert!(!result.counted && !result.promoted);
+    assert_eq!(result.rotation.outcome, Some(Outcome::Canceled));
+    w.check_withdrawn(&id).await;
+}
+
+async fn a_reader_who_was_revoked_ends_the_rotation_at_the_promotion(w: World) {
+    w.settle().await;
+    let (id, _) = w.prepared(2, NOW).await;
+    w.acked(&id, 2, at(1)).await;
+    assert_eq!(w.rotation(&id).await.state, RotationState::QuorumMet);
+    // Neither of those who acked, but the secret was sealed for this one too.
+    w.change(THIRD, |doc| doc.active = false).await;
+    let audit = audit("rotation.promoted", at(DELAY));
+    let promote = w.store.promote(&id, RETENTION, at(DELAY), audit);
+    assert_eq!(promote.await.unwrap().outcome, Some(Outcome::Canceled));
+    w.check_withdrawn(&id).await;
+}
+
+async fn a_reader_who_may_not_touch_the_client_any_more_ends_the_rotation(w: World) {
+    w.settle().await;
+    let (id, _) = w.prepared(2, NOW).await;
+    w.acked(&id, 2, at(1)).await;
+    let other: ClientId = "other".parse().unwrap();
+    w.change(SECOND, |doc| doc.scope = ClientScope::Only(vec![other]))
+        .await;
+    let audit = audit("rotation.promoted", at(DELAY));
+    let promote = w.store.promote(&id, RETENTION, at(DELAY), audit);
+    assert_eq!(promote.await.unwrap().outcome, Some(Outcome::Canceled));
+    w.check_withdrawn(&id).await;
+}
+
+async fn acks_through_a_group_that_was_suspended_do_not_count(w: World) {
+    w.settle().await;
+    let bound = audit("group.bound", NOW);
+    w.store
+        .put_group(group("ops", Some(1)), bound)
+        .await
+        .unwrap();
+    let (id, _) = w.prepared(2, NOW).await;
+    w.acked(&id, 2, at(1)).await;
+    w.serve(false).await;
+    let promote = async |now| {
+        let audit = audit("rotation.promoted", now);
+        w.store.promote(&id, RETENTION, now, audit).await
+    };
+    let waits = promote(at(DELAY)).await.unwrap();
+    assert_eq!(
+        (waits.state, waits.outcome),
+        (RotationState::Prepared, None)
+    );
+    assert!(waits.quorum.acks.is_empty());
+    assert_eq!(w.events().await.last().unwrap(), "rotation.quorum_lost");
+    assert_eq!(w.client().await.current_version, Some(version_id(1)));
+    let before = w.picture().await;
+    let suspended = w.store.record_ack(ack(&id, 2, SECOND, true, at(DELAY)));
+    assert!(!suspended.await.unwrap().counted);
+    conflict(promote(at(DELAY)).await, "promote.no_quorum");
+    assert_eq!(w.picture().await, before);
+    // Approved again, the same admins may ack again.
+    w.serve(true).await;
+    w.acked(&id, 2, at(DELAY)).await;
+    assert_eq!(w.client().await.current_version, Some(version_id(2)));
+}
+
+async fn a_quorum_that_is_lost_after_the_deadline_ends_the_rotation(w: World) {
+    w.settle().await;
+    let bound = audit("group.bound", NOW);
+    w.store
+        .put_group(group("ops", Some(1)), bound)
+        .await
+        .unwrap();
+    let (id, _) = w.prepared(2, NOW).await;
+    w.acked(&id, 2, at(1)).await;
+    w.serve(false).await;
+    let late = at(ACK_TIME);
+    let audit = audit("rotation.promoted", late);
+    let ended = w.store.promote(&id, RETENTION, late, audit).await.unwrap();
+    assert_eq!(ended.outcome, Some(Outcome::Expired));
+    let events = w.events().await;
+    assert_eq!(
+        events[events.len() - 2..],
+        ["rotation.quorum_lost", "rotation.expired"]
+    );
+    assert_eq!(w.state(2).await, VersionState::Cancelled);
+    assert_eq!(w.client().await.active_rotation, None);
+    w.check_snapshot().await;
+}
+
+async fn acks_through_a_group_that_is_not_the_clients_any_more_do_not_count(w: World) {
+    w.settle().await;
+    let (id, _) = w.prepared(2, NOW).await;
+    w.acked(&id, 2, at(1)).await;
+    let groups = Some(vec!["night".to_owned()]);
+    let changed = audit("client.changed", at(2));
+    w.store
+        .update_client(&client_id(), None, groups, None, at(2), changed)
+        .await
+        .unwrap();
+    let audit = audit("rotation.promoted", at(DELAY));
+    let promote = w.store.promote(&id, RETENTION, at(DELAY), audit);
+    assert_eq!(promote.await.unwrap().state, RotationState::Prepared);
+    assert_eq!(w.client().await.current_version, Some(version_id(1)));
 }

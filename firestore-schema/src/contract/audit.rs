@@ -7,8 +7,8 @@ use keyturn_proto::notify::Outcome;
 
 use super::World;
 use super::fixture::{
-    DELAY, GRACE, NOW, RETENTION, ack, at, audit, cancel, client, client_id, operation, prepare,
-    reserve, revoke, rollback, version_id,
+    DELAY, GRACE, NOW, RETENTION, ack, at, audit, cancel, client, client_id, event_id, operation,
+    prepare, reserve, revoke, rollback, version_id,
 };
 use crate::audit::{ChainCheck, chain_id, verify_chain};
 use crate::documents::{AuditChainDoc, AuditEntry, AuditRecord, ClientStatus};
@@ -27,6 +27,7 @@ super::case_list![
     the_head_of_a_client_says_how_it_stands,
     a_client_that_was_only_named_has_no_standing,
     chains_and_entries_are_read_page_by_page,
+    what_follows_the_end_of_a_rotation_is_recorded_once,
 ];
 
 impl World {
@@ -360,4 +361,31 @@ async fn chains_and_entries_are_read_page_by_page(w: World) {
         assert_eq!(beyond, []);
     }
     assert_eq!(w.store.chain_head(&chain_id("client:none")).await, Ok(None));
+}
+
+async fn what_follows_the_end_of_a_rotation_is_recorded_once(w: World) {
+    w.settle().await;
+    let then = w.promoted(2, NOW).await;
+    let before = w.events().await.len();
+    for _ in 0..2 {
+        w.store.mark_announced(&operation(2), then).await.unwrap();
+    }
+    let kept = UnixMs(then.0 + RETENTION);
+    for _ in 0..2 {
+        let ids = [event_id(2), "unknown".to_owned()];
+        w.store.purge(&ids, kept).await.unwrap();
+    }
+    let records = w.store.read(None, usize::MAX).await.unwrap();
+    let told: Vec<(&str, &str)> = records[before..]
+        .iter()
+        .map(|record| (record.event.as_str(), record.reason.as_str()))
+        .collect();
+    let expected = [
+        ("rotation.announced", "promoted"),
+        ("outbox.purged", "1 events"),
+    ];
+    assert_eq!(told, expected);
+    assert_eq!(records[before].client_id, Some(client_id()));
+    assert_eq!(records[before + 1].rotation_id, Some(operation(2)));
+    w.check_trail().await;
 }

@@ -1,12 +1,12 @@
 //! Documents and commands to test with, all from small numbers, so that a failure names itself.
 
 use keyturn_proto::notify::Outcome;
-use keyturn_proto::{Action, ClientId, Npub, RotationId, UnixMs, VersionId};
+use keyturn_proto::{Action, ClientId, MlsGroupId, Npub, RotationId, UnixMs, VersionId};
 
 use crate::documents::{
-    AckEntry, ActiveRotation, Actor, AdminDoc, AuditRecord, ClientDoc, ClientScope, ClientStatus,
-    Origin, OutboxDoc, PolicyOverrides, Quorum, RotationDoc, RotationState, TotpState, VersionDoc,
-    VersionState,
+    AckEntry, ActiveRotation, Actor, AdminDoc, AdminGroupDoc, AuditRecord, ClientDoc, ClientScope,
+    ClientStatus, GroupState, Origin, OutboxDoc, PolicyOverrides, Quorum, RotationDoc,
+    RotationState, TotpState, VersionDoc, VersionState,
 };
 use crate::mac::SecretHash;
 use crate::store::{Cancel, Prepare, RecordAck, Reserve, Revoke, Rollback};
@@ -151,6 +151,19 @@ pub fn admin(n: u8, totp: bool) -> AdminDoc {
     }
 }
 
+/// The binding of an alias.
+#[must_use]
+pub fn group(alias: &str, id: Option<u8>) -> AdminGroupDoc {
+    AdminGroupDoc {
+        alias: alias.to_owned(),
+        mls_group_id: id.map(|n| MlsGroupId::from_bytes(&[n; 16]).expect("16 bytes are an id")),
+        nostr_group_id: id.map(|n| hex::encode([n; 32])),
+        welcomers: vec![npub(REQUESTER)],
+        status: GroupState::Active,
+        updated_at: NOW,
+    }
+}
+
 /// A reservation by [`REQUESTER`]: two acks, one of them proven; the requester's counts.
 #[must_use]
 pub fn reserve(id: &RotationId, now: UnixMs) -> Reserve {
@@ -251,6 +264,7 @@ pub fn ack(id: &RotationId, n: u32, by: u8, proven: bool, now: UnixMs) -> Record
         ack: AckEntry {
             npub: npub(by),
             proven,
+            group: Some("ops".to_owned()),
             at: now,
         },
         retention_ms: RETENTION,

@@ -9,6 +9,7 @@ super::case_list![
     the_holder_renews_under_the_same_fence,
     nobody_else_gets_a_lease_that_is_held,
     every_change_of_hands_raises_the_fence,
+    every_change_of_hands_is_recorded,
     one_of_many_racing_owners_gets_the_lease,
 ];
 
@@ -37,6 +38,25 @@ async fn every_change_of_hands_raises_the_fence(w: World) {
     // The same owner after a lapse may be another process under the same name.
     let again = w.store.lease("timers", "b", 1000, at(5000)).await.unwrap();
     assert!(again.fence > b.fence);
+}
+
+async fn every_change_of_hands_is_recorded(w: World) {
+    for (owner, now) in [("a", NOW), ("a", at(500)), ("b", at(2000)), ("b", at(9000))] {
+        w.store.lease("timers", owner, 1000, now).await.unwrap();
+    }
+    assert!(w.store.lease("timers", "c", 1000, at(9001)).await.is_err());
+    let records = w.store.read(None, 10).await.unwrap();
+    let told: Vec<(&str, &str)> = records
+        .iter()
+        .map(|record| (record.event.as_str(), record.reason.as_str()))
+        .collect();
+    // A renewal is no change; a lapse is one, whoever takes it next.
+    let expected = [
+        "timers by a under 1",
+        "timers by b under 2",
+        "timers by b under 3",
+    ];
+    assert_eq!(told, expected.map(|reason| ("lease.taken", reason)));
 }
 
 async fn one_of_many_racing_owners_gets_the_lease(w: World) {

@@ -1,7 +1,7 @@
 //! Nonces are used once; the event that used one finds it again after a crash.
 
 use super::World;
-use super::fixture::{NOW, at};
+use super::fixture::{NOW, at, audit};
 use crate::store::{BurnNonce, Burned};
 
 super::case_list![
@@ -9,6 +9,7 @@ super::case_list![
     the_same_event_finds_its_own_nonce_again,
     one_of_many_racing_events_gets_the_nonce,
     an_expired_record_is_forgotten_only_by_purging,
+    only_the_first_use_is_recorded,
 ];
 
 fn burn(event: &str) -> BurnNonce {
@@ -17,6 +18,7 @@ fn burn(event: &str) -> BurnNonce {
         owner_event: event.to_owned(),
         expires_at: at(1000),
         now: NOW,
+        audit: audit("nonce.burnt", NOW),
     }
 }
 
@@ -73,4 +75,11 @@ async fn an_expired_record_is_forgotten_only_by_purging(w: World) {
         w.store.burn_nonce(burn("two")).await.unwrap(),
         Burned::Fresh
     );
+}
+
+async fn only_the_first_use_is_recorded(w: World) {
+    for event in ["one", "one", "two"] {
+        w.store.burn_nonce(burn(event)).await.unwrap();
+    }
+    assert_eq!(w.events().await, ["nonce.burnt"]);
 }

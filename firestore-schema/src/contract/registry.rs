@@ -1,16 +1,16 @@
 //! Clients, admins, groups and the audit trail.
 
+use keyturn_proto::ClientId;
 use keyturn_proto::notify::Outcome;
-use keyturn_proto::{ClientId, MlsGroupId};
 
 use super::World;
 use super::fixture::{
-    NOW, REQUESTER, SECOND, admin, at, audit, client, client_id, npub, operation, version,
-    version_id,
+    NOW, REQUESTER, SECOND, THIRD, admin, at, audit, client, client_id, group, npub, operation,
+    version, version_id,
 };
 use super::world::conflict;
 use crate::documents::{
-    AdminGroupDoc, ClientStatus, GroupState, PolicyOverrides, ProvenKey, VersionState,
+    AdminDoc, AdminGroupDoc, ClientStatus, GroupState, PolicyOverrides, ProvenKey, VersionState,
 };
 use crate::store::StoreError;
 
@@ -26,6 +26,8 @@ super::case_list![
     a_key_is_proven_once_and_for_one_admin_only,
     groups_are_registered_suspended_and_approved,
     one_mls_group_has_one_alias,
+    what_was_changed_meanwhile_is_not_overwritten,
+    of_two_changes_made_from_one_reading_one_is_stored,
     the_audit_trail_is_ordered_filtered_and_limited,
     the_store_answers_a_ping,
 ];
@@ -49,7 +51,7 @@ async fn a_client_can_begin_without_a_version(w: World) {
         .create_client(client(client_id()), None, audit("client.created", NOW))
         .await
         .unwrap();
-    for n in [REQUESTER, SECOND] {
+    for n in [REQUESTER, SECOND, THIRD] {
         let audit = audit("admin.enrolled", NOW);
         w.store.put_admin(admin(n, false), audit).await.unwrap();
     }
@@ -185,9 +187,16 @@ async fn enrolling_again_keeps_the_totp_state_unless_the_seed_changes(w: World) 
     }
     let enrol = |doc| w.store.put_admin(doc, audit("admin.enrolled", at(1)));
     let read = || async { w.store.admin(&npub(REQUESTER)).await.unwrap().unwrap() };
-    enrol(admin(REQUESTER, true)).await.unwrap();
+    let again = AdminDoc {
+        updated_at: read().await.updated_at,
+        ..admin(REQUESTER, true)
+    };
+    enrol(again).await.unwrap();
     assert_eq!(read().await.totp.unwrap().locked_until, Some(at(60_000)));
-    let mut reseeded = admin(REQUESTER, true);
+    let mut reseeded = AdminDoc {
+        updated_at: read().await.updated_at,
+        ..admin(REQUESTER, true)
+    };
     reseeded.totp.as_mut().unwrap().seed_ciphertext = "another".to_owned();
     enrol(reseeded).await.unwrap();
     assert_eq!(read().await.totp.unwrap().locked_until, None);
@@ -216,33 +225,27 @@ async fn a_key_is_proven_once_and_for_one_admin_only(w: World) {
     assert_eq!(w.picture().await, before);
 }
 
-fn group(alias: &str, id: Option<u8>) -> AdminGroupDoc {
-    AdminGroupDoc {
-        alias: alias.to_owned(),
-        mls_group_id: id.map(|n| MlsGroupId::from_bytes(&[n; 16]).unwrap()),
-        nostr_group_id: id.map(|n| hex::encode([n; 32])),
-        welcomers: vec![npub(REQUESTER)],
-        status: GroupState::Active,
-        updated_at: NOW,
-    }
-}
-
 async fn groups_are_registered_suspended_and_approved(w: World) {
     let put = |doc| w.store.put_group(doc, audit("group.registered", NOW));
     put(group("ops", None)).await.unwrap();
     put(group("ops", Some(1))).await.unwrap();
     put(group("night", None)).await.unwrap();
     let groups = w.store.groups().await.unwrap();
-    assert_eq!(groups, [group("night", None), group("ops", Some(1))]);
+    // Later than the reading it was made from, whatever the clock said.
+    let changed = AdminGroupDoc {
+        updated_at: at(1),
+        ..group("ops", Some(1))
+    };
+    assert_eq!(groups, [group("night", None), changed]);
     let suspended = GroupState::Suspended {
         reason: "roster changed".to_owned(),
     };
     let set = |alias: &'static str, state| {
-        let audit = audit("group.suspended", at(1));
-        w.store.set_group_state(alias, state, at(1), audit)
+        let audit = audit("group.suspended", at(9));
+        w.store.set_group_state(alias, state, at(9), audit)
     };
     let doc = set("ops", suspended.clone()).await.unwrap();
-    assert_eq!((doc.status, doc.updated_at), (suspended.clone(), at(1)));
+    assert_eq!((doc.status, doc.updated_at), (suspended.clone(), at(9)));
     let before = w.picture().await;
     set("ops", suspended).await.unwrap();
     assert_eq!(w.picture().await, before);
@@ -260,6 +263,64 @@ async fn one_mls_group_has_one_alias(w: World) {
     put(group("ops", Some(1))).await.unwrap();
     conflict(put(group("night", Some(1))).await, "group.id_taken");
     put(group("night", Some(2))).await.unwrap();
+}
+
+async fn what_was_changed_meanwhile_is_not_overwritten(w: World) {
+    w.settle().await;
+    let put = |doc| w.store.put_admin(doc, audit("admin.changed", at(1)));
+    let read = w.store.admin(&npub(REQUESTER)).await.unwrap().unwrap();
+    // Meanwhile a code was wrong: the failure must not be forgotten.
+    let wrong = audit("totp.wrong", NOW);
+    let failed = w.store.totp_failed(npub(REQUESTER), 3, 1, NOW, wrong);
+    failed.await.unwrap();
+    let before = w.picture().await;
+    conflict(put(read).await, "admin.changed");
+    conflict(put(fresh(REQUESTER)).await, "admin.changed");
+    assert_eq!(w.picture().await, before);
+
+    let put = |doc| w.store.put_group(doc, audit("group.bound", at(1)));
+    put(group("ops", None)).await.unwrap();
+    let read = group("ops", Some(1));
+    let suspended = GroupState::Suspended {
+        reason: "by the operator".to_owned(),
+    };
+    let record = audit("group.suspended", NOW);
+    let suspend = w.store.set_group_state("ops", suspended, NOW, record);
+    suspend.await.unwrap();
+    let before = w.picture().await;
+    conflict(put(read).await, "group.changed");
+    assert_eq!(w.picture().await, before);
+    assert_ne!(
+        w.store.groups().await.unwrap()[0].status,
+        GroupState::Active
+    );
+}
+
+/// An enrolment that was made without reading first.
+fn fresh(n: u8) -> AdminDoc {
+    AdminDoc {
+        updated_at: at(5),
+        ..admin(n, true)
+    }
+}
+
+async fn of_two_changes_made_from_one_reading_one_is_stored(w: World) {
+    w.settle().await;
+    for round in 0..5 {
+        let read = w.store.admin(&npub(SECOND)).await.unwrap().unwrap();
+        let racing = (0..4).map(|_| {
+            let (store, doc) = (w.store.clone(), read.clone());
+            tokio::spawn(async move { store.put_admin(doc, audit("admin.changed", NOW)).await })
+        });
+        let mut stored = 0;
+        for task in racing.collect::<Vec<_>>() {
+            match task.await.unwrap() {
+                Ok(()) => stored += 1,
+                lost => conflict(lost, "admin.changed"),
+            }
+        }
+        assert_eq!(stored, 1, "round {round}");
+    }
 }
 
 async fn the_audit_trail_is_ordered_filtered_and_limited(w: World) {

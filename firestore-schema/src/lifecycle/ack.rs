@@ -1,22 +1,26 @@
 //! Step 6: one admin confirms. The ack that completes the quorum promotes in the same transaction, if `not_before` has come.
+//!
+//! Who acked may have lost the right since: only acks that stand now count, and a reader who was revoked ends the rotation.
 
 use keyturn_proto::UnixMs;
 
+use super::cancel::compromised;
 use super::draft::{Draft, conflict};
-use super::promote::promote_in;
+use super::promote::{promote_in, quorum_lost};
+use super::quorum::People;
 use super::table::RotationEvent;
 use super::{Family, Verdict, consequence, quorum};
-use crate::documents::{AckEntry, Actor, AdminDoc, AuditRecord, RotationDoc, RotationState};
+use crate::documents::{AckEntry, Actor, AuditRecord, RotationDoc, RotationState};
 use crate::store::{AckResult, RecordAck, Result};
 
-/// `acker` is the enrolment of the npub that acks, as read in the same transaction.
+/// `people` holds the enrolments of whoever acks and of every reader, and the client's groups, as read in the same transaction.
 ///
 /// # Errors
 /// [`crate::store::StoreError::Conflict`] when the ack speaks of another version.
 pub fn record_ack(
     family: Family,
     mut rotation: RotationDoc,
-    acker: Option<&AdminDoc>,
+    people: &People,
     command: RecordAck,
 ) -> Result<Verdict<AckResult>> {
     let RecordAck {
@@ -36,19 +40,41 @@ pub fn record_ack(
         RotationState::Done | RotationState::Reserved
     );
     let reader = rotation.readers.contains(&ack.npub);
-    let enrolled = acker.is_some_and(|admin| quorum::enrolled_for(admin, &rotation.client_id));
-    if over || late || !reader || !enrolled || !note(&mut rotation, ack.clone()) {
-        return Ok(Verdict::unchanged(AckResult {
+    let unchanged = |rotation| {
+        Ok(Verdict::unchanged(AckResult {
             rotation,
             counted: false,
             promoted: false,
-        }));
+        }))
+    };
+    if over || late || !reader || !people.stand_behind(&ack, &family.client) {
+        return unchanged(rotation);
     }
+    if people.lost_a_reader(&rotation) {
+        let (rotation, change) = compromised(family, rotation, now, &audit)?;
+        return Ok(Verdict {
+            answer: AckResult {
+                rotation,
+                counted: false,
+                promoted: false,
+            },
+            change,
+        });
+    }
+    if !note(&mut rotation, ack.clone()) {
+        return unchanged(rotation);
+    }
+    let acks = &mut rotation.quorum.acks;
+    acks.retain(|known| people.stand_behind(known, &family.client));
 
     let counted = quorum::counted(&rotation).any(|counted| counted.npub == ack.npub);
     let mut draft = Draft::of(family)?;
+    let mut lost = None;
     if rotation.state == RotationState::Prepared && quorum::met(&rotation) {
         draft.rotation(&mut rotation, RotationEvent::Quorum, now)?;
+    } else if rotation.state == RotationState::QuorumMet && !quorum::met(&rotation) {
+        draft.rotation(&mut rotation, RotationEvent::LoseQuorum, now)?;
+        lost = Some(quorum_lost(&rotation, &audit));
     }
     let promoted = rotation.state == RotationState::QuorumMet && now >= rotation.not_before;
     if promoted {
@@ -57,6 +83,7 @@ pub fn record_ack(
     let (_, mut change) = draft.finish(now);
     let by_relay = promoted_by_relay(&audit, &rotation);
     change.audit.push(audit);
+    change.audit.extend(lost);
     if promoted {
         change.end(&rotation, UnixMs(now.0.saturating_add(retention_ms)));
         change.audit.push(by_relay);

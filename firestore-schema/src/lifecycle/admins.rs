@@ -3,8 +3,8 @@
 use keyturn_proto::UnixMs;
 
 use super::draft::conflict;
-use super::{Change, Verdict};
-use crate::documents::{AdminDoc, AdminGroupDoc, AuditRecord, LeaseDoc, ProvenKey};
+use super::{Change, Verdict, by_relay};
+use crate::documents::{AdminDoc, AdminGroupDoc, AuditRecord, GroupState, LeaseDoc, ProvenKey};
 use crate::store::{Result, StoreError};
 
 /// Result of offering a TOTP step for acceptance.
@@ -28,7 +28,7 @@ pub(super) fn take_step(admin: Option<&AdminDoc>, step: u64, now: UnixMs) -> Res
     totp.last_step = Some(step);
     totp.failures = 0;
     totp.locked_until = None;
-    admin.updated_at = now;
+    admin.updated_at = later(admin.updated_at, now);
     Ok(Step::Accepted(admin))
 }
 
@@ -50,19 +50,30 @@ pub fn totp_failed(
     if totp.failures >= max_failures {
         totp.locked_until = Some(UnixMs(now.0.saturating_add(lock_ms)));
     }
-    admin.updated_at = now;
+    admin.updated_at = later(admin.updated_at, now);
     Ok(written(admin, audit))
 }
 
-/// Creates or replaces an enrolment. While the seed stays the same, its accepted step and its lock stay as well: enrolling again must not
+/// The time of a change, later than that of any change before: whoever read the older document can tell that it is older.
+pub(super) fn later(known: UnixMs, now: UnixMs) -> UnixMs {
+    now.max(UnixMs(known.0.saturating_add(1)))
+}
+
+/// Creates or replaces an enrolment: the document bears the `updated_at` with which it was read, and is stored with the time of the record. While the seed stays the same, its accepted step and its lock stay as well: enrolling again must not
 /// open a replay or lift a lock.
-#[must_use]
+///
+/// # Errors
+/// [`StoreError::Conflict`] when the enrolment was changed since it was read, or exists.
 pub fn enrol(
     known: Option<AdminDoc>,
     mut admin: AdminDoc,
     audit: AuditRecord,
-) -> Verdict<AdminDoc> {
+) -> Result<Verdict<AdminDoc>> {
     if let Some(known) = known {
+        if known.updated_at != admin.updated_at {
+            return Err(conflict("admin.changed"));
+        }
+        admin.updated_at = later(known.updated_at, audit.at);
         admin.created_at = known.created_at;
         if let (Some(new), Some(old)) = (admin.totp.as_mut(), known.totp)
             && new.seed_ciphertext == old.seed_ciphertext
@@ -70,7 +81,7 @@ pub fn enrol(
             *new = old;
         }
     }
-    written(admin, audit)
+    Ok(written(admin, audit))
 }
 
 /// Most keys remembered of one admin; the one recorded first gives way. Apps that make a new key for each key package need many.
@@ -104,7 +115,7 @@ pub fn prove_key(
     {
         return Err(conflict("key.other_admin"));
     }
-    admin.updated_at = key.at;
+    admin.updated_at = later(admin.updated_at, key.at);
     // Anybody enrolled can publish key packages without end, and the document is read with every request.
     let excess = (admin.signature_keys.len() + 1).saturating_sub(MAX_KEYS);
     admin.signature_keys.drain(..excess);
@@ -114,6 +125,8 @@ pub fn prove_key(
 
 /// Takes or renews a lease. The holder renews under the same fence; any other hand, also the same owner after a lapse, gets a higher one.
 ///
+/// A change of hands comes with a record of it.
+///
 /// # Errors
 /// [`StoreError::Conflict`] while somebody else holds it.
 pub fn lease(
@@ -122,7 +135,7 @@ pub fn lease(
     owner: &str,
     ttl_ms: u64,
     now: UnixMs,
-) -> Result<LeaseDoc> {
+) -> Result<(LeaseDoc, Option<AuditRecord>)> {
     let until = UnixMs(now.0.saturating_add(ttl_ms));
     let fence = match known {
         None => 1,
@@ -133,12 +146,21 @@ pub fn lease(
             .checked_add(1)
             .ok_or(conflict("lease.exhausted"))?,
     };
-    Ok(LeaseDoc {
+    let changed_hands = known.is_none_or(|held| held.fence != fence);
+    let record = changed_hands.then(|| {
+        by_relay(
+            now,
+            "lease.taken",
+            format!("{name} by {owner} under {fence}"),
+        )
+    });
+    let lease = LeaseDoc {
         name: name.to_owned(),
         owner: owner.to_owned(),
         fence,
         until,
-    })
+    };
+    Ok((lease, record))
 }
 
 fn written(admin: AdminDoc, audit: AuditRecord) -> Verdict<AdminDoc> {
@@ -152,21 +174,45 @@ fn written(admin: AdminDoc, audit: AuditRecord) -> Verdict<AdminDoc> {
     }
 }
 
+/// Creates or replaces the binding of an alias, as it is to be stored: it bears the `updated_at` with which it was read, and gets the time of the change.
 /// One MLS group has one alias: two aliases would be two rosters and two approvals for the same members.
 ///
 /// # Errors
-/// [`StoreError::Conflict`] when another alias holds one of the ids.
-pub fn check_group(group: &AdminGroupDoc, known: &[AdminGroupDoc]) -> Result<()> {
+/// [`StoreError::Conflict`] when another alias holds one of the ids, or the binding was changed since it was read, or exists.
+pub fn bind_group(
+    mut group: AdminGroupDoc,
+    known: &[AdminGroupDoc],
+    now: UnixMs,
+) -> Result<AdminGroupDoc> {
     let taken = known.iter().any(|other| {
         other.alias != group.alias
             && ((other.mls_group_id.is_some() && other.mls_group_id == group.mls_group_id)
                 || (other.nostr_group_id.is_some() && other.nostr_group_id == group.nostr_group_id))
     });
     if taken {
-        Err(conflict("group.id_taken"))
-    } else {
-        Ok(())
+        return Err(conflict("group.id_taken"));
     }
+    if let Some(known) = known.iter().find(|known| known.alias == group.alias) {
+        if known.updated_at != group.updated_at {
+            return Err(conflict("group.changed"));
+        }
+        group.updated_at = later(known.updated_at, now);
+    }
+    Ok(group)
+}
+
+/// A group that is served no more, or again; `None` if it is so already.
+#[must_use]
+pub fn set_group_state(
+    group: &AdminGroupDoc,
+    state: GroupState,
+    now: UnixMs,
+) -> Option<AdminGroupDoc> {
+    (group.status != state).then(|| AdminGroupDoc {
+        status: state,
+        updated_at: later(group.updated_at, now),
+        ..group.clone()
+    })
 }
 
 #[cfg(test)]

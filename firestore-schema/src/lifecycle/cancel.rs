@@ -6,8 +6,8 @@ use keyturn_proto::notify::Outcome;
 use super::admins::{Step, take_step};
 use super::draft::{Draft, conflict};
 use super::table::{RotationEvent, VersionEvent};
-use super::{Family, Verdict};
-use crate::documents::{AdminDoc, RotationDoc, RotationState};
+use super::{Change, Family, Verdict, consequence};
+use crate::documents::{Actor, AdminDoc, AuditRecord, RotationDoc, RotationState};
 use crate::store::{Cancel, Result, StoreError};
 
 /// `admin` is the enrolment that `totp_step` names.
@@ -70,4 +70,55 @@ pub fn cancel(
         answer: rotation,
         change,
     })
+}
+
+/// The relay ends a rotation by itself, at whatever `cause` was about to do. Its ciphertext is due for deletion at once: nobody needs it any more.
+pub(super) fn withdraw(
+    family: Family,
+    mut rotation: RotationDoc,
+    event: RotationEvent,
+    reason: &str,
+    now: UnixMs,
+    cause: &AuditRecord,
+) -> Result<(RotationDoc, Change)> {
+    let mut draft = Draft::of(family)?;
+    if let Some(version) = rotation.new_version {
+        draft.step(version, VersionEvent::Cancel, now)?;
+    }
+    draft.rotation(&mut rotation, event, now)?;
+    let word = match event {
+        RotationEvent::Expire => "rotation.expired",
+        _ => "rotation.canceled",
+    };
+    let record = AuditRecord {
+        actor: Actor::Relay,
+        reason: reason.to_owned(),
+        ..consequence(
+            cause,
+            word,
+            Some(&rotation.rotation_id),
+            rotation.new_version,
+        )
+    };
+    let (_, mut change) = draft.finish(now);
+    change.end(&rotation, now);
+    change.audit.push(record);
+    Ok((rotation, change))
+}
+
+/// A reader was revoked: the pending secret is known to somebody who is not trusted any more, so it must never become current.
+pub(super) fn compromised(
+    family: Family,
+    rotation: RotationDoc,
+    now: UnixMs,
+    cause: &AuditRecord,
+) -> Result<(RotationDoc, Change)> {
+    withdraw(
+        family,
+        rotation,
+        RotationEvent::Cancel,
+        "reader.revoked",
+        now,
+        cause,
+    )
 }

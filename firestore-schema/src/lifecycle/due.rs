@@ -1,11 +1,15 @@
 //! Timed work, found from the documents alone: no deadline lives in memory.
 
-use keyturn_proto::UnixMs;
-use keyturn_proto::notify::Outcome;
+use std::collections::BTreeMap;
 
-use super::Verdict;
+use keyturn_proto::notify::Outcome;
+use keyturn_proto::{RotationId, UnixMs};
+
 use super::draft::conflict;
-use crate::documents::{OutboxDoc, RotationDoc, RotationState, VersionDoc, VersionState};
+use super::{Verdict, by_relay};
+use crate::documents::{
+    AuditRecord, OutboxDoc, RotationDoc, RotationState, VersionDoc, VersionState,
+};
 use crate::store::{Due, Result};
 
 /// When a rotation next needs the timer: a reservation at the end of its proof, a prepared one at its ack deadline, one with a quorum at `not_before`,
@@ -68,7 +72,28 @@ pub fn announced(mut rotation: RotationDoc, now: UnixMs) -> Result<Verdict<()>> 
     let mut verdict = Verdict::unchanged(());
     if rotation.announced_at.is_none() {
         rotation.announced_at = Some(now);
+        let outcome = rotation.outcome.map_or("", Outcome::as_str);
+        verdict.change.audit.push(AuditRecord {
+            client_id: Some(rotation.client_id.clone()),
+            rotation_id: Some(rotation.rotation_id.clone()),
+            version_id: rotation.new_version,
+            ..by_relay(now, "rotation.announced", outcome.to_owned())
+        });
         verdict.change.rotations.push(rotation);
     }
     Ok(verdict)
+}
+
+/// What is remembered of ciphertext that is deleted: one record per rotation. `events` are those that go now.
+#[must_use]
+pub fn purged_records(events: &[OutboxDoc], now: UnixMs) -> Vec<AuditRecord> {
+    let mut count: BTreeMap<&RotationId, u32> = BTreeMap::new();
+    for event in events {
+        *count.entry(&event.rotation_id).or_default() += 1;
+    }
+    let record = |(id, n): (&RotationId, u32)| AuditRecord {
+        rotation_id: Some(id.clone()),
+        ..by_relay(now, "outbox.purged", format!("{n} events"))
+    };
+    count.into_iter().map(record).collect()
 }

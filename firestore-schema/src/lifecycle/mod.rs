@@ -27,13 +27,14 @@ pub mod table;
 mod take_over;
 
 pub use ack::record_ack;
-pub use admins::{check_group, enrol, lease, prove_key, totp_failed};
+pub use admins::{bind_group, enrol, lease, prove_key, set_group_state, totp_failed};
 pub use cancel::cancel;
 pub use clients::{ClientUpdate, create_client, update_client};
 pub use draft::snapshot_of;
-pub use due::announced;
+pub use due::{announced, purged_records};
 pub use prepare::prepare;
 pub use promote::promote;
+pub use quorum::People;
 pub use reserve::reserve;
 pub use retire::retire;
 pub use revoke::revoke;
@@ -43,7 +44,7 @@ pub use take_over::take_over;
 use keyturn_proto::{RotationId, UnixMs, VersionId};
 
 use crate::documents::{
-    ActionDoc, AdminDoc, AuditRecord, ClientDoc, OutboxDoc, RotationDoc, VersionDoc,
+    ActionDoc, Actor, AdminDoc, AuditRecord, ClientDoc, OutboxDoc, RotationDoc, VersionDoc,
 };
 
 /// One client with its living versions: exactly those that its snapshot names.
@@ -128,5 +129,20 @@ fn consequence(
         rotation_id: rotation.cloned(),
         version_id: version,
         ..cause.clone()
+    }
+}
+
+/// A record of what the relay does by itself.
+fn by_relay(at: UnixMs, event: &str, reason: String) -> AuditRecord {
+    AuditRecord {
+        at,
+        actor: Actor::Relay,
+        event: event.to_owned(),
+        reason,
+        client_id: None,
+        rotation_id: None,
+        version_id: None,
+        group: None,
+        nostr_event: None,
     }
 }

@@ -84,6 +84,8 @@ pub enum RotationEvent {
     Prepare,
     /// Enough acks.
     Quorum,
+    /// Acks of admins or groups that lost the right since count no more, and too few are left.
+    LoseQuorum,
     /// Its version is current.
     Promote,
     /// Withdrawn.
@@ -116,6 +118,7 @@ pub const ROTATION: Table<RotationState, RotationEvent> = {
             (Some(Prepared), E::Cancel, Some(Done)),
             (Some(Prepared), E::Expire, Some(Done)),
             (Some(Prepared), E::Revoke, Some(Done)),
+            (Some(QuorumMet), E::LoseQuorum, Some(Prepared)),
             (Some(QuorumMet), E::Promote, Some(Done)),
             (Some(QuorumMet), E::TakeOver, Some(Reserved)),
             (Some(QuorumMet), E::Cancel, Some(Done)),
@@ -135,7 +138,9 @@ impl RotationEvent {
             Self::Expire => Some(Outcome::Expired),
             Self::Revoke => Some(Outcome::Revoked),
             Self::RollBack => Some(Outcome::RolledBack),
-            Self::Reserve | Self::Prepare | Self::Quorum | Self::TakeOver => None,
+            Self::Reserve | Self::Prepare | Self::Quorum | Self::LoseQuorum | Self::TakeOver => {
+                None
+            }
         }
     }
 }

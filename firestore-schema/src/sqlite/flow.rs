@@ -27,6 +27,7 @@ impl SecretStore for SqliteStore {
         self.writer
             .write(move |tx| {
                 if apply::nonce(tx, &burn.nonce_hash, &burn.owner_event, burn.expires_at)? {
+                    apply::audit(tx, tx.instance, vec![burn.audit], None)?;
                     return Ok(Burned::Fresh);
                 }
                 let owner: Option<String> = tx
@@ -110,11 +111,8 @@ impl SecretStore for SqliteStore {
         self.writer
             .write(move |tx| {
                 let (rotation, family) = load::rotation_and_family(tx, &ack.rotation_id)?;
-                let acker = load::admin(tx, &ack.ack.npub)?;
-                settle(
-                    tx,
-                    lifecycle::record_ack(family, rotation, acker.as_ref(), ack)?,
-                )
+                let people = load::people(tx, &family.client, &rotation, Some(&ack.ack.npub))?;
+                settle(tx, lifecycle::record_ack(family, rotation, &people, ack)?)
             })
             .await
     }
@@ -130,7 +128,9 @@ impl SecretStore for SqliteStore {
         self.writer
             .write(move |tx| {
                 let (rotation, family) = load::rotation_and_family(tx, &id)?;
-                let verdict = lifecycle::promote(family, rotation, retention_ms, now, audit)?;
+                let people = load::people(tx, &family.client, &rotation, None)?;
+                let verdict =
+                    lifecycle::promote(family, rotation, &people, retention_ms, now, audit)?;
                 settle(tx, verdict)
             })
             .await
@@ -309,10 +309,15 @@ impl SecretStore for SqliteStore {
         let ids = event_ids.to_vec();
         self.writer
             .write(move |tx| {
-                let sql = "DELETE FROM outbox WHERE event_id = ?1 AND delete_after <= ?2";
+                let due = "SELECT doc FROM outbox WHERE event_id = ?1 AND delete_after <= ?2";
+                let mut gone: Vec<OutboxDoc> = Vec::new();
                 for id in &ids {
+                    gone.extend(load::one(tx, "outbox", due, (id, ms(now)))?);
+                    let sql = "DELETE FROM outbox WHERE event_id = ?1 AND delete_after <= ?2";
                     apply::run(tx, sql, (id, ms(now)))?;
                 }
+                let records = lifecycle::purged_records(&gone, now);
+                apply::audit(tx, tx.instance, records, None)?;
                 apply::run(tx, "DELETE FROM nonces WHERE expires_at <= ?1", [ms(now)])?;
                 Ok(())
             })
@@ -324,8 +329,9 @@ impl SecretStore for SqliteStore {
         self.writer
             .write(move |tx| {
                 let known = load::lease(tx, &name)?;
-                let lease = lifecycle::lease(known.as_ref(), &name, &owner, ttl_ms, now)?;
+                let (lease, record) = lifecycle::lease(known.as_ref(), &name, &owner, ttl_ms, now)?;
                 apply::lease(tx, &lease)?;
+                apply::audit(tx, tx.instance, record.into_iter().collect(), None)?;
                 Ok(Lease {
                     fence: lease.fence,
                     until: lease.until,

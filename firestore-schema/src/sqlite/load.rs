@@ -8,7 +8,7 @@ use super::error;
 use crate::documents::{
     ActionDoc, AdminDoc, AdminGroupDoc, AuditChainDoc, ClientDoc, LeaseDoc, RotationDoc, VersionDoc,
 };
-use crate::lifecycle::{Family, Known};
+use crate::lifecycle::{Family, Known, People};
 use crate::store::{Result, StoreError, Stored};
 
 /// A time as SQLite holds it: 63 bits are 292 million years.
@@ -148,6 +148,24 @@ pub(super) fn versions(tx: &Transaction<'_>, client: &ClientId) -> Result<Vec<Ve
 pub(super) fn admin(tx: &Transaction<'_>, npub: &Npub) -> Result<Option<AdminDoc>> {
     let sql = "SELECT doc FROM admins WHERE npub = ?1";
     one(tx, "admin", sql, [npub.to_hex()])
+}
+
+/// Who stands behind a rotation: its readers, `also`, and the groups of its client.
+pub(super) fn people(
+    tx: &Transaction<'_>,
+    client: &ClientDoc,
+    rotation: &RotationDoc,
+    also: Option<&Npub>,
+) -> Result<People> {
+    let mut people = People::default();
+    for npub in rotation.readers.iter().chain(also) {
+        people.admins.extend(admin(tx, npub)?);
+    }
+    people.groups = groups(tx)?;
+    people
+        .groups
+        .retain(|group| client.admin_groups.contains(&group.alias));
+    Ok(people)
 }
 
 pub(super) fn admins(tx: &Transaction<'_>) -> Result<Vec<AdminDoc>> {

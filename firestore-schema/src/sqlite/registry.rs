@@ -90,7 +90,7 @@ impl Registry for SqliteStore {
         self.writer
             .write(move |tx| {
                 let known = load::admin(tx, &admin.npub)?;
-                settle(tx, lifecycle::enrol(known, admin, audit)).map(drop)
+                settle(tx, lifecycle::enrol(known, admin, audit)?).map(drop)
             })
             .await
     }
@@ -119,7 +119,7 @@ impl Registry for SqliteStore {
     async fn put_group(&self, group: AdminGroupDoc, audit: AuditRecord) -> Result<()> {
         self.writer
             .write(move |tx| {
-                lifecycle::check_group(&group, &load::groups(tx)?)?;
+                let group = lifecycle::bind_group(group, &load::groups(tx)?, audit.at)?;
                 apply::group(tx, &group)?;
                 apply::audit(tx, tx.instance, vec![audit], None)
             })
@@ -140,19 +140,18 @@ impl Registry for SqliteStore {
         let alias = alias.to_owned();
         self.writer
             .write(move |tx| {
-                let mut group = load::groups(tx)?
+                let group = load::groups(tx)?
                     .into_iter()
                     .find(|group| group.alias == alias)
                     .ok_or(StoreError::NotFound {
                         what: "admin group",
                     })?;
-                if group.status != state {
-                    group.status = state;
-                    group.updated_at = now;
-                    apply::group(tx, &group)?;
-                    apply::audit(tx, tx.instance, vec![audit], None)?;
-                }
-                Ok(group)
+                let Some(changed) = lifecycle::set_group_state(&group, state, now) else {
+                    return Ok(group);
+                };
+                apply::group(tx, &changed)?;
+                apply::audit(tx, tx.instance, vec![audit], None)?;
+                Ok(changed)
             })
             .await
     }

@@ -130,6 +130,10 @@ proptest! {
                     let readers: BTreeSet<_> = rotation.readers.iter().collect();
                     assert!(rotation.quorum.acks.iter().all(|ack| readers.contains(&ack.npub)));
                     assert!(rotation.quorum.acks.iter().any(|ack| ack.proven));
+                    // Everybody who counted, and everybody who can read it, had the right to at that moment.
+                    let people = before.people();
+                    assert!(rotation.quorum.acks.iter().all(|ack| people.stand_behind(ack, &before.client)));
+                    assert!(!people.lost_a_reader(rotation));
                     // The old one is in grace exactly as long as was asked, or dead.
                     if let Some(old) = old {
                         let old = &model.versions[&old];

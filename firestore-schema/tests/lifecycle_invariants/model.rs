@@ -6,10 +6,10 @@ use keyturn_proto::notify::Outcome;
 use keyturn_proto::{RotationId, UnixMs, VersionId};
 use keyturn_store::contract::fixture::{self, NOW, admin, audit, client, client_id, operation};
 use keyturn_store::documents::{
-    ActionDoc, ActiveRotation, AdminDoc, AuditRecord, ClientDoc, ClientStatus, OutboxDoc,
-    RotationDoc, VersionDoc, VersionState,
+    ActionDoc, ActiveRotation, AdminDoc, AdminGroupDoc, AuditRecord, ClientDoc, ClientStatus,
+    GroupState, OutboxDoc, RotationDoc, VersionDoc, VersionState,
 };
-use keyturn_store::lifecycle::{self, Change, ClientUpdate, Family, Known, Verdict};
+use keyturn_store::lifecycle::{self, Change, ClientUpdate, Family, Known, People, Verdict};
 use keyturn_store::store::{ActionResult, Reserved, StoreError};
 use proptest::prelude::*;
 
@@ -22,6 +22,7 @@ pub struct Model {
     pub rotations: BTreeMap<RotationId, RotationDoc>,
     pub actions: BTreeMap<RotationId, ActionDoc>,
     pub admins: Vec<AdminDoc>,
+    pub group: AdminGroupDoc,
     pub outbox: BTreeMap<String, OutboxDoc>,
     pub audit: Vec<AuditRecord>,
     /// Every rotation holder there ever was, so that stale ones can come back.
@@ -78,6 +79,15 @@ pub enum Command {
     Announce {
         id: u32,
     },
+    /// The operator revokes an admin, or enrols one again.
+    Admin {
+        by: u8,
+        active: bool,
+    },
+    /// The operator suspends the group, or approves it.
+    Group {
+        served: bool,
+    },
 }
 
 /// Ids of rotations and actions overlap on purpose.
@@ -103,6 +113,8 @@ pub fn command() -> impl Strategy<Value = Command> {
         1 => prop_oneof![4 => Just(ClientStatus::Active), 3 => Just(ClientStatus::Suspended), 1 => Just(ClientStatus::Revoked)]
             .prop_map(Command::Operator),
         1 => id().prop_map(|id| Command::Announce { id }),
+        1 => (1u8..5, prop::bool::weighted(0.7)).prop_map(|(by, active)| Command::Admin { by, active }),
+        1 => prop::bool::weighted(0.7).prop_map(|served| Command::Group { served }),
     ]
 }
 
@@ -116,6 +128,7 @@ impl Model {
             actions: BTreeMap::new(),
             // 1 to 3 are enrolled readers, 4 is enrolled but no reader, 5 is nobody.
             admins: (1..=4).map(|n| admin(n, n == 1)).collect(),
+            group: fixture::group("ops", None),
             outbox: BTreeMap::new(),
             audit: Vec::new(),
             holders: Vec::new(),
@@ -209,13 +222,13 @@ impl Model {
                     Some(index) => self.version(index),
                     None => rotation.new_version.unwrap_or(ack.version_id),
                 };
-                let acker = self.admins.iter().find(|admin| admin.npub == ack.ack.npub);
-                lifecycle::record_ack(self.family(), rotation, acker, ack).map(change)
+                lifecycle::record_ack(self.family(), rotation, &self.people(), ack).map(change)
             }
             Command::Promote { id } => {
                 let rotation = self.rotation(*id)?;
                 let audit = audit("rotation.promoted", now);
-                lifecycle::promote(self.family(), rotation, 1000, now, audit).map(change)
+                lifecycle::promote(self.family(), rotation, &self.people(), 1000, now, audit)
+                    .map(change)
             }
             Command::Cancel {
                 id,
@@ -292,6 +305,32 @@ impl Model {
                     .map(change)
             }
             Command::Announce { id } => lifecycle::announced(self.rotation(*id)?, now).map(change),
+            Command::Admin { by, active } => {
+                let known = self
+                    .admins
+                    .iter()
+                    .find(|doc| doc.npub == fixture::npub(*by));
+                let known = known.expect("1 to 4 are enrolled").clone();
+                let admin = AdminDoc {
+                    active: *active,
+                    ..known.clone()
+                };
+                let audit = audit("admin.changed", now);
+                lifecycle::enrol(Some(known), admin, audit).map(change)
+            }
+            Command::Group { served } => {
+                let state = if *served {
+                    GroupState::Active
+                } else {
+                    GroupState::Suspended {
+                        reason: "test".to_owned(),
+                    }
+                };
+                if let Some(group) = lifecycle::set_group_state(&self.group, state, now) {
+                    self.group = group;
+                }
+                Ok(Change::default())
+            }
         }
     }
 
@@ -351,6 +390,13 @@ impl Model {
         Family {
             client: self.client.clone(),
             living,
+        }
+    }
+
+    pub fn people(&self) -> People {
+        People {
+            admins: self.admins.clone(),
+            groups: vec![self.group.clone()],
         }
     }
 

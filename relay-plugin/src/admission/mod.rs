@@ -139,7 +139,16 @@ impl Admission {
         let issuer = &self.settings.issuer;
         let proof =
             jwt::verify(&self.jwks, &self.challenger, issuer, opened, &request, now).await?;
-        replay::burn(store, &proof.challenge, opened, now).await?;
+        let named = (
+            Some(request.action_id.clone()),
+            Some(request.client_id.clone()),
+        );
+        let audit = |reason| record(opened, reason, named.clone(), now);
+        let burnt = AuditRecord {
+            event: replay::BURNT.to_owned(),
+            ..audit(request.action_type.as_str())
+        };
+        replay::burn(store, &proof.challenge, opened, now, burnt).await?;
         let second_factor = totp::SecondFactor {
             store,
             settings: self.settings.totp,
@@ -147,11 +156,6 @@ impl Admission {
             opened,
             admin: &member.admin,
         };
-        let named = (
-            Some(request.action_id.clone()),
-            Some(request.client_id.clone()),
-        );
-        let audit = |reason| record(opened, reason, named.clone(), now);
         let totp_step = second_factor.check(&request, &proof, audit, now).await?;
         let terms = policy::judge(
             &self.settings.policy,

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use keyturn_proto::UnixMs;
+use keyturn_store::documents::AuditRecord;
 use keyturn_store::store::{BurnNonce, Burned, Store};
 
 use super::challenge::Checked;
@@ -17,12 +18,16 @@ use super::refused::Refused;
 /// through an outage is judged at the time it was received, and must still find the challenge used.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 
+/// The audit word of a use.
+pub(super) const BURNT: &str = "nonce.burnt";
+
 /// Uses up the challenge for this event.
 pub(super) async fn burn(
     store: &dyn Store,
     challenge: &Checked,
     opened: &Opened,
     now: UnixMs,
+    audit: AuditRecord,
 ) -> Result<(), Refused> {
     let burnt = store
         .burn_nonce(BurnNonce {
@@ -30,6 +35,7 @@ pub(super) async fn burn(
             owner_event: opened.event_id.clone(),
             expires_at: challenge.expires_at.max(now).plus(KEPT),
             now,
+            audit,
         })
         .await?;
     match burnt {

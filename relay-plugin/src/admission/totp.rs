@@ -21,6 +21,9 @@ use super::totp_seed::{STEP_SECS, SeedKey};
 /// How long the use of a step is remembered; its code is dead after two minutes.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 
+/// The audit word of a use.
+const USED: &str = "totp.used";
+
 /// What the check works on.
 pub(super) struct SecondFactor<'a> {
     pub(super) store: &'a dyn Store,
@@ -31,7 +34,7 @@ pub(super) struct SecondFactor<'a> {
 }
 
 impl SecondFactor<'_> {
-    /// The step that a verified code belongs to, or `None` when the proof alone satisfies policy. `audit` makes the record for a refusal.
+    /// The step that a verified code belongs to, or `None` when the proof alone satisfies policy. `audit` makes the record of a refusal or a use, for a reason.
     pub(super) async fn check(
         &self,
         request: &ServiceRequest,
@@ -56,8 +59,8 @@ impl SecondFactor<'_> {
             .totp
             .as_ref()
             .ok_or(Refused::unauthorized("totp.missing"))?;
-        let step = self.verify(code.expose(), audit, now).await?;
-        self.use_up(step, now).await?;
+        let step = self.verify(code.expose(), &audit, now).await?;
+        self.use_up(step, audit, now).await?;
         Ok(Some(step))
     }
 
@@ -110,7 +113,12 @@ impl SecondFactor<'_> {
     }
 
     /// RFC 6238 §5.2: each step once. The record names the event, so that a resumed event finds its own use and goes on.
-    async fn use_up(&self, step: u64, now: UnixMs) -> Result<(), Refused> {
+    async fn use_up(
+        &self,
+        step: u64,
+        audit: impl Fn(&'static str) -> AuditRecord,
+        now: UnixMs,
+    ) -> Result<(), Refused> {
         const REPLAYED: Refused = Refused::unauthorized("totp.replayed");
         let burnt = self
             .store
@@ -119,6 +127,10 @@ impl SecondFactor<'_> {
                 owner_event: self.opened.event_id.clone(),
                 expires_at: now.plus(KEPT),
                 now,
+                audit: AuditRecord {
+                    event: USED.to_owned(),
+                    ..audit("accepted")
+                },
             })
             .await?;
         if burnt == Burned::Reused {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::client::Listing;
 use super::operate::{self, Operator};
 use super::{CliError, ConfigFile, values};
-use crate::operator::admins::{self, AdminView, Enrolled, Enrolment};
+use crate::operator::admins::{self, AdminView, Enrolled, Enrolment, Withdrawn};
 use crate::operator::{OperatorError, proofs, qr};
 
 /// What to do with admins.
@@ -74,8 +74,9 @@ pub fn run(command: AdminCommand) -> Result<(), CliError> {
         }
         AdminCommand::Revoke(args) => operate::run(&args.config, async |op| {
             let npub = npub(&args.npub);
-            admins::revoke(op.store, &npub, op.now).await?;
-            Ok(writeln!(op.out, "revoked {npub}")?)
+            let withdrawn = admins::revoke(op.store, &npub, op.now).await?;
+            writeln!(op.out, "revoked {npub}")?;
+            tell(op, &withdrawn)
         }),
     }
 }
@@ -109,6 +110,21 @@ async fn enroll(operator: &mut Operator<'_>, args: &Enroll) -> Result<(), Operat
     show(operator, npub, &enrolled, args.json)
 }
 
+/// Says which rotations ended because this admin can read their secret.
+fn tell(operator: &mut Operator<'_>, withdrawn: &[Withdrawn]) -> Result<(), OperatorError> {
+    for Withdrawn {
+        rotation_id,
+        client_id,
+    } in withdrawn
+    {
+        writeln!(
+            operator.out,
+            "canceled rotation {rotation_id} of {client_id}: its pending secret was sealed for this admin; ask for another one"
+        )?;
+    }
+    Ok(())
+}
+
 /// The one place where a TOTP seed is shown.
 fn show(
     operator: &mut Operator<'_>,
@@ -120,11 +136,17 @@ fn show(
     struct Shown<'a> {
         npub: Npub,
         otpauth: Option<&'a str>,
+        withdrawn: &'a [Withdrawn],
     }
     let otpauth = enrolled.otpauth.as_ref().map(|uri| uri.as_str());
     if json {
-        return operator.json(&Shown { npub, otpauth });
+        return operator.json(&Shown {
+            npub,
+            otpauth,
+            withdrawn: &enrolled.withdrawn,
+        });
     }
+    tell(operator, &enrolled.withdrawn)?;
     let Some(uri) = otpauth else {
         let note = "its TOTP seed stays; --new-seed replaces it";
         return Ok(writeln!(operator.out, "changed {npub} ({note})")?);

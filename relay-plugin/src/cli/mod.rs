@@ -4,6 +4,7 @@
 //! Standard output is for results, standard error for logs and problems.
 
 pub mod admin;
+pub mod audit;
 pub mod client;
 pub mod doctor;
 pub mod group;
@@ -55,6 +56,9 @@ enum Command {
     /// Bind admin groups to aliases
     #[command(subcommand)]
     Group(group::GroupCommand),
+    /// Check the audit trail for what was removed or edited, and export it
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Look at configuration, store, keys, issuer, clock and ports: what is wrong, and how to mend it
     Doctor(doctor::DoctorArgs),
     /// Watch a real rotation on this machine, with everything it needs
@@ -111,9 +115,10 @@ pub enum CliError {
 }
 
 impl CliError {
-    /// 2 for what the operator has to change in the configuration, 1 for everything else.
+    /// 3 for an audit trail that was touched, 2 for what the operator has to change in the configuration, 1 for everything else.
     const fn exit_code(&self) -> u8 {
         match self {
+            Self::Operator(crate::operator::OperatorError::Touched(_)) => 3,
             Self::Config(_) | Self::Operator(crate::operator::OperatorError::Config(_)) => 2,
             Self::Telemetry(_)
             | Self::Hardening(_)
@@ -150,6 +155,7 @@ fn run(command: Command, core: impl FnOnce() -> Box<dyn ServiceFactory>) -> Resu
         Command::Admin(command) => admin::run(command),
         Command::Client(command) => client::run(command),
         Command::Group(command) => group::run(command),
+        Command::Audit(command) => audit::run(command),
         Command::Doctor(args) => doctor::run(&args),
         Command::Quickstart(args) => Ok(quickstart::run(args, core())?),
         Command::DevProof(args) => Ok(quickstart::dev_proof(&args)?),

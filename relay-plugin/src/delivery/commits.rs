@@ -72,10 +72,7 @@ impl ServiceMember {
                 continue;
             };
             let now = self.now();
-            let mut document = AdminGroupDoc {
-                updated_at: now,
-                ..document.clone()
-            };
+            let mut document: AdminGroupDoc = document.clone();
             let alias = document.alias.clone();
             let event = if document.nostr_group_id.is_some() {
                 alarm(&alias, "group.address_changed");

@@ -166,7 +166,6 @@ impl ServiceMember {
                 let group = AdminGroupDoc {
                     mls_group_id: Some(joined.id.clone()),
                     nostr_group_id: Some(info.nostr_group_id.to_hex()),
-                    updated_at: now,
                     ..group
                 };
                 self.store()

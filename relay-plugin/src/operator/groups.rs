@@ -5,7 +5,7 @@ use keyturn_proto::{MlsGroupId, Npub, UnixMs};
 use keyturn_store::documents::{AdminGroupDoc, GroupState};
 use keyturn_store::store::{Store, StoreError};
 
-use super::{OperatorError, about_group, audit};
+use super::{AGAIN, OperatorError, about_group, audit};
 
 /// What an alias shall mean.
 pub struct Binding {
@@ -24,39 +24,54 @@ pub struct Binding {
 /// # Errors
 /// [`OperatorError::Value`] for an alias that cannot be one; the store's.
 pub async fn bind(store: &dyn Store, binding: Binding, now: UnixMs) -> Result<(), OperatorError> {
+    check_alias(&binding.alias)?;
+    // The relay binds and suspends groups as well: what was changed meanwhile is read again.
+    let mut tries = AGAIN;
+    loop {
+        match bind_once(store, &binding, now).await {
+            Err(OperatorError::Store(StoreError::Conflict {
+                why: "group.changed",
+            })) if tries > 0 => tries -= 1,
+            result => return result,
+        }
+    }
+}
+
+async fn bind_once(store: &dyn Store, binding: &Binding, now: UnixMs) -> Result<(), OperatorError> {
     let Binding {
         alias,
         mls_group_id,
         nostr_group_id,
         welcomers,
     } = binding;
-    check_alias(&alias)?;
     let known = store
         .groups()
         .await?
         .into_iter()
-        .find(|group| group.alias == alias);
-    let (known_mls, known_nostr, status) = match known {
-        Some(group) => (group.mls_group_id, group.nostr_group_id, group.status),
-        None => (None, None, GroupState::Active),
+        .find(|group| group.alias == *alias);
+    let (known_mls, known_nostr, status, read_at) = match known {
+        Some(group) => (
+            group.mls_group_id,
+            group.nostr_group_id,
+            group.status,
+            group.updated_at,
+        ),
+        None => (None, None, GroupState::Active, now),
     };
     let group = AdminGroupDoc {
         alias: alias.clone(),
-        mls_group_id: mls_group_id.or(known_mls),
+        mls_group_id: mls_group_id.clone().or(known_mls),
         nostr_group_id: nostr_group_id.map(hex::encode).or(known_nostr),
-        welcomers,
+        welcomers: welcomers.clone(),
         status,
-        updated_at: now,
+        updated_at: read_at,
     };
     let bound = group
         .mls_group_id
         .as_ref()
         .map_or("not joined yet".to_owned(), ToString::to_string);
     store
-        .put_group(
-            group,
-            about_group(audit("group.bound", &bound, now), &alias),
-        )
+        .put_group(group, about_group(audit("group.bound", &bound, now), alias))
         .await?;
     Ok(())
 }

@@ -8,6 +8,7 @@ pub mod clients;
 pub mod groups;
 pub mod proofs;
 pub mod qr;
+pub mod trail;
 
 use std::sync::Arc;
 
@@ -65,6 +66,20 @@ pub enum OperatorError {
     /// The store refused or failed.
     #[error("the store did not take it: {0}")]
     Store(#[from] StoreError),
+    /// The audit trail was touched; the report is on standard output.
+    #[error("the audit trail is not whole: {0} findings")]
+    Touched(usize),
+    /// Entries that could not be exported.
+    #[error("{0} entries of the audit trail cannot be read: `keyturn audit verify` names them")]
+    Unreadable(usize),
+    /// A file of the operator's.
+    #[error("{}: {cause}", path.display())]
+    File {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why it cannot be read.
+        cause: std::io::Error,
+    },
     /// The async runtime.
     #[error("cannot start the runtime: {0}")]
     Runtime(std::io::Error),
@@ -83,6 +98,9 @@ pub enum OperatorError {
 pub async fn open_store(config: &ValidatedConfig) -> Result<Arc<dyn Store>, OperatorError> {
     Ok(store::open(&config.store, &Instance::operator()).await?)
 }
+
+/// How often a change is made again that somebody else came before.
+const AGAIN: u32 = 8;
 
 /// An audit record of the operator's.
 fn audit(event: &str, reason: &str, now: UnixMs) -> AuditRecord {

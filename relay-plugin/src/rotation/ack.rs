@@ -99,6 +99,7 @@ impl Engine {
             entry: AckEntry {
                 npub: opened.sender,
                 proven,
+                group: Some(opened.group.alias.clone()),
                 at: self.now(),
             },
         })
@@ -151,6 +152,12 @@ impl Engine {
         if result.promoted {
             promoted();
             crash::point(crash::Point::AfterPromote).await;
+        } else if let Some(outcome) = result.rotation.outcome.filter(|_| !result.counted) {
+            tracing::warn!(
+                rotation = %result.rotation.rotation_id, client = %result.rotation.client_id,
+                "canceled at an ack: somebody who can read the pending secret was revoked"
+            );
+            super::cancel::counted(outcome);
         }
         // Promoted or not, there may be a new deadline.
         self.wake();

@@ -103,6 +103,7 @@ impl Engine {
     }
 }
 
-fn counted(outcome: Outcome) {
+/// Counts an end without promotion.
+pub(super) fn counted(outcome: Outcome) {
     metrics::counter!(crate::metrics::ROTATIONS, "outcome" => outcome.as_str()).increment(1);
 }

@@ -11,11 +11,12 @@ use super::ports::DeliveryError;
 use crate::crash;
 
 impl Engine {
-    /// The quorum came before `not_before`, and now `not_before` has come.
+    /// The quorum came before `not_before`, and now `not_before` has come. The store judges acks and readers once more, and may cancel instead, or wait.
     pub(super) async fn promote(&self, rotation: &RotationDoc) -> Result<(), Failure> {
         let now = self.now();
         let audit = Entry::of_rotation(now, rotation, "rotation.promoted", &rotation.reason);
-        self.store()
+        let after = self
+            .store()
             .promote(
                 &rotation.rotation_id,
                 self.settings().retention_ms(),
@@ -23,8 +24,22 @@ impl Engine {
                 audit.done(),
             )
             .await?;
-        promoted();
-        crash::point(crash::Point::AfterPromote).await;
+        match after.outcome {
+            Some(Outcome::Promoted) => {
+                promoted();
+                crash::point(crash::Point::AfterPromote).await;
+            }
+            Some(outcome) => {
+                tracing::warn!(
+                    rotation = %after.rotation_id, client = %after.client_id, outcome = outcome.as_str(),
+                    "not promoted: a reader or an ack counts no more"
+                );
+                super::cancel::counted(outcome);
+            }
+            None => tracing::warn!(
+                rotation = %after.rotation_id, client = %after.client_id, "the quorum is lost: too few acks count any more"
+            ),
+        }
         self.wake();
         Ok(())
     }

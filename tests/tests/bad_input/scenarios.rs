@@ -95,16 +95,10 @@ impl Carriage {
         let mut carol = Rogue::open(world, "carol", relay).await;
         carol.publish_key_package().await;
         let scope = ClientScope::Only(vec![CLIENT.parse().unwrap()]);
-        let mut enrolled = table
+        table
             .trail
-            .store
-            .admin(&carol.npub())
-            .await
-            .unwrap()
-            .unwrap();
-        enrolled.scope = scope;
-        let audit = table.trail.records().await.pop().unwrap();
-        table.trail.store.put_admin(enrolled, audit).await.unwrap();
+            .change_admin(&carol.npub(), |enrolled| enrolled.scope = scope.clone())
+            .await;
         let out_of_scope = seat(world, &mut table.alice, carol, "scoped").await;
         let seed = new_seed(world, &table.trail).await;
         // The relay has read it by now, and never needs to again: no key is unknown for long.

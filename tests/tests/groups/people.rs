@@ -2,8 +2,7 @@
 
 use keyturn::operator::{admins, groups};
 use keyturn_proto::Action;
-use keyturn_store::documents::{Actor, AdminDoc, ClientScope};
-use keyturn_store::store::Registry as _;
+use keyturn_store::documents::{Actor, ClientScope};
 use keyturn_tests::rogue::Rogue;
 use keyturn_tests::world::{eventually, now};
 
@@ -82,13 +81,12 @@ async fn an_admin_of_other_clients(stage: &mut Stage, mallory: &mut Rogue, bob: 
     let scene = stage.scene("scoped", "mallory", mallory, &mut [bob]).await;
     stage.world.enrol("carol").await;
     let mut carol = stage.person("carol").await;
-    let enrolled = stage.trail.store.admin(&carol.npub()).await.unwrap();
-    let elsewhere = AdminDoc {
-        scope: ClientScope::Only(vec!["strange-svc".parse().unwrap()]),
-        ..enrolled.unwrap()
-    };
-    let audit = stage.trail.records().await.pop().unwrap();
-    stage.trail.store.put_admin(elsewhere, audit).await.unwrap();
+    stage
+        .trail
+        .change_admin(&carol.npub(), |enrolled| {
+            enrolled.scope = ClientScope::Only(vec!["strange-svc".parse().unwrap()]);
+        })
+        .await;
     bring_in(&scene, mallory, &mut carol, &mut [bob]).await;
     for sender in [&mut carol, bob] {
         stage

@@ -198,3 +198,47 @@ fn what_belongs_elsewhere_or_nowhere_is_found() {
         }]
     );
 }
+
+#[test]
+fn a_chain_that_was_written_anew_is_found_by_whoever_noted_its_head() {
+    let noted = chain(3).1;
+    // Somebody who may write everything makes another history of the same length, and a longer one.
+    for n in [3, 5] {
+        let (mut entries, _) = chain(n);
+        let mut records: Vec<AuditRecord> =
+            entries.drain(..).map(|e| e.doc.unwrap().record).collect();
+        records[1].reason = "nothing happened".to_owned();
+        let sealed = seal(Vec::new(), records, None, &Instance::operator()).unwrap();
+        let (head, entries) = (&sealed.heads[0], stored(sealed.entries.clone()));
+        assert_eq!(check(Some(head), &entries), [], "whole in itself");
+        let mut check = ChainCheck::new(&head.id);
+        check.expect(noted.seq, &noted.hash);
+        entries.iter().for_each(|entry| check.push(entry));
+        assert_eq!(check.finish(Some(head)), [Finding::Rewritten { seq: 3 }]);
+    }
+    // The head was turned back together with the tail.
+    let (entries, head) = chain(2);
+    let mut check = ChainCheck::new(&head.id);
+    check.expect(noted.seq, &noted.hash);
+    entries.iter().for_each(|entry| check.push(entry));
+    assert_eq!(check.finish(Some(&head)), [Finding::Rewritten { seq: 3 }]);
+    // What was noted is still there in a chain that only grew.
+    let (entries, head) = chain(7);
+    let mut check = ChainCheck::new(&head.id);
+    check.expect(noted.seq, &noted.hash);
+    entries.iter().for_each(|entry| check.push(entry));
+    assert_eq!(check.finish(Some(&head)), []);
+}
+
+#[test]
+fn a_part_of_a_chain_is_judged_by_what_is_there() {
+    let (entries, head) = chain(6);
+    let judge = |entries: &[Stored<AuditEntry>]| {
+        let mut check = ChainCheck::partial(&head.id);
+        entries.iter().for_each(|entry| check.push(entry));
+        check.finish_without_head()
+    };
+    assert_eq!(judge(&entries[2..]), []);
+    let holed: Vec<_> = [&entries[2], &entries[4]].into_iter().cloned().collect();
+    assert_eq!(judge(&holed), [Finding::Removed { from: 4, to: 4 }]);
+}
