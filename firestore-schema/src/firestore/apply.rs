@@ -15,8 +15,8 @@ use super::revision::Revision;
 use super::stored::Document as _;
 use super::writes::Writes;
 use crate::audit::{chains_of, seal};
-use crate::documents::{AdminGroupDoc, AuditChainDoc};
-use crate::lifecycle::Change;
+use crate::documents::{AdminGroupDoc, AuditChainDoc, AuditRecord, LeaseDoc, NonceDoc};
+use crate::lifecycle::{Change, Verdict};
 use crate::queries::relay;
 use crate::store::{Result, StoreError};
 
@@ -30,6 +30,12 @@ pub(super) struct Also {
     pub(super) group: Option<AdminGroupDoc>,
     /// The revision of a collection that is judged as a whole.
     pub(super) revision: Option<Revision>,
+    /// The use of a nonce.
+    pub(super) nonce: Option<NonceDoc>,
+    /// A lease that changed hands.
+    pub(super) lease: Option<LeaseDoc>,
+    /// Documents that go.
+    pub(super) gone: Vec<Path>,
 }
 
 /// The writes of one commit, and the mark that it will leave. What they need beyond what was read already is read here, of the same moment.
@@ -94,6 +100,15 @@ pub(super) async fn plan(
     if let Some(doc) = &also.revision {
         writes.put(doc)?;
     }
+    if let Some(doc) = &also.nonce {
+        writes.put(doc)?;
+    }
+    if let Some(doc) = &also.lease {
+        writes.put(doc)?;
+    }
+    for path in also.gone {
+        writes.delete(path);
+    }
     let mut mark = None;
     if let Some(first) = sealed.entries.first() {
         let name = commit::name()?;
@@ -149,4 +164,15 @@ async fn heads(
         heads.extend(reading.get::<AuditChainDoc>(path).await?);
     }
     Ok(heads)
+}
+
+/// A change that the lifecycle has no part in, with its record.
+pub(super) fn recorded<T>(answer: T, audit: &AuditRecord) -> Verdict<T> {
+    Verdict {
+        answer,
+        change: Change {
+            audit: vec![audit.clone()],
+            ..Change::default()
+        },
+    }
 }

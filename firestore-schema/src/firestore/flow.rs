@@ -18,7 +18,7 @@ use crate::store::{
 #[async_trait]
 impl SecretStore for FirestoreStore {
     async fn burn_nonce(&self, burn: BurnNonce) -> Result<Burned> {
-        let turn = self.to_write("burn_nonce", &burn.nonce_hash).await?;
+        let turn = self.to_record("burn_nonce", &burn.audit).await?;
         nonces::burn(&turn, burn).await
     }
 
@@ -113,8 +113,15 @@ impl SecretStore for FirestoreStore {
             reading.fetch(first).await?;
             let (rotation, family) =
                 load::rotation_and_family(&mut reading, &ack.rotation_id).await?;
-            let acker = load::admin(&mut reading, &ack.ack.npub).await?;
-            let verdict = lifecycle::record_ack(family, rotation, acker.as_ref(), ack.clone())?;
+            load::admin(&mut reading, &ack.ack.npub).await?;
+            let also = Some(&ack.ack.npub);
+            let (people, paths) =
+                load::people(&mut reading, &family.client, &rotation, also).await?;
+            let verdict = lifecycle::record_ack(family, rotation, &people, ack.clone())?;
+            // An ack rests on its own admin; a promotion on everybody who can read the secret.
+            if verdict.answer.promoted {
+                paths.into_iter().for_each(|path| reading.hold(path));
+            }
             if let Some(answer) = turn.settle(reading, verdict).await? {
                 return Ok(answer);
             }
@@ -137,7 +144,10 @@ impl SecretStore for FirestoreStore {
                 .await?;
             let (rotation, family) = load::rotation_and_family(&mut reading, rotation_id).await?;
             let audit = audit.clone();
-            let verdict = lifecycle::promote(family, rotation, retention_ms, now, audit)?;
+            let (people, paths) =
+                load::people(&mut reading, &family.client, &rotation, None).await?;
+            paths.into_iter().for_each(|path| reading.hold(path));
+            let verdict = lifecycle::promote(family, rotation, &people, retention_ms, now, audit)?;
             if let Some(answer) = turn.settle(reading, verdict).await? {
                 return Ok(answer);
             }

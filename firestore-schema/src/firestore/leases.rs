@@ -2,6 +2,7 @@
 
 use keyturn_proto::UnixMs;
 
+use super::apply::{Also, recorded};
 use super::paths::Path;
 use super::turn::Turn;
 use super::writes::Writes;
@@ -21,14 +22,29 @@ pub(super) async fn lease(
     loop {
         let mut reading = turn.read();
         let known: Option<LeaseDoc> = reading.get(path.clone()).await?;
-        let lease = lifecycle::lease(known.as_ref(), name, owner, ttl_ms, now)?;
-        let mut writes = Writes::new(&reading);
-        writes.put(&lease)?;
-        if turn.happened(writes.finish(), None).await? {
-            return Ok(Lease {
-                fence: lease.fence,
-                until: lease.until,
-            });
+        let (lease, record) = lifecycle::lease(known.as_ref(), name, owner, ttl_ms, now)?;
+        let answer = Lease {
+            fence: lease.fence,
+            until: lease.until,
+        };
+        let done = match record {
+            // Renewed, as every few seconds: one document.
+            None => {
+                let mut writes = Writes::new(&reading);
+                writes.put(&lease)?;
+                turn.happened(writes.finish(), None).await?
+            }
+            Some(record) => {
+                let also = Also {
+                    lease: Some(lease),
+                    ..Also::default()
+                };
+                let verdict = recorded((), &record);
+                turn.settle_with(reading, verdict, also).await?.is_some()
+            }
+        };
+        if done {
+            return Ok(answer);
         }
     }
 }

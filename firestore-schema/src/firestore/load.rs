@@ -7,7 +7,7 @@ use super::query::Ask;
 use super::reading::Reading;
 use crate::audit::chain_of;
 use crate::documents::{AdminDoc, AdminGroupDoc, AuditRecord, ClientDoc, RotationDoc, VersionDoc};
-use crate::lifecycle::{Family, Known};
+use crate::lifecycle::{Family, Known, People};
 use crate::queries::relay;
 use crate::store::{Result, StoreError};
 
@@ -106,6 +106,39 @@ pub(super) async fn admin(reading: &mut Reading<'_>, npub: &Npub) -> Result<Opti
     let found = reading.get(path.clone()).await?;
     reading.hold(path);
     Ok(found)
+}
+
+/// Who stands behind a rotation: its readers, `also`, and the groups of its client. Returns also where they lie, to be held by a commit that rests on all
+/// of them.
+pub(super) async fn people(
+    reading: &mut Reading<'_>,
+    client: &ClientDoc,
+    rotation: &RotationDoc,
+    also: Option<&Npub>,
+) -> Result<(People, Vec<Path>)> {
+    let admins: Vec<Path> = rotation
+        .readers
+        .iter()
+        .chain(also)
+        .map(Path::admin)
+        .collect::<Result<_>>()?;
+    let groups: Vec<Path> = client
+        .admin_groups
+        .iter()
+        .map(|alias| Path::group(alias))
+        .collect::<Result<_>>()?;
+    let paths: Vec<Path> = admins.iter().chain(&groups).cloned().collect();
+    reading.fetch(paths.clone()).await?;
+    let mut people = People::default();
+    for path in admins {
+        people.admins.extend(reading.get::<AdminDoc>(path).await?);
+    }
+    for path in groups {
+        people
+            .groups
+            .extend(reading.get::<AdminGroupDoc>(path).await?);
+    }
+    Ok((people, paths))
 }
 
 /// In order of the public key.

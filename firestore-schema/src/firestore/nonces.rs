@@ -2,7 +2,8 @@
 
 use keyturn_proto::UnixMs;
 
-use super::codec::Fields;
+use super::apply::{Also, recorded};
+use super::load;
 use super::paths::Path;
 use super::query::Ask;
 use super::turn::Turn;
@@ -14,7 +15,7 @@ use crate::store::{BurnNonce, Burned, Result};
 /// Most records deleted in one commit.
 const BATCH: usize = 400;
 
-/// Creates the record without looking first: nearly every nonce is new, and one call is enough then.
+/// Creates the record, with what the trail remembers of it.
 pub(super) async fn burn(turn: &Turn<'_>, burn: BurnNonce) -> Result<Burned> {
     let path = Path::nonce(&burn.nonce_hash)?;
     let record = NonceDoc {
@@ -23,18 +24,26 @@ pub(super) async fn burn(turn: &Turn<'_>, burn: BurnNonce) -> Result<Burned> {
         expires_at: burn.expires_at,
     };
     loop {
-        let reading = turn.read();
-        let mut writes = Writes::new(&reading);
-        writes.create(&record, Fields::new())?;
-        if turn.happened(writes.finish(), None).await? {
-            return Ok(Burned::Fresh);
+        let mut reading = turn.read();
+        let mut first = load::named_by(&reading, &burn.audit)?;
+        first.push(path.clone());
+        reading.fetch(first).await?;
+        let known: Option<NonceDoc> = reading.get(path.clone()).await?;
+        if let Some(known) = known {
+            // Its own use, from before a crash or a commit in doubt.
+            return Ok(if known.owner_event == record.owner_event {
+                Burned::Fresh
+            } else {
+                Burned::Reused
+            });
         }
-        let known: Option<NonceDoc> = turn.read().get(path.clone()).await?;
-        match known {
-            Some(known) if known.owner_event == record.owner_event => return Ok(Burned::Fresh),
-            Some(_) => return Ok(Burned::Reused),
-            // Purged in between, or our own that has not landed yet.
-            None => {}
+        let also = Also {
+            nonce: Some(record.clone()),
+            ..Also::default()
+        };
+        let verdict = recorded(Burned::Fresh, &burn.audit);
+        if let Some(answer) = turn.settle_with(reading, verdict, also).await? {
+            return Ok(answer);
         }
     }
 }

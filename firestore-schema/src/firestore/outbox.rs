@@ -2,6 +2,7 @@
 
 use keyturn_proto::{RotationId, UnixMs};
 
+use super::apply::Also;
 use super::codec::{Fields, time_value};
 use super::load;
 use super::paths::Path;
@@ -9,7 +10,7 @@ use super::query::Ask;
 use super::turn::Turn;
 use super::writes::Writes;
 use crate::documents::OutboxDoc;
-use crate::lifecycle::due;
+use crate::lifecycle::{self, Change, Verdict, due};
 use crate::queries::relay;
 use crate::store::{Result, StoreError};
 
@@ -75,18 +76,27 @@ pub(super) async fn purge(turn: &Turn<'_>, ids: &[String], now: UnixMs) -> Resul
     loop {
         let mut reading = turn.read();
         reading.fetch(paths.clone()).await?;
-        let mut over = Vec::new();
+        let (mut gone, mut over) = (Vec::new(), Vec::new());
         for path in &paths {
             let event: Option<OutboxDoc> = reading.get(path.clone()).await?;
-            if event.is_some_and(|event| event.delete_after.is_some_and(|end| end <= now)) {
-                over.push(path.clone());
+            let is_over = |event: &OutboxDoc| event.delete_after.is_some_and(|end| end <= now);
+            if let Some(event) = event.filter(is_over) {
+                gone.push(path.clone());
+                over.push(event);
             }
         }
-        let mut writes = Writes::new(&reading);
-        for path in over {
-            writes.delete(path);
-        }
-        if writes.is_empty() || turn.happened(writes.finish(), None).await? {
+        let verdict = Verdict {
+            answer: (),
+            change: Change {
+                audit: lifecycle::purged_records(&over, now),
+                ..Change::default()
+            },
+        };
+        let also = Also {
+            gone,
+            ..Also::default()
+        };
+        if turn.settle_with(reading, verdict, also).await?.is_some() {
             return Ok(());
         }
     }

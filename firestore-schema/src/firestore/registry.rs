@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use keyturn_proto::{ClientId, Npub, UnixMs};
 
-use super::apply::Also;
+use super::apply::{Also, recorded};
 use super::load;
 use super::open::FirestoreStore;
 use super::paths::Path;
@@ -14,7 +14,7 @@ use crate::documents::{
     AdminDoc, AdminGroupDoc, AuditRecord, ClientDoc, ClientStatus, GroupState, PolicyOverrides,
     ProvenKey, VersionDoc,
 };
-use crate::lifecycle::{self, Change, ClientUpdate, Verdict};
+use crate::lifecycle::{self, ClientUpdate, Verdict};
 use crate::queries::relay;
 use crate::store::{Registry, Result, StoreError};
 
@@ -116,7 +116,7 @@ impl Registry for FirestoreStore {
                 ..Also::default()
             };
             let known = load::admin(&mut reading, &admin.npub).await?;
-            let verdict = lifecycle::enrol(known, admin.clone(), audit.clone());
+            let verdict = lifecycle::enrol(known, admin.clone(), audit.clone())?;
             if turn.settle_with(reading, verdict, also).await?.is_some() {
                 return Ok(());
             }
@@ -161,11 +161,13 @@ impl Registry for FirestoreStore {
             let mut paths = load::named_by(&reading, &audit)?;
             paths.extend([Path::group(&group.alias)?, Path::revision(GROUPS)?]);
             reading.fetch(paths).await?;
+            let revision = revision::next(&mut reading, GROUPS, audit.at).await?;
+            let known = load::groups(&mut reading).await?;
             let also = Also {
-                revision: Some(revision::next(&mut reading, GROUPS, audit.at).await?),
-                group: Some(group.clone()),
+                revision: Some(revision),
+                group: Some(lifecycle::bind_group(group.clone(), &known, audit.at)?),
+                ..Also::default()
             };
-            lifecycle::check_group(&group, &load::groups(&mut reading).await?)?;
             let verdict = recorded((), &audit);
             if turn.settle_with(reading, verdict, also).await?.is_some() {
                 return Ok(());
@@ -192,33 +194,20 @@ impl Registry for FirestoreStore {
             paths.push(Path::group(alias)?);
             reading.fetch(paths).await?;
             let group: Option<AdminGroupDoc> = reading.get(Path::group(alias)?).await?;
-            let mut group = group.ok_or(StoreError::NotFound {
+            let group = group.ok_or(StoreError::NotFound {
                 what: "admin group",
             })?;
-            if group.status == state {
+            let Some(changed) = lifecycle::set_group_state(&group, state.clone(), now) else {
                 return Ok(group);
-            }
-            group.status = state.clone();
-            group.updated_at = now;
+            };
             let also = Also {
-                group: Some(group.clone()),
+                group: Some(changed.clone()),
                 ..Also::default()
             };
-            let verdict = recorded(group, &audit);
+            let verdict = recorded(changed, &audit);
             if let Some(answer) = turn.settle_with(reading, verdict, also).await? {
                 return Ok(answer);
             }
         }
-    }
-}
-
-/// A change that the lifecycle has no part in, with its record.
-fn recorded<T>(answer: T, audit: &AuditRecord) -> Verdict<T> {
-    Verdict {
-        answer,
-        change: Change {
-            audit: vec![audit.clone()],
-            ..Change::default()
-        },
     }
 }

@@ -144,5 +144,6 @@ fn by_relay(at: UnixMs, event: &str, reason: String) -> AuditRecord {
         version_id: None,
         group: None,
         nostr_event: None,
+        device: None,
     }
 }
