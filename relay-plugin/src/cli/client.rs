@@ -14,6 +14,8 @@ use crate::operator::clients::{self, ClientDetail, ClientView};
 pub enum ClientCommand {
     /// Register a client. It gets its first secret by its first rotation
     Add(Add),
+    /// Bring in a client together with the secret it has today, or its bcrypt hash. Never give a secret as an argument
+    Import(super::import::Import),
     /// List the clients
     List(Listing),
     /// Show one client: versions, states, windows, active rotation; never a hash
@@ -83,6 +85,7 @@ pub fn run(command: ClientCommand) -> Result<(), CliError> {
                 "added {client_id}; its first rotation gives it a secret"
             )?)
         }),
+        ClientCommand::Import(args) => super::import::run(&args),
         ClientCommand::List(args) => {
             operate::run(&args.config, async |op| list(op, args.json).await)
         }

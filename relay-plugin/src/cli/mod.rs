@@ -8,6 +8,7 @@ pub mod audit;
 pub mod client;
 pub mod doctor;
 pub mod group;
+pub mod import;
 pub mod operate;
 pub mod serve;
 pub mod values;

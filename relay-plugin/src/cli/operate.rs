@@ -1,9 +1,11 @@
 //! What `admin`, `client` and `group` have in common: they open the configured store, change or show it, and end.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use keyturn_proto::UnixMs;
+use keyturn_store::mac::MacKey;
 use keyturn_store::store::Store;
 use serde::Serialize;
 
@@ -20,6 +22,8 @@ pub struct Operator<'a> {
     pub now: UnixMs,
     /// Standard output.
     pub out: &'a mut dyn Write,
+    /// Where the MAC key is opened, by the one command that needs it.
+    pub mac: &'a dyn Fn() -> Result<Arc<dyn MacKey>, OperatorError>,
     /// Where the TOTP seed key is read from, by the one command that needs it.
     pub seed_key: &'a dyn Fn() -> Result<SeedKey, OperatorError>,
 }
@@ -49,6 +53,7 @@ pub(super) fn run(
             store: store.as_ref(),
             now: now(),
             out: &mut out,
+            mac: &|| operator::open_mac(&config),
             seed_key: &|| seed_key(&config),
         })
         .await

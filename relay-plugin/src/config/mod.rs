@@ -22,7 +22,7 @@ use std::{
 pub use error::ConfigError;
 pub use mac::{CloudKms, Mac};
 pub use rules::{Admission, Algorithm, Issuer, JwksSource, Policy, TotpPolicy};
-pub use secret::{SecretKey, SecretRef, SecretText};
+pub use secret::{SecretKey, SecretRef, SecretText, read_private};
 pub use sections::{
     Environment as Profile, Log, LogFormat, Mls, Outbox, Queue, Relay, RelayAuth, Web,
 };

@@ -19,6 +19,33 @@ const PLATFORM_MOUNTS: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
 /// A key, an nsec or a short token. More than this is some other file.
 const MAX_BYTES: u64 = 4096;
 
+/// Reads a file that others must not read, unless the platform has mounted it.
+///
+/// # Errors
+/// In words, without the content: unreadable, too large, or open to others.
+pub fn read_private(path: &Path, max_bytes: u64) -> Result<Zeroizing<Vec<u8>>, String> {
+    let unreadable = |error: io::Error| format!("cannot read {}: {error}", path.display());
+    let metadata = fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(format!("{} is not a file", path.display()));
+    }
+    if metadata.len() > max_bytes {
+        return Err(format!(
+            "{} is larger than {max_bytes} bytes",
+            path.display()
+        ));
+    }
+    let mounted_by_platform = PLATFORM_MOUNTS.iter().any(|mount| path.starts_with(mount));
+    if !mounted_by_platform && metadata.mode() & 0o027 != 0 {
+        return Err(format!(
+            "{} has mode {:04o}: others must not read it, nor the group write it (chmod 600)",
+            path.display(),
+            metadata.mode() & 0o7777
+        ));
+    }
+    fs::read(path).map(Zeroizing::new).map_err(unreadable)
+}
+
 /// A secret text, such as an nsec.
 pub struct SecretText(Zeroizing<String>);
 
@@ -114,32 +141,10 @@ impl SecretRef {
     fn bytes(&self) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
         match &self.source {
             Source::Inline(text) => Ok(Zeroizing::new(text.expose().as_bytes().to_vec())),
-            Source::File(path) => self.read_file(path),
+            Source::File(path) => {
+                read_private(path, MAX_BYTES).map_err(|reason| self.problem(&reason))
+            }
         }
-    }
-
-    fn read_file(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
-        let unreadable =
-            |error: io::Error| self.problem(&format!("cannot read {}: {error}", path.display()));
-        let metadata = fs::metadata(path).map_err(unreadable)?;
-        if !metadata.is_file() {
-            return Err(self.problem(&format!("{} is not a file", path.display())));
-        }
-        if metadata.len() > MAX_BYTES {
-            return Err(self.problem(&format!(
-                "{} is larger than {MAX_BYTES} bytes",
-                path.display()
-            )));
-        }
-        let mounted_by_platform = PLATFORM_MOUNTS.iter().any(|mount| path.starts_with(mount));
-        if !mounted_by_platform && metadata.mode() & 0o027 != 0 {
-            return Err(self.problem(&format!(
-                "{} has mode {:04o}: others must not read it, nor the group write it (chmod 600)",
-                path.display(),
-                metadata.mode() & 0o7777
-            )));
-        }
-        fs::read(path).map(Zeroizing::new).map_err(unreadable)
     }
 
     fn problem(&self, reason: &str) -> ConfigError {

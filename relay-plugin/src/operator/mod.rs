@@ -6,6 +6,7 @@
 pub mod admins;
 pub mod clients;
 pub mod groups;
+pub mod import;
 pub mod proofs;
 pub mod qr;
 pub mod trail;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use keyturn_proto::{ClientId, UnixMs};
 use keyturn_store::audit::Instance;
 use keyturn_store::documents::{Actor, AuditRecord};
+use keyturn_store::mac::MacKey;
 use keyturn_store::store::{Store, StoreError};
 
 use crate::admission::totp_seed::SeedError;
@@ -80,6 +82,26 @@ pub enum OperatorError {
         /// Why it cannot be read.
         cause: std::io::Error,
     },
+    /// What was to be imported cannot be read; never repeats it.
+    #[error("{0}")]
+    NotReadable(String),
+    /// What was to be imported is no secret and no hash.
+    #[error(transparent)]
+    Material(#[from] import::MaterialError),
+    /// One client was not imported.
+    #[error("not imported: {0}")]
+    NotImported(#[from] import::Refused),
+    /// Some lines of a file were not imported; the report says which and why.
+    #[error("{refused} of {lines} lines were not imported")]
+    LinesLeft {
+        /// How many.
+        refused: usize,
+        /// Of how many.
+        lines: usize,
+    },
+    /// The MAC key.
+    #[error("MAC key: {0}")]
+    MacKey(#[from] keyturn_store::mac::KeyFileError),
     /// The async runtime.
     #[error("cannot start the runtime: {0}")]
     Runtime(std::io::Error),
@@ -97,6 +119,14 @@ pub enum OperatorError {
 /// [`OperatorError::Open`].
 pub async fn open_store(config: &ValidatedConfig) -> Result<Arc<dyn Store>, OperatorError> {
     Ok(store::open(&config.store, &Instance::operator()).await?)
+}
+
+/// The MAC key that the configuration names.
+///
+/// # Errors
+/// [`OperatorError::MacKey`].
+pub fn open_mac(config: &ValidatedConfig) -> Result<Arc<dyn MacKey>, OperatorError> {
+    Ok(crate::mac::Opened::open(&config.mac)?.key())
 }
 
 /// How often a change is made again that somebody else came before.
