@@ -10,6 +10,18 @@ pub const VERIFY: &str = "keyturn_verify_total";
 pub const VERIFY_MAC_CALLS: &str = "keyturn_verify_mac_calls_total";
 /// Seconds of one bcrypt check of a secret that was imported as a bcrypt hash, the wait for its turn included.
 pub const VERIFY_BCRYPT_SECONDS: &str = "keyturn_verify_bcrypt_seconds";
+/// 1 while a listener vouches for what is cached.
+pub const VERIFY_LISTENER_UP: &str = "keyturn_verify_listener_up";
+/// Seconds since the listener last proved that it had heard everything.
+pub const VERIFY_HEARTBEAT_AGE: &str = "keyturn_verify_heartbeat_age_seconds";
+/// Clients that are listened to.
+pub const VERIFY_TARGETS: &str = "keyturn_verify_targets";
+/// 1 for the `mode` that holds: live (no reads), read_through (every client is read again after `snapshot_ttl`), stale (nothing can be read).
+pub const VERIFY_MODE: &str = "keyturn_verify_mode";
+/// Changes heard by the listener.
+pub const VERIFY_CHANGES: &str = "keyturn_verify_changes_total";
+/// Streams given up, by `why`: ended, slow (to prove itself), deaf (silent while the heartbeat went on), refused.
+pub const VERIFY_LISTENER_LOST: &str = "keyturn_verify_listener_lost_total";
 /// Verifications refused by a limit.
 pub const VERIFY_LIMITED: &str = "keyturn_verify_limited_total";
 /// Snapshots read from the source.
@@ -34,7 +46,12 @@ pub const FIRESTORE_RETRIES: &str = "keyturn_firestore_retries_total";
 /// Seconds of one attempt of one call to Firestore, by `call`: get, query, commit.
 pub const FIRESTORE_SECONDS: &str = "keyturn_firestore_seconds";
 
-const COUNTERS: [(&str, &str); 9] = [
+const COUNTERS: [(&str, &str); 11] = [
+    (VERIFY_CHANGES, "Changes heard by the verifier's listener"),
+    (
+        VERIFY_LISTENER_LOST,
+        "Listener streams given up by the verifier, by reason",
+    ),
     (VERIFY, "Verifications of presented secrets, by result"),
     (
         VERIFY_MAC_CALLS,
@@ -61,10 +78,26 @@ const COUNTERS: [(&str, &str); 9] = [
     ),
 ];
 
+const GAUGES: [(&str, &str); 4] = [
+    (
+        VERIFY_LISTENER_UP,
+        "1 while the verifier's listener vouches for what is cached",
+    ),
+    (
+        VERIFY_HEARTBEAT_AGE,
+        "Seconds since the listener last proved that it had heard everything",
+    ),
+    (VERIFY_TARGETS, "Clients that the verifier listens to"),
+    (VERIFY_MODE, "1 for the mode in which the verifier judges"),
+];
+
 /// Gives the recorder of this process the help texts. Call it once the recorder is installed.
 pub fn describe() {
     for (name, help) in COUNTERS {
         describe_counter!(name, help);
+    }
+    for (name, help) in GAUGES {
+        describe_gauge!(name, help);
     }
     describe_histogram!(
         VERIFY_BCRYPT_SECONDS,

@@ -11,6 +11,7 @@
 //!   here goes through them: its connection is used, and its generated gRPC client.
 //!
 //! Read in this order: [`settings`] → [`open`] → [`turn`] (one method from its beginning to its end) → [`reading`] → [`commit`] → [`flow`].
+//! [`snapshots`] is the verifier's way of reading: it needs none of the store's writing.
 
 mod apply;
 mod audit;
@@ -34,6 +35,7 @@ mod reading;
 mod registry;
 mod revision;
 mod settings;
+pub mod snapshots;
 mod stored;
 mod timers;
 mod turn;

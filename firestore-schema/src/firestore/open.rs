@@ -52,6 +52,33 @@ struct Inner {
     places: Places,
 }
 
+/// A connection of its own.
+///
+/// # Errors
+/// [`OpenError`].
+pub(super) async fn connect(
+    settings: &FirestoreSettings,
+) -> std::result::Result<FirestoreDb, OpenError> {
+    let endpoint = settings.endpoint().to_owned();
+    let credentials = if settings.is_emulator() {
+        Credentials::from(Owner::default())
+    } else {
+        DefaultCredentials::default()
+            .with_scopes([SCOPE])
+            .build()
+            .map_err(|_| OpenError::Credentials)?
+    };
+    let options = FirestoreDbOptions::new(settings.project.clone())
+        .with_database_id(settings.database.clone())
+        .with_firebase_api_url(endpoint.clone());
+    let connecting = FirestoreDb::with_options_auth(options, GoogleAuthHeaders::from(credentials));
+    match tokio::time::timeout(settings.timeout, connecting).await {
+        Ok(Ok(db)) => Ok(db),
+        // The crate's own text can repeat what it read of a credentials file.
+        Ok(Err(_)) | Err(_) => Err(OpenError::Unreachable { endpoint }),
+    }
+}
+
 impl FirestoreStore {
     /// Connects for the operator's commands and for whoever only reads.
     ///
@@ -70,26 +97,7 @@ impl FirestoreStore {
         settings: FirestoreSettings,
         instance: &Instance,
     ) -> std::result::Result<Self, OpenError> {
-        let endpoint = settings.endpoint().to_owned();
-        let credentials = if settings.is_emulator() {
-            Credentials::from(Owner::default())
-        } else {
-            DefaultCredentials::default()
-                .with_scopes([SCOPE])
-                .build()
-                .map_err(|_| OpenError::Credentials)?
-        };
-        let options = FirestoreDbOptions::new(settings.project.clone())
-            .with_database_id(settings.database.clone())
-            .with_firebase_api_url(endpoint.clone());
-        let connecting =
-            FirestoreDb::with_options_auth(options, GoogleAuthHeaders::from(credentials));
-        let unreachable = || OpenError::Unreachable { endpoint };
-        let db = match tokio::time::timeout(settings.timeout, connecting).await {
-            Ok(Ok(db)) => db,
-            // The crate's own text can repeat what it read of a credentials file.
-            Ok(Err(_)) | Err(_) => return Err(unreachable()),
-        };
+        let db = connect(&settings).await?;
         Ok(Self {
             inner: Arc::new(Inner {
                 link: Link {

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keyturn_proto::{ClientId, UnixMs, VersionId};
 use tokio::sync::broadcast;
@@ -20,6 +20,9 @@ use super::{Settings, VerifyError};
 
 /// Changes that a slow subscriber can be behind before it is told that it has missed some.
 const NEWS: usize = 4096;
+
+/// Pause after a failed read, at least; it grows with the time that the read took, so that callers mostly do not wait for what fails.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// A client has changed: only these versions verify now. A server drops the tokens of every other version of that client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +41,8 @@ pub struct Book {
     unknown: Arc<Cached>,
     memo: Arc<Memo>,
     reads: Flights<ClientId, Result<Arc<Cached>, SourceError>>,
+    /// Clients whose read has failed: until when what is known serves without another try. Each by itself, since what fails can be one document.
+    failed: moka::sync::Cache<ClientId, UnixMs>,
     news: broadcast::Sender<Living>,
     trust: Trust,
 }
@@ -63,6 +68,10 @@ impl Book {
             unknown: Arc::new(Cached::unknown(&memo, UnixMs(0))),
             memo,
             reads: Flights::default(),
+            failed: moka::sync::Cache::builder()
+                .max_capacity(settings.max_clients)
+                .time_to_live(settings.max_stale)
+                .build(),
             news: broadcast::channel(NEWS).0,
             trust: Trust {
                 snapshot_ttl: settings.snapshot_ttl,
@@ -88,6 +97,16 @@ impl Book {
         let Ok(id) = client_id.parse::<ClientId>() else {
             return Ok(Arc::clone(&self.unknown));
         };
+        let usable = |now: UnixMs| {
+            self.clients
+                .get(client_id)
+                .filter(|cached| now.since(cached.true_at()) < self.trust.max_stale)
+        };
+        let failed_lately = self.failed.get(&id).is_some_and(|until| now < until);
+        if let (true, Some(cached)) = (failed_lately, usable(now)) {
+            return Ok(cached);
+        }
+        let asked = Instant::now();
         let read = async || {
             let told = self.told.load(Ordering::Acquire);
             count();
@@ -98,24 +117,30 @@ impl Book {
         let read = self.reads.join(id.clone(), read).await;
         read.or_else(|error: SourceError| {
             tracing::warn!(%error, "verify source");
-            self.clients
-                .get(client_id)
-                .filter(|cached| now.since(cached.true_at()) < self.trust.max_stale)
-                .ok_or(VerifyError::Unavailable {
-                    cause: "the source of verify snapshots does not answer",
-                })
+            // Failing can take its time, and what is known has grown older meanwhile.
+            let took = asked.elapsed();
+            let now = now.plus(took);
+            let pause = (took * 4).max(RETRY).min(self.trust.snapshot_ttl);
+            self.failed.insert(id, now.plus(pause));
+            usable(now).ok_or(VerifyError::Unavailable {
+                cause: "the source of verify snapshots does not answer",
+            })
         })
     }
 
-    /// A client is now so; `None` when its document is gone. For listeners.
-    pub fn tell(&self, client: &ClientId, snapshot: Option<ClientSnapshot>, now: UnixMs) {
+    /// A client is now so. For listeners: how far this can be trusted is in the snapshot's coverage.
+    pub fn tell(&self, client: &ClientId, snapshot: ClientSnapshot) {
         self.told.fetch_add(1, Ordering::AcqRel);
         self.reads.forget(client);
-        self.keep(
-            client,
-            Arc::new(Cached::of(&self.memo, client, snapshot, now)),
-            None,
-        );
+        // When it was heard says nothing about when it was so: the line may be slow.
+        let cached = Cached::of(&self.memo, client, Some(snapshot), UnixMs(0));
+        self.keep(client, Arc::new(cached), None);
+    }
+
+    /// A client's document does not exist any more.
+    pub fn gone(&self, client: &ClientId) {
+        self.invalidate(client);
+        self.announce(client, Vec::new());
     }
 
     /// Forgets a client, because it has changed.
@@ -168,12 +193,16 @@ impl Book {
             Some(before) => !before.living().eq(kept.living()),
         };
         if changed {
-            // Nobody listening is not an error.
-            let _ = self.news.send(Living {
-                client_id: client.clone(),
-                versions: kept.living().collect(),
-            });
+            self.announce(client, kept.living().collect());
         }
         kept
+    }
+
+    fn announce(&self, client: &ClientId, versions: Vec<VersionId>) {
+        // Nobody listening is not an error.
+        let _nobody = self.news.send(Living {
+            client_id: client.clone(),
+            versions,
+        });
     }
 }

@@ -17,11 +17,13 @@ mod cached;
 mod check;
 mod coverage;
 mod flight;
+pub(crate) mod gauges;
 mod limits;
 mod memo;
 mod metrics;
 mod settings;
 mod source;
+pub mod watch;
 
 pub use book::{Book, Living};
 pub use coverage::{Coverage, Session};
@@ -31,10 +33,11 @@ pub use source::{ClientSnapshot, SnapshotSource, SourceError};
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use keyturn_proto::{ClientId, PresentedSecret, UnixMs, VersionId};
 
-use self::cached::Cached;
+use self::cached::{Cached, Entry};
 use self::check::Bcrypt;
 use self::flight::Flights;
 use self::limits::Limits;
@@ -44,6 +47,9 @@ use crate::mac::{MacError, MacKey};
 
 /// Longest secret that is looked at; longer ones are nobody's.
 const MAX_SECRET: usize = 1024;
+/// How often a caller tries again when the one whose check it shared was over its limits.
+const SHARED_TRIES: u32 = 3;
+
 /// Which version matched; goes into tokens, so that the switch-over can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verified {
@@ -100,7 +106,7 @@ pub struct Verifier<S, M> {
     memo: Arc<Memo>,
     limits: Limits,
     bcrypt: Bcrypt,
-    checks: Flights<MemoKey, Result<bool, MacError>>,
+    checks: Flights<MemoKey, Result<Option<bool>, MacError>>,
     counters: Counters,
 }
 
@@ -229,22 +235,17 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
             let Some((entry, client)) = slot.entry.as_ref().zip(cached.client_id.as_ref()) else {
                 continue;
             };
-            if !self.limits.allow(client, source, entry.weight()) {
-                self.counters.limited.increment(1);
-                break;
-            }
-            // One check, shared by everybody who asks the same at the same time.
-            let check = || {
-                let Self { mac, bcrypt, .. } = self;
-                check::check(mac, bcrypt, &self.counters, client, entry, secret)
-            };
-            match self.checks.join(key, check).await {
-                Ok(true) => {
+            match self.check(entry, client, key, secret, source).await {
+                Ok(None) => {
+                    self.counters.limited.increment(1);
+                    break;
+                }
+                Ok(Some(true)) => {
                     self.memo.remember(key, now);
                     self.limits.verified(client, source);
                     return Ok(verified);
                 }
-                Ok(false) => {}
+                Ok(Some(false)) => {}
                 Err(MacError::Unavailable { cause, .. }) => missing = Some(cause),
                 Err(MacError::Integrity(_)) => {
                     missing = Some("the key service's answers cannot be believed");
@@ -262,6 +263,35 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
         }
     }
 
+    /// One check, shared by everybody who asks the same at the same time; whoever works on it pays for it. `None` if that is over the limits.
+    async fn check(
+        &self,
+        entry: &Entry,
+        client: &ClientId,
+        key: MemoKey,
+        secret: &PresentedSecret,
+        source: IpAddr,
+    ) -> Result<Option<bool>, MacError> {
+        let ours = AtomicBool::new(false);
+        let work = async || {
+            ours.store(true, Ordering::Relaxed);
+            if !self.limits.allow(client, source, entry.weight()) {
+                return Ok(None);
+            }
+            let Self { mac, bcrypt, .. } = self;
+            let checked = check::check(mac, bcrypt, &self.counters, client, entry, secret);
+            checked.await.map(Some)
+        };
+        for _ in 0..SHARED_TRIES {
+            let checked = self.checks.join(key, &work).await;
+            // That another source is over its limit is no answer for this one.
+            if checked != Ok(None) || ours.load(Ordering::Relaxed) {
+                return checked;
+            }
+        }
+        Ok(None)
+    }
+
     async fn known(&self, client_id: &str, now: UnixMs) -> Result<Arc<Cached>, VerifyError> {
         match self.book.fresh(client_id, now) {
             Some(cached) => Ok(cached),
@@ -270,6 +300,11 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
                 Box::pin(self.book.read(&self.source, client_id, now, count)).await
             }
         }
+    }
+
+    /// Where its snapshots come from.
+    pub const fn source(&self) -> &S {
+        &self.source
     }
 
     /// What is known about clients; for listeners and for whoever wants to hear of changes.
