@@ -1,0 +1,125 @@
+//! The verifier on Firestore (the official emulator) beside the same verifier on a local source: `cargo bench -p keyturn-store --bench verify_firestore`.
+//!
+//! Prints how long a revocation takes from its commit until every verification is refused, the rate of warm verifications, and what Firestore and the
+//! MAC key are asked for a thousand of them. The targets are those of the architecture page; the program exits with 1 when one is missed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+#[path = "../tests/verifier_firestore/proxy.rs"]
+#[allow(dead_code)]
+mod proxy;
+#[path = "../tests/verifier_firestore/world.rs"]
+#[allow(dead_code)]
+mod world;
+
+use std::hint::black_box;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use keyturn_store::emulator::Emulator;
+use keyturn_store::verifier::VerifyError;
+
+use proxy::Proxy;
+use world::{CLIENT, Relay, Server};
+
+const REVOCATIONS: usize = 300;
+const TIME: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    // `cargo test --all-targets` runs this as well, without the flag.
+    if !std::env::args().any(|arg| arg == "--bench") {
+        return ExitCode::SUCCESS;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(measure())
+}
+
+async fn measure() -> ExitCode {
+    let emulator = Emulator::shared().await;
+    let project = emulator.fresh_project();
+    let proxy = Proxy::before(&emulator.endpoint()).await;
+    let relay = Relay::at(&emulator.endpoint(), &project).await;
+    let server = Server::behind(&proxy, &project).await;
+    let (secret, _) = relay.add(CLIENT).await;
+    server.verify(CLIENT, &secret).await.unwrap();
+    server.settled(1).await;
+
+    server.reads();
+    let warm = rate("verify, warm, on Firestore", async || {
+        black_box(server.verify(CLIENT, &secret).await).unwrap();
+    })
+    .await;
+    println!(
+        "{:<44} {:>12}",
+        "reads of Firestore meanwhile",
+        server.reads()
+    );
+    let local = world::local(CLIENT, &secret).await;
+    let beside = rate("verify, warm, on a local source", async || {
+        black_box(local.verify(CLIENT, &secret).await).unwrap();
+    })
+    .await;
+
+    let mut took = Vec::with_capacity(REVOCATIONS);
+    for n in 0..REVOCATIONS {
+        let client = format!("{CLIENT}-{n}");
+        let (secret, _) = relay.add(&client).await;
+        server.verify(&client, &secret).await.unwrap();
+        server.settled(n + 2).await;
+        relay.revoke(&client).await;
+        let committed = Instant::now();
+        loop {
+            match server.verify(&client, &secret).await {
+                Err(VerifyError::Refused) => break,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+        took.push(committed.elapsed());
+    }
+    took.sort();
+    let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize];
+    println!(
+        "{:<44} p50 {:>8.2?}  p99 {:>8.2?}  worst {:>8.2?}",
+        "revocation committed → refused",
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
+
+    let mut met = true;
+    let mut target = |name: &str, holds: bool| {
+        println!("{name:<44} {}", if holds { "met" } else { "MISSED" });
+        met &= holds;
+    };
+    target(
+        "p99 of a revocation at most 1 s",
+        at(0.99) <= Duration::from_secs(1),
+    );
+    println!(
+        "{:<44} {:>12.2}",
+        "warm rate, Firestore ÷ local",
+        warm / beside
+    );
+    if met {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+async fn rate(name: &str, mut work: impl AsyncFnMut()) -> f64 {
+    let start = Instant::now();
+    let mut done = 0u32;
+    while start.elapsed() < TIME {
+        for _ in 0..1_000 {
+            work().await;
+        }
+        done += 1_000;
+    }
+    let rate = f64::from(done) / start.elapsed().as_secs_f64();
+    println!("{name:<44} {rate:>12.0} /s");
+    rate
+}

@@ -1,0 +1,252 @@
+//! The verifier on Firestore, against the emulator: what it needs when all is well, and what it says when the listener, the heartbeat or Firestore is away.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod proxy;
+mod world;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyturn_store::emulator::Emulator;
+use keyturn_store::verifier::{Living, VerifyError};
+
+use proxy::Proxy;
+use world::{CLIENT, MAX_STALE, Relay, Server, eventually, now};
+
+const REFUSED: VerifyError = VerifyError::Refused;
+
+struct Stage {
+    project: String,
+    proxy: Proxy,
+    relay: Relay,
+    server: Server,
+}
+
+/// On the shared emulator, or on one of its own that a test may kill.
+async fn stage(emulator: &Emulator) -> Stage {
+    let project = emulator.fresh_project();
+    let proxy = Proxy::before(&emulator.endpoint()).await;
+    let relay = Relay::at(&emulator.endpoint(), &project).await;
+    let server = Server::behind(&proxy, &project).await;
+    Stage {
+        project,
+        proxy,
+        relay,
+        server,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_steady_state_firestore_is_not_asked() {
+    let Stage {
+        relay,
+        server,
+        proxy: _proxy,
+        ..
+    } = stage(Emulator::shared().await).await;
+    let (secret, version) = relay.add(CLIENT).await;
+    server.verify(CLIENT, &secret).await.unwrap();
+    server.settled(1).await;
+    server.reads();
+    // Ten times the time that a read would be good for.
+    let end = tokio::time::Instant::now() + Duration::from_secs(5);
+    let mut verified = 0u32;
+    while tokio::time::Instant::now() < end {
+        for _ in 0..100 {
+            let found = server.verify(CLIENT, &secret).await.unwrap();
+            assert_eq!(found.version_id, version);
+            verified += 1;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert!(verified > 1_000, "{verified}");
+    assert_eq!(server.reads(), 0);
+    assert!(server.standing().live);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_is_heard_without_a_read_and_told_to_whoever_holds_tokens() {
+    let Stage {
+        relay,
+        server,
+        proxy: _proxy,
+        ..
+    } = stage(Emulator::shared().await).await;
+    let (secret, version) = relay.add(CLIENT).await;
+    let client = CLIENT.parse().unwrap();
+    server.verify(CLIENT, &secret).await.unwrap();
+    server.settled(1).await;
+    let live = async |server: &Server| {
+        let live = server.verifier.is_version_live(&client, &version, now());
+        live.await.unwrap()
+    };
+    assert!(live(&server).await);
+    let mut news = server.verifier.book().subscribe();
+    server.reads();
+    relay.revoke(CLIENT).await;
+    let told = tokio::time::timeout(world::DEADLINE, news.recv()).await;
+    let nothing_lives = Living {
+        client_id: CLIENT.parse().unwrap(),
+        versions: Vec::new(),
+    };
+    assert_eq!(told.unwrap().unwrap(), nothing_lives);
+    assert_eq!(server.verify(CLIENT, &secret).await, Err(REFUSED));
+    assert!(!live(&server).await);
+    assert_eq!(server.reads(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_listener_is_noticed_read_around_and_replaced() {
+    let Stage {
+        relay,
+        server,
+        proxy,
+        ..
+    } = stage(Emulator::shared().await).await;
+    let (secret, _) = relay.add(CLIENT).await;
+    server.verify(CLIENT, &secret).await.unwrap();
+    server.settled(1).await;
+    proxy.freeze_open();
+    relay.revoke(CLIENT).await;
+    let frozen_at = now();
+    eventually("the revocation is seen", async || {
+        let asked = now();
+        let found = server.verify(CLIENT, &secret).await;
+        let late = asked.since(frozen_at) > MAX_STALE;
+        assert!(found.is_err() || !late, "believed for too long");
+        found == Err(REFUSED)
+    })
+    .await;
+    server.settled(1).await;
+    let (again, _) = relay.add("another").await;
+    server.verify("another", &again).await.unwrap();
+    server.settled(2).await;
+    server.reads();
+    relay.revoke("another").await;
+    eventually("the new listener hears", async || {
+        server.verify("another", &again).await == Err(REFUSED)
+    })
+    .await;
+    assert_eq!(server.reads(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_line_is_taken_up_again_with_what_was_missed() {
+    let Stage {
+        relay,
+        server,
+        proxy,
+        ..
+    } = stage(Emulator::shared().await).await;
+    let (secret, _) = relay.add(CLIENT).await;
+    server.verify(CLIENT, &secret).await.unwrap();
+    server.settled(1).await;
+    proxy.cut();
+    eventually("the loss is noticed", async || !server.standing().live).await;
+    relay.revoke(CLIENT).await;
+    proxy.clear_up();
+    eventually("the revocation is heard", async || {
+        server.verify(CLIENT, &secret).await == Err(REFUSED)
+    })
+    .await;
+    server.settled(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_heartbeat_it_reads_through_and_stays_right() {
+    let Stage {
+        mut relay,
+        server,
+        proxy: _proxy,
+        ..
+    } = stage(Emulator::shared().await).await;
+    let (secret, _) = relay.add(CLIENT).await;
+    server.verify(CLIENT, &secret).await.unwrap();
+    server.settled(1).await;
+    relay.stop_beating();
+    eventually("the silence is noticed", async || !server.standing().live).await;
+    server.reads();
+    eventually("clients are read", async || {
+        server.verify(CLIENT, &secret).await.unwrap();
+        server.reads() > 0
+    })
+    .await;
+    relay.revoke(CLIENT).await;
+    eventually("the revocation is seen", async || {
+        server.verify(CLIENT, &secret).await == Err(REFUSED)
+    })
+    .await;
+    relay.start_beating().await;
+    server.settled(1).await;
+}
+
+/// Everything stands still and nobody is told, then everything is gone, then it is back: answers from memory for at most the stated staleness, then
+/// neither yes nor no, then answers again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_firestore_away_it_answers_for_the_stated_staleness_and_then_refuses() {
+    let emulator = Emulator::start(None).await;
+    let Stage {
+        relay,
+        server,
+        proxy,
+        project,
+    } = stage(&emulator).await;
+    let (secret, _) = relay.add(CLIENT).await;
+    for killed in [false, true] {
+        server.verify(CLIENT, &secret).await.unwrap();
+        server.settled(1).await;
+        if killed {
+            break;
+        }
+        proxy.freeze_all();
+        away(&server, &secret).await;
+        proxy.clear_up();
+        eventually("it is back", async || {
+            server.verify(CLIENT, &secret).await.is_ok()
+        })
+        .await;
+    }
+    drop(relay);
+    drop(emulator);
+    away(&server, &secret).await;
+
+    // Another emulator, with nothing of the old one's but what is written anew.
+    let emulator = Emulator::start(None).await;
+    let relay = Relay::at(&emulator.endpoint(), &project).await;
+    let (secret, _) = relay.add(CLIENT).await;
+    proxy.point_at(&emulator.endpoint());
+    eventually("the new state is seen", async || {
+        server.verify(CLIENT, &secret).await.is_ok()
+    })
+    .await;
+    server.settled(1).await;
+    server.reads();
+    relay.revoke(CLIENT).await;
+    eventually("it listens again", async || {
+        server.verify(CLIENT, &secret).await == Err(REFUSED)
+    })
+    .await;
+    assert_eq!(server.reads(), 0);
+}
+
+/// Watches what a server says while everything is away: the secret is right, so it must never say no; yes only for the stated time.
+async fn away(server: &Server, secret: &keyturn_proto::Secret) {
+    let since = now();
+    let answered = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    eventually("it says that it cannot say", async || {
+        // The moment before the call is the one that it judges by.
+        let asked = now();
+        match server.verify(CLIENT, secret).await {
+            Ok(_) => {
+                assert!(asked.since(since) < MAX_STALE, "believed for too long");
+                answered.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                false
+            }
+            Err(VerifyError::Unavailable { .. }) => asked.since(since) > Duration::from_millis(500),
+            Err(VerifyError::Refused) => panic!("a right secret was refused"),
+        }
+    })
+    .await;
+    let answered = answered.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(answered > 0, "nothing was answered from memory");
+}
