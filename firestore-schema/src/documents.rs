@@ -75,6 +75,10 @@ pub struct ClientDoc {
     pub policy: PolicyOverrides,
     /// The one rotation that may be under way.
     pub active_rotation: Option<ActiveRotation>,
+    /// The highest fencing number under which this client was changed: a relay that has lost its lease to another one since changes it no
+    /// more ([`crate::lifecycle`]).
+    #[serde(default)]
+    pub fence: u64,
     /// Everything a verifier needs, in this same document, so that a read never tears.
     pub snapshot: Vec<SnapshotEntry>,
 }
@@ -281,10 +285,12 @@ pub struct OutboxDoc {
     pub event_json: String,
     /// When it was written.
     pub created_at: UnixMs,
-    /// When it was read back from the relay's database.
-    pub published_at: Option<UnixMs>,
-    /// When to delete it, here and in the relay's database; set when the rotation ends.
+    /// When to delete it, here and in the relays' databases; set when the rotation ends.
     pub delete_after: Option<UnixMs>,
+    /// When it was deleted from the relay of the instance that acts. What is left is the id, without the ciphertext, for as long as another
+    /// relay may still hold the event.
+    #[serde(default)]
+    pub withdrawn_at: Option<UnixMs>,
 }
 
 /// Which clients an admin may touch.

@@ -28,7 +28,7 @@ pub enum StoreError {
         why: &'static str,
     },
     /// `attempt` or `fence` are no longer ours: somebody else has taken over.
-    #[error("fenced off: the rotation was taken over")]
+    #[error("fenced off: another instance has taken over")]
     Fenced,
     /// The store could not be reached, or was too slow.
     #[error("store unavailable: {cause}")]
@@ -151,6 +151,8 @@ pub struct RecordAck {
     pub ack: AckEntry,
     /// How long ciphertext is kept after the end, milliseconds.
     pub retention_ms: u64,
+    /// Fencing number of the lease under which it was judged.
+    pub fence: u64,
     /// Now.
     pub now: UnixMs,
     /// Written with it.
@@ -181,6 +183,8 @@ pub struct Cancel {
     pub totp_step: Option<(Npub, u64)>,
     /// How long ciphertext is kept, milliseconds.
     pub retention_ms: u64,
+    /// Fencing number of the lease under which it was judged; `None` for the operator, who needs no lease.
+    pub fence: Option<u64>,
     /// Now.
     pub now: UnixMs,
     /// Written with it.
@@ -203,6 +207,8 @@ pub struct Revoke {
     pub totp_step: Option<(Npub, u64)>,
     /// How long ciphertext is kept, milliseconds.
     pub retention_ms: u64,
+    /// Fencing number of the lease under which it was judged.
+    pub fence: u64,
     /// Now.
     pub now: UnixMs,
     /// Written with it.
@@ -222,6 +228,8 @@ pub struct Rollback {
     pub request_digest: String,
     /// TOTP step to accept once.
     pub totp_step: Option<(Npub, u64)>,
+    /// Fencing number of the lease under which it was judged.
+    pub fence: u64,
     /// Now.
     pub now: UnixMs,
     /// Written with it.
@@ -263,6 +271,15 @@ pub enum Due {
     Purge(Vec<OutboxDoc>),
 }
 
+/// Where a listing of withdrawn events goes on: after this time and, within it, after this event id.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WithdrawnAfter {
+    /// `withdrawn_at` of the last event seen.
+    pub at: UnixMs,
+    /// Its id.
+    pub event_id: String,
+}
+
 /// A lease with its fencing number (strictly increasing with every change of owner).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
@@ -273,6 +290,10 @@ pub struct Lease {
 }
 
 /// The rotation flow: one method per transaction.
+///
+/// Whatever changes a client is made under a fencing number, and is [`StoreError::Fenced`] once somebody with a higher one has changed that
+/// client: an instance that was stopped in the middle of a step, and wakes up long after its lease was taken, changes nothing that its
+/// successor has touched.
 #[async_trait]
 pub trait SecretStore: Send + Sync {
     /// Step 2a: uses a nonce once. A create-once record, committed before any TOTP code is looked at.
@@ -290,8 +311,6 @@ pub trait SecretStore: Send + Sync {
     async fn reserve(&self, reserve: Reserve) -> Result<Reserved>;
     /// Step 4.
     async fn prepare(&self, prepare: Prepare) -> Result<RotationDoc>;
-    /// Step 5 done: these events were read back from the relay.
-    async fn mark_published(&self, event_ids: &[String], now: UnixMs) -> Result<()>;
     /// Steps 6 and 7.
     async fn record_ack(&self, ack: RecordAck) -> Result<AckResult>;
     /// Step 7 when the quorum came before `not_before`. Acks and readers are judged again: the rotation may be cancelled, or wait for other acks
@@ -300,6 +319,7 @@ pub trait SecretStore: Send + Sync {
         &self,
         rotation_id: &RotationId,
         retention_ms: u64,
+        fence: u64,
         now: UnixMs,
         audit: AuditRecord,
     ) -> Result<RotationDoc>;
@@ -312,6 +332,7 @@ pub trait SecretStore: Send + Sync {
         &self,
         client: &ClientId,
         version: &VersionId,
+        fence: u64,
         now: UnixMs,
         audit: AuditRecord,
     ) -> Result<ClientDoc>;
@@ -335,13 +356,24 @@ pub trait SecretStore: Send + Sync {
     async fn due(&self, now: UnixMs, limit: usize) -> Result<Vec<Due>>;
     /// The earliest moment at which [`SecretStore::due`] would return something, as known to the store.
     async fn next_due(&self) -> Result<Option<UnixMs>>;
-    /// Outbox events of a rotation's present attempt.
+    /// Outbox events of a rotation's present attempt, in the order of their ids, without those that were withdrawn.
     async fn outbox(&self, rotation: &RotationId) -> Result<Vec<OutboxDoc>>;
-    /// Outbox events not yet read back, of any rotation.
-    async fn unpublished(&self) -> Result<Vec<OutboxDoc>>;
-    /// Forgets outbox events (after they were deleted from the relay) and expired nonces. What is deleted of an outbox is recorded.
-    async fn purge(&self, event_ids: &[String], now: UnixMs) -> Result<()>;
-    /// Takes or renews a lease; `Conflict` while somebody else holds it. A change of hands is recorded.
+    /// Outbox events of any rotation and attempt, in the order of their ids, after `after`, at most `limit`, without those that were
+    /// withdrawn. Whether an event may still go out is the caller's to judge. Fewer than `limit` means that there are no more.
+    async fn outbox_page(&self, after: Option<&str>, limit: usize) -> Result<Vec<OutboxDoc>>;
+    /// Forgets expired nonces, and those of these outbox events whose `delete_after` has come (after they were deleted from the relay); the
+    /// deletion of ciphertext is recorded. With `keep_until` an event's id is kept until then, as withdrawn and without its ciphertext, so
+    /// that other relays delete theirs.
+    async fn purge(
+        &self,
+        event_ids: &[String],
+        keep_until: Option<UnixMs>,
+        now: UnixMs,
+    ) -> Result<()>;
+    /// Withdrawn events in the order they were withdrawn, at most `limit`. Fewer than `limit` means that there are no more for now.
+    async fn withdrawn(&self, after: &WithdrawnAfter, limit: usize) -> Result<Vec<OutboxDoc>>;
+    /// Takes or renews a lease; `Conflict` while somebody else holds it. With a `ttl_ms` of 0 the holder gives it up. A change of hands is
+    /// recorded.
     async fn lease(&self, name: &str, owner: &str, ttl_ms: u64, now: UnixMs) -> Result<Lease>;
 }
 

@@ -219,6 +219,7 @@ fn settings(config: &ValidatedConfig, identity: Npub) -> rotation::Settings {
         require_proven: config.policy.require_proven_ack,
         requester_counts: config.policy.requester_ack_counts,
         retention: config.outbox.retention,
+        keep_withdrawn: None,
         lease: LEASE,
         sweep: SWEEP,
         retry: RETRY,

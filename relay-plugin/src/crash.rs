@@ -14,8 +14,8 @@ pub enum Point {
     AfterSeal,
     /// Step 4: recorded, nothing is published.
     AfterPrepare,
-    /// Within step 5: the relay has it, the store does not know.
-    BeforeMarkPublished,
+    /// Within step 5: the relay has the event of one group; those of the other groups may not be there yet.
+    AfterOnePublish,
     /// Step 5.
     AfterPublish,
     /// Step 6: an ack is recorded; the inbox row is still there.
@@ -44,7 +44,7 @@ impl Point {
         Self::AfterReserve,
         Self::AfterSeal,
         Self::AfterPrepare,
-        Self::BeforeMarkPublished,
+        Self::AfterOnePublish,
         Self::AfterPublish,
         Self::AfterAck,
         Self::AfterPromote,
@@ -65,7 +65,7 @@ impl Point {
             Self::AfterReserve => "after_reserve",
             Self::AfterSeal => "after_seal",
             Self::AfterPrepare => "after_prepare",
-            Self::BeforeMarkPublished => "before_mark_published",
+            Self::AfterOnePublish => "after_one_publish",
             Self::AfterPublish => "after_publish",
             Self::AfterAck => "after_ack",
             Self::AfterPromote => "after_promote",

@@ -179,6 +179,7 @@ impl Patient {
             last_rotation_at: None,
             policy: Default::default(),
             active_rotation: None,
+            fence: 0,
             snapshot: Vec::new(),
         };
         let key = LocalMacKey::open(&[self.path("mac.key")]).unwrap();

@@ -182,11 +182,5 @@ impl Judge {
         assert!(!outbox.is_empty(), "{at}: nothing was sealed");
         let ids: BTreeSet<String> = outbox.iter().map(|event| event.event_id.clone()).collect();
         assert_eq!(wire.stored(ids.clone()).await, ids, "{at}: not delivered");
-        assert!(
-            outbox.iter().all(|event| event.published_at.is_some()),
-            "{at}"
-        );
-        let unpublished = self.store.unpublished().await.unwrap();
-        assert!(unpublished.is_empty(), "{at}: left undelivered");
     }
 }

@@ -140,7 +140,7 @@ async fn a_rotation_survives_a_kill_at_every_step() {
         Point::AfterReserve,
         Point::AfterSeal,
         Point::AfterPrepare,
-        Point::BeforeMarkPublished,
+        Point::AfterOnePublish,
         Point::AfterPublish,
         Point::AfterAck,
         Point::AfterPromote,
@@ -176,7 +176,7 @@ async fn a_recovery_that_dies_one_step_further_each_time_ends_well() {
         for point in [
             Point::AfterSeal,
             Point::AfterPrepare,
-            Point::BeforeMarkPublished,
+            Point::AfterOnePublish,
             Point::AfterPublish,
         ] {
             let at = format!("recovery, {}", point.name());

@@ -253,7 +253,9 @@ async fn a_reader_who_was_revoked_ends_the_rotation_at_the_promotion(w: World) {
     // Neither of those who acked, but the secret was sealed for this one too.
     w.change(THIRD, |doc| doc.active = false).await;
     let audit = audit("rotation.promoted", at(DELAY));
-    let promote = w.store.promote(&id, RETENTION, at(DELAY), audit);
+    let promote = w
+        .store
+        .promote(&id, RETENTION, super::fixture::FENCE, at(DELAY), audit);
     assert_eq!(promote.await.unwrap().outcome, Some(Outcome::Canceled));
     w.check_withdrawn(&id).await;
 }
@@ -266,7 +268,9 @@ async fn a_reader_who_may_not_touch_the_client_any_more_ends_the_rotation(w: Wor
     w.change(SECOND, |doc| doc.scope = ClientScope::Only(vec![other]))
         .await;
     let audit = audit("rotation.promoted", at(DELAY));
-    let promote = w.store.promote(&id, RETENTION, at(DELAY), audit);
+    let promote = w
+        .store
+        .promote(&id, RETENTION, super::fixture::FENCE, at(DELAY), audit);
     assert_eq!(promote.await.unwrap().outcome, Some(Outcome::Canceled));
     w.check_withdrawn(&id).await;
 }
@@ -283,7 +287,9 @@ async fn acks_through_a_group_that_was_suspended_do_not_count(w: World) {
     w.serve(false).await;
     let promote = async |now| {
         let audit = audit("rotation.promoted", now);
-        w.store.promote(&id, RETENTION, now, audit).await
+        w.store
+            .promote(&id, RETENTION, super::fixture::FENCE, now, audit)
+            .await
     };
     let waits = promote(at(DELAY)).await.unwrap();
     assert_eq!(
@@ -316,7 +322,11 @@ async fn a_quorum_that_is_lost_after_the_deadline_ends_the_rotation(w: World) {
     w.serve(false).await;
     let late = at(ACK_TIME);
     let audit = audit("rotation.promoted", late);
-    let ended = w.store.promote(&id, RETENTION, late, audit).await.unwrap();
+    let ended = w
+        .store
+        .promote(&id, RETENTION, super::fixture::FENCE, late, audit)
+        .await
+        .unwrap();
     assert_eq!(ended.outcome, Some(Outcome::Expired));
     let events = w.events().await;
     assert_eq!(
@@ -339,7 +349,9 @@ async fn acks_through_a_group_that_is_not_the_clients_any_more_do_not_count(w: W
         .await
         .unwrap();
     let audit = audit("rotation.promoted", at(DELAY));
-    let promote = w.store.promote(&id, RETENTION, at(DELAY), audit);
+    let promote = w
+        .store
+        .promote(&id, RETENTION, super::fixture::FENCE, at(DELAY), audit);
     assert_eq!(promote.await.unwrap().state, RotationState::Prepared);
     assert_eq!(w.client().await.current_version, Some(version_id(1)));
 }

@@ -228,6 +228,7 @@ async fn a_repeat_appends_nothing(w: World) {
         .promote(
             &id,
             RETENTION,
+            super::fixture::FENCE,
             at(DELAY),
             audit("rotation.promoted", at(DELAY)),
         )
@@ -291,7 +292,13 @@ async fn the_head_of_a_client_says_how_it_stands(w: World) {
     let then = w.promoted(4, then).await;
     let end = UnixMs(then.0 + GRACE);
     w.store
-        .retire(&client_id(), &version_id(1), end, audit("retired", end))
+        .retire(
+            &client_id(),
+            &version_id(1),
+            super::fixture::FENCE,
+            end,
+            audit("retired", end),
+        )
         .await
         .unwrap();
     assert_eq!(standing().await, (active, Some(then), Some(then), None));
@@ -373,7 +380,7 @@ async fn what_follows_the_end_of_a_rotation_is_recorded_once(w: World) {
     let kept = UnixMs(then.0 + RETENTION);
     for _ in 0..2 {
         let ids = [event_id(2), "unknown".to_owned()];
-        w.store.purge(&ids, kept).await.unwrap();
+        w.store.purge(&ids, None, kept).await.unwrap();
     }
     let records = w.store.read(None, usize::MAX).await.unwrap();
     let told: Vec<(&str, &str)> = records[before..]

@@ -23,6 +23,8 @@ pub const ACK_TIME: u64 = 1_800_000;
 pub const PROOF_TIME: u64 = 300_000;
 /// Default retention of ciphertext, milliseconds.
 pub const RETENTION: u64 = 86_400_000;
+/// The fencing number of everything that says no other.
+pub const FENCE: u64 = 1;
 /// The admin that asks.
 pub const REQUESTER: u8 = 1;
 /// Another admin.
@@ -98,6 +100,7 @@ pub fn client(id: ClientId) -> ClientDoc {
         last_rotation_at: None,
         policy: PolicyOverrides::default(),
         active_rotation: None,
+        fence: 0,
         snapshot: Vec::new(),
     }
 }
@@ -193,7 +196,7 @@ pub fn reserve(id: &RotationId, now: UnixMs) -> Reserve {
             state: RotationState::Reserved,
             outcome: None,
             attempt: 1,
-            fence: 1,
+            fence: FENCE,
             created_at: now,
             proof_expires_at: after(PROOF_TIME),
             ack_deadline: after(ACK_TIME),
@@ -250,8 +253,8 @@ pub fn outbox(n: u32, active: &ActiveRotation, now: UnixMs) -> OutboxDoc {
         roster_hash: "00".to_owned(),
         event_json: "{}".to_owned(),
         created_at: now,
-        published_at: None,
         delete_after: None,
+        withdrawn_at: None,
     }
 }
 
@@ -268,6 +271,7 @@ pub fn ack(id: &RotationId, n: u32, by: u8, proven: bool, now: UnixMs) -> Record
             at: now,
         },
         retention_ms: RETENTION,
+        fence: FENCE,
         now,
         audit: audit("ack.recorded", now),
     }
@@ -282,6 +286,7 @@ pub fn cancel(id: &RotationId, outcome: Outcome, now: UnixMs) -> Cancel {
         only_if: None,
         totp_step: None,
         retention_ms: RETENTION,
+        fence: Some(FENCE),
         now,
         audit: audit("rotation.ended", now),
     }
@@ -297,6 +302,7 @@ pub fn revoke(action: &RotationId, version: Option<VersionId>, now: UnixMs) -> R
         request_digest: format!("digest-of-{action}"),
         totp_step: None,
         retention_ms: RETENTION,
+        fence: FENCE,
         now,
         audit: audit("client.revoke", now),
     }
@@ -311,6 +317,7 @@ pub fn rollback(action: &RotationId, now: UnixMs) -> Rollback {
         action_id: action.clone(),
         request_digest: format!("digest-of-{action}"),
         totp_step: None,
+        fence: FENCE,
         now,
         audit: audit("rotation.rolled_back", now),
     }

@@ -11,6 +11,7 @@ super::case_list![
     every_change_of_hands_raises_the_fence,
     every_change_of_hands_is_recorded,
     one_of_many_racing_owners_gets_the_lease,
+    a_lease_that_is_given_up_is_free_at_once,
 ];
 
 async fn the_holder_renews_under_the_same_fence(w: World) {
@@ -57,6 +58,14 @@ async fn every_change_of_hands_is_recorded(w: World) {
         "timers by b under 3",
     ];
     assert_eq!(told, expected.map(|reason| ("lease.taken", reason)));
+}
+
+async fn a_lease_that_is_given_up_is_free_at_once(w: World) {
+    let a = w.store.lease("timers", "a", 1000, NOW).await.unwrap();
+    let given_up = w.store.lease("timers", "a", 0, at(1)).await.unwrap();
+    assert_eq!((given_up.fence, given_up.until), (a.fence, at(1)));
+    let b = w.store.lease("timers", "b", 1000, at(1)).await.unwrap();
+    assert!(b.fence > a.fence);
 }
 
 async fn one_of_many_racing_owners_gets_the_lease(w: World) {

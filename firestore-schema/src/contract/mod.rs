@@ -14,6 +14,8 @@
 mod acks;
 mod actions;
 mod audit;
+pub mod counting;
+mod fences;
 pub mod fixture;
 mod leases;
 mod nonces;
@@ -64,6 +66,7 @@ pub fn cases() -> Vec<Case> {
         actions::cases(),
         timers::cases(),
         leases::cases(),
+        fences::cases(),
         registry::cases(),
         audit::cases(),
     ]

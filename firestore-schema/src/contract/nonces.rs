@@ -65,12 +65,12 @@ async fn an_expired_record_is_forgotten_only_by_purging(w: World) {
         ..burn("two")
     };
     assert_eq!(w.store.burn_nonce(later).await.unwrap(), Burned::Reused);
-    w.store.purge(&[], at(999)).await.unwrap();
+    w.store.purge(&[], None, at(999)).await.unwrap();
     assert_eq!(
         w.store.burn_nonce(burn("two")).await.unwrap(),
         Burned::Reused
     );
-    w.store.purge(&[], at(1000)).await.unwrap();
+    w.store.purge(&[], None, at(1000)).await.unwrap();
     assert_eq!(
         w.store.burn_nonce(burn("two")).await.unwrap(),
         Burned::Fresh

@@ -2,12 +2,12 @@
 
 use super::World;
 use super::fixture::{
-    DELAY, NOW, RETENTION, SECOND, ack, at, audit, client_id, event_id, operation, prepare,
-    reserve, version_id,
+    DELAY, NOW, SECOND, ack, at, audit, client_id, event_id, operation, prepare, reserve,
+    version_id,
 };
 use super::world::conflict;
 use crate::documents::{ActiveRotation, RotationState, VersionState};
-use crate::store::StoreError;
+use crate::store::{RecordAck, StoreError};
 
 super::case_list![
     a_prepared_version_is_pending_and_the_old_one_stays_current,
@@ -164,7 +164,6 @@ async fn taking_over_voids_the_old_attempt(w: World) {
     assert_eq!(rotation.new_version, None);
     assert!(rotation.quorum.acks.is_empty());
     assert!(w.store.outbox(&id).await.unwrap().is_empty());
-    assert!(w.store.unpublished().await.unwrap().is_empty());
     let versions = w.store.versions(&client_id()).await.unwrap();
     assert!(versions.iter().all(|doc| doc.version_id != version_id(2)));
     w.check_snapshot().await;
@@ -173,7 +172,11 @@ async fn taking_over_voids_the_old_attempt(w: World) {
         .prepare(prepare(&taken, 3, at(DELAY), at(10)))
         .await
         .unwrap();
-    let late = w.store.record_ack(ack(&id, 2, SECOND, true, at(10))).await;
+    let late = RecordAck {
+        fence: 2,
+        ..ack(&id, 2, SECOND, true, at(10))
+    };
+    let late = w.store.record_ack(late).await;
     conflict(late, "ack.wrong_version");
     let events = w.store.outbox(&id).await.unwrap();
     assert_eq!(events.len(), 1);
@@ -184,7 +187,9 @@ async fn taking_over_voids_the_old_attempt(w: World) {
         .filter(|doc| doc.rotation_id.as_ref() == Some(&id));
     assert_eq!(recorded.count(), 1);
     // The void ciphertext is due to be deleted at once, and can be.
-    w.store.purge(&[event_id(2)], at(RETENTION)).await.unwrap();
+    assert!(w.outbox_page().await.contains(&event_id(2)));
+    w.store.purge(&[event_id(2)], None, at(10)).await.unwrap();
+    assert_eq!(w.outbox_page().await, [event_id(3)]);
 }
 
 async fn taking_over_twice_is_one_takeover(w: World) {

@@ -5,8 +5,8 @@ use keyturn_proto::notify::Outcome;
 
 use super::World;
 use super::fixture::{
-    ACK_TIME, DELAY, GRACE, NOW, RETENTION, SECOND, THIRD, ack, at, audit, cancel, client_id,
-    operation, prepare, reserve, version_id,
+    ACK_TIME, DELAY, FENCE, GRACE, NOW, RETENTION, SECOND, THIRD, ack, at, audit, cancel,
+    client_id, operation, prepare, reserve, version_id,
 };
 use super::world::conflict;
 use crate::documents::{ActiveRotation, RotationState, VersionState};
@@ -29,7 +29,7 @@ async fn a_promotion_needs_its_quorum_and_its_time(w: World) {
     let (id, _) = w.prepared(2, NOW).await;
     let promote = |now| {
         w.store
-            .promote(&id, RETENTION, now, audit("rotation.promoted", now))
+            .promote(&id, RETENTION, FENCE, now, audit("rotation.promoted", now))
     };
     let before = w.picture().await;
     conflict(promote(at(DELAY)).await, "promote.no_quorum");
@@ -165,7 +165,13 @@ async fn what_is_over_stays_over(w: World) {
     let before = w.picture().await;
     let promoted = w
         .store
-        .promote(&id, RETENTION, at(DELAY), audit("rotation.promoted", NOW))
+        .promote(
+            &id,
+            RETENTION,
+            FENCE,
+            at(DELAY),
+            audit("rotation.promoted", NOW),
+        )
         .await;
     conflict(promoted, "rotation.over");
     let expired = cancel(&id, Outcome::Expired, at(ACK_TIME));
@@ -194,7 +200,7 @@ async fn grace_ends_at_its_end_and_not_before(w: World) {
     let (old, new) = (version_id(1), version_id(2));
     let retire = |version, now| {
         w.store
-            .retire(&id, version, now, audit("version.retired", now))
+            .retire(&id, version, FENCE, now, audit("version.retired", now))
     };
     let before = w.picture().await;
     conflict(retire(&old, UnixMs(end.0 - 1)).await, "retire.too_early");

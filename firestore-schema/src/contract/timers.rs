@@ -4,7 +4,7 @@ use keyturn_proto::UnixMs;
 
 use super::World;
 use super::fixture::{
-    ACK_TIME, DELAY, GRACE, NOW, PROOF_TIME, RETENTION, at, client_id, event_id, operation,
+    ACK_TIME, DELAY, FENCE, GRACE, NOW, PROOF_TIME, RETENTION, at, client_id, event_id, operation,
     reserve, version_id,
 };
 use super::world::conflict;
@@ -86,12 +86,12 @@ async fn grace_and_ciphertext_are_due_at_their_ends(w: World) {
     .await;
     let audit = super::fixture::audit("version.retired", end);
     w.store
-        .retire(&client_id(), &version_id(1), end, audit)
+        .retire(&client_id(), &version_id(1), FENCE, end, audit)
         .await
         .unwrap();
     let kept = UnixMs(then.0 + RETENTION);
     due_at(&w, kept, |due| matches!(due, Due::Purge(_))).await;
-    w.store.purge(&[event_id(2)], kept).await.unwrap();
+    w.store.purge(&[event_id(2)], None, kept).await.unwrap();
     assert_eq!(w.store.next_due().await.unwrap(), None);
 }
 

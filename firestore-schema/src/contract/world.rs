@@ -89,6 +89,20 @@ impl World {
         then
     }
 
+    /// Whoever holds the lease now takes `active` over.
+    pub(super) async fn taken_over(&self, active: &ActiveRotation, now: UnixMs) -> ActiveRotation {
+        let audit = audit("rotation.taken_over", now);
+        let taken = self.store.take_over(active, active.fence, now, audit);
+        taken.await.unwrap()
+    }
+
+    /// Version `n` under the attempt of `active`.
+    pub(super) async fn prepare_again(&self, active: &ActiveRotation, n: u32, now: UnixMs) {
+        let not_before = UnixMs(now.0 + DELAY);
+        let prepared = self.store.prepare(prepare(active, n, not_before, now));
+        prepared.await.unwrap();
+    }
+
     pub(super) async fn acked(&self, id: &RotationId, n: u32, now: UnixMs) {
         for by in [REQUESTER, SECOND] {
             let result = self.store.record_ack(ack(id, n, by, true, now)).await;
@@ -122,6 +136,12 @@ impl World {
             admins: self.store.admins().await.unwrap(),
             audit: self.store.read(None, usize::MAX).await.unwrap(),
         }
+    }
+
+    /// Ids of everything in the outbox that was not withdrawn.
+    pub(super) async fn outbox_page(&self) -> Vec<String> {
+        let page = self.store.outbox_page(None, usize::MAX).await.unwrap();
+        page.into_iter().map(|event| event.event_id).collect()
     }
 
     /// Events of the audit trail, oldest first.

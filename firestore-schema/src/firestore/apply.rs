@@ -15,7 +15,7 @@ use super::revision::Revision;
 use super::stored::Document as _;
 use super::writes::Writes;
 use crate::audit::{chains_of, seal};
-use crate::documents::{AdminGroupDoc, AuditChainDoc, AuditRecord, LeaseDoc, NonceDoc};
+use crate::documents::{AdminGroupDoc, AuditChainDoc, AuditRecord, LeaseDoc, NonceDoc, OutboxDoc};
 use crate::lifecycle::{Change, Verdict};
 use crate::queries::relay;
 use crate::store::{Result, StoreError};
@@ -34,6 +34,8 @@ pub(super) struct Also {
     pub(super) nonce: Option<NonceDoc>,
     /// A lease that changed hands.
     pub(super) lease: Option<LeaseDoc>,
+    /// Sealed events of which only the id stays.
+    pub(super) withdrawn: Vec<OutboxDoc>,
     /// Documents that go.
     pub(super) gone: Vec<Path>,
 }
@@ -104,6 +106,9 @@ pub(super) async fn plan(
         writes.put(doc)?;
     }
     if let Some(doc) = &also.lease {
+        writes.put(doc)?;
+    }
+    for doc in &also.withdrawn {
         writes.put(doc)?;
     }
     for path in also.gone {

@@ -35,10 +35,10 @@ pub(super) const TIME_FIELDS: [&str; 18] = [
     "not_after",
     "not_before",
     "proof_expires_at",
-    "published_at",
     "secret_since",
     "until",
     "updated_at",
+    "withdrawn_at",
 ];
 
 /// The last millisecond that a Firestore timestamp can name: the end of the year 9999.

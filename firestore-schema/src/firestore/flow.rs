@@ -12,7 +12,7 @@ use crate::documents::{ActiveRotation, AdminDoc, AuditRecord, ClientDoc, OutboxD
 use crate::lifecycle;
 use crate::store::{
     AckResult, ActionResult, BurnNonce, Burned, Cancel, Due, Lease, Prepare, RecordAck, Reserve,
-    Reserved, Result, Revoke, Rollback, SecretStore, StoreError,
+    Reserved, Result, Revoke, Rollback, SecretStore, StoreError, WithdrawnAfter,
 };
 
 #[async_trait]
@@ -96,11 +96,6 @@ impl SecretStore for FirestoreStore {
         }
     }
 
-    async fn mark_published(&self, event_ids: &[String], now: UnixMs) -> Result<()> {
-        let turn = self.to_write("mark_published", "outbox").await?;
-        outbox::mark_published(&turn, event_ids, now).await
-    }
-
     async fn record_ack(&self, ack: RecordAck) -> Result<AckResult> {
         let turn = self.to_record("record_ack", &ack.audit).await?;
         loop {
@@ -132,6 +127,7 @@ impl SecretStore for FirestoreStore {
         &self,
         rotation_id: &RotationId,
         retention_ms: u64,
+        fence: u64,
         now: UnixMs,
         audit: AuditRecord,
     ) -> Result<RotationDoc> {
@@ -147,7 +143,8 @@ impl SecretStore for FirestoreStore {
             let (people, paths) =
                 load::people(&mut reading, &family.client, &rotation, None).await?;
             paths.into_iter().for_each(|path| reading.hold(path));
-            let verdict = lifecycle::promote(family, rotation, &people, retention_ms, now, audit)?;
+            let verdict =
+                lifecycle::promote(family, rotation, &people, retention_ms, fence, now, audit)?;
             if let Some(answer) = turn.settle(reading, verdict).await? {
                 return Ok(answer);
             }
@@ -194,6 +191,7 @@ impl SecretStore for FirestoreStore {
         &self,
         client: &ClientId,
         version: &VersionId,
+        fence: u64,
         now: UnixMs,
         audit: AuditRecord,
     ) -> Result<ClientDoc> {
@@ -206,7 +204,7 @@ impl SecretStore for FirestoreStore {
             let family = load::family(&mut reading, client).await?;
             let known = load::version(&mut reading, client, version).await?;
             let state = known.ok_or(StoreError::NotFound { what: "version" })?.state;
-            let verdict = lifecycle::retire(family, *version, state, now, audit.clone())?;
+            let verdict = lifecycle::retire(family, *version, state, fence, now, audit.clone())?;
             if let Some(answer) = turn.settle(reading, verdict).await? {
                 return Ok(answer);
             }
@@ -328,14 +326,23 @@ impl SecretStore for FirestoreStore {
         outbox::of_rotation(&self.to_read("outbox"), rotation).await
     }
 
-    async fn unpublished(&self) -> Result<Vec<OutboxDoc>> {
-        outbox::unpublished(&self.to_read("unpublished")).await
+    async fn outbox_page(&self, after: Option<&str>, limit: usize) -> Result<Vec<OutboxDoc>> {
+        outbox::page(&self.to_read("outbox_page"), after, limit).await
     }
 
-    async fn purge(&self, event_ids: &[String], now: UnixMs) -> Result<()> {
+    async fn purge(
+        &self,
+        event_ids: &[String],
+        keep_until: Option<UnixMs>,
+        now: UnixMs,
+    ) -> Result<()> {
         let turn = self.to_write("purge", "purge").await?;
-        outbox::purge(&turn, event_ids, now).await?;
+        outbox::purge(&turn, event_ids, keep_until, now).await?;
         nonces::purge(&turn, now).await
+    }
+
+    async fn withdrawn(&self, after: &WithdrawnAfter, limit: usize) -> Result<Vec<OutboxDoc>> {
+        outbox::withdrawn(&self.to_read("withdrawn"), after, limit).await
     }
 
     async fn lease(&self, name: &str, owner: &str, ttl_ms: u64, now: UnixMs) -> Result<Lease> {

@@ -3,16 +3,15 @@
 use keyturn_proto::{RotationId, UnixMs};
 
 use super::apply::Also;
-use super::codec::{Fields, time_value};
 use super::load;
 use super::paths::Path;
 use super::query::Ask;
 use super::turn::Turn;
-use super::writes::Writes;
 use crate::documents::OutboxDoc;
-use crate::lifecycle::{self, Change, Verdict, due};
+use crate::lifecycle::due::{self, Purged};
+use crate::lifecycle::{self, Change, Verdict};
 use crate::queries::relay;
-use crate::store::{Result, StoreError};
+use crate::store::{Result, StoreError, WithdrawnAfter};
 
 /// Events of a rotation's present attempt, in order of their ids.
 pub(super) async fn of_rotation(turn: &Turn<'_>, id: &RotationId) -> Result<Vec<OutboxDoc>> {
@@ -21,80 +20,76 @@ pub(super) async fn of_rotation(turn: &Turn<'_>, id: &RotationId) -> Result<Vec<
     let rotation = rotation.ok_or(StoreError::NotFound { what: "rotation" })?;
     let ask = Ask::new(&relay::OUTBOX_OF_ROTATION).text(id.as_str());
     let mut events: Vec<OutboxDoc> = reading.query(&ask).await?;
-    events.retain(|event| event.attempt == rotation.attempt);
+    events.retain(|event| event.attempt == rotation.attempt && event.withdrawn_at.is_none());
     Ok(events)
 }
 
-/// Events that were not read back yet and may still be published, oldest first.
-pub(super) async fn unpublished(turn: &Turn<'_>) -> Result<Vec<OutboxDoc>> {
-    let mut reading = turn.read();
-    let events: Vec<OutboxDoc> = reading.query(&Ask::new(&relay::OUTBOX_UNPUBLISHED)).await?;
-    let rotations: Vec<Path> = events
-        .iter()
-        .map(|event| Path::rotation(&event.rotation_id))
-        .collect::<Result<_>>()?;
-    reading.fetch(rotations).await?;
-    let mut waiting = Vec::with_capacity(events.len());
-    for event in events {
-        let rotation = load::rotation(&mut reading, &event.rotation_id).await?;
-        let rotation = rotation.ok_or(StoreError::Damaged { what: "outbox" })?;
-        if due::publishable(&rotation, &event) {
-            waiting.push(event);
-        }
-    }
-    waiting.sort_by(|a, b| (a.created_at, &a.event_id).cmp(&(b.created_at, &b.event_id)));
-    Ok(waiting)
+/// A page of what was not withdrawn.
+pub(super) async fn page(
+    turn: &Turn<'_>,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<OutboxDoc>> {
+    let ask = match after {
+        Some(id) => Ask::new(&relay::OUTBOX_KEPT_AFTER).name(turn.link.name(&Path::outbox(id)?)),
+        None => Ask::new(&relay::OUTBOX_KEPT),
+    };
+    turn.read().query(&ask.limit(limit)).await
 }
 
-/// The first time counts; ids that are not there are left out.
-pub(super) async fn mark_published(turn: &Turn<'_>, ids: &[String], now: UnixMs) -> Result<()> {
+/// What was withdrawn after `after`. The query begins with everything of that very millisecond; what was seen of it is left out here.
+pub(super) async fn withdrawn(
+    turn: &Turn<'_>,
+    after: &WithdrawnAfter,
+    limit: usize,
+) -> Result<Vec<OutboxDoc>> {
+    let ask = Ask::new(&relay::OUTBOX_WITHDRAWN).time(after.at);
+    let mut wanted = limit;
+    loop {
+        let mut events: Vec<OutboxDoc> = turn.read().query(&ask.clone().limit(wanted)).await?;
+        let all = events.len() < wanted;
+        let is_later = |event: &OutboxDoc| {
+            let place = (event.withdrawn_at, event.event_id.as_str());
+            place > (Some(after.at), after.event_id.as_str())
+        };
+        events.retain(is_later);
+        if all || events.len() >= limit {
+            events.truncate(limit);
+            return Ok(events);
+        }
+        wanted = wanted.saturating_add(limit);
+    }
+}
+
+/// Deletes those of these events whose time is over, or keeps just their ids for a while.
+pub(super) async fn purge(
+    turn: &Turn<'_>,
+    ids: &[String],
+    keep_until: Option<UnixMs>,
+    now: UnixMs,
+) -> Result<()> {
     let paths = paths(ids)?;
     loop {
         let mut reading = turn.read();
         reading.fetch(paths.clone()).await?;
-        let mut marked = Vec::new();
+        let mut also = Also::default();
+        let mut ended = Vec::new();
         for path in &paths {
             let event: Option<OutboxDoc> = reading.get(path.clone()).await?;
-            if event.is_some_and(|event| event.published_at.is_none()) {
-                marked.push(path.clone());
+            let Some(event) = event else { continue };
+            match due::purged(event.clone(), keep_until, now) {
+                Purged::Stays => continue,
+                Purged::Forgotten => also.gone.push(path.clone()),
+                Purged::Withdrawn(event) => also.withdrawn.push(event),
             }
-        }
-        let mut writes = Writes::new(&reading);
-        for path in marked {
-            let fields = Fields::from([("published_at".to_owned(), time_value(Some(now)))]);
-            writes.patch(path, fields);
-        }
-        if writes.is_empty() || turn.happened(writes.finish(), None).await? {
-            return Ok(());
-        }
-    }
-}
-
-/// Deletes those of these events whose time is over.
-pub(super) async fn purge(turn: &Turn<'_>, ids: &[String], now: UnixMs) -> Result<()> {
-    let paths = paths(ids)?;
-    loop {
-        let mut reading = turn.read();
-        reading.fetch(paths.clone()).await?;
-        let (mut gone, mut over) = (Vec::new(), Vec::new());
-        for path in &paths {
-            let event: Option<OutboxDoc> = reading.get(path.clone()).await?;
-            let is_over = |event: &OutboxDoc| event.delete_after.is_some_and(|end| end <= now);
-            if let Some(event) = event.filter(is_over) {
-                gone.push(path.clone());
-                over.push(event);
-            }
+            ended.push(event);
         }
         let verdict = Verdict {
             answer: (),
             change: Change {
-                audit: lifecycle::purged_records(&over, now),
+                audit: lifecycle::purged_records(&ended, now),
                 ..Change::default()
             },
-        };
-        let also = Also {
-            gone,
-            ..Also::default()
         };
         if turn.settle_with(reading, verdict, also).await?.is_some() {
             return Ok(());

@@ -5,7 +5,7 @@
 use keyturn_proto::UnixMs;
 
 use super::cancel::compromised;
-use super::draft::{Draft, conflict};
+use super::draft::{Draft, conflict, fenced};
 use super::promote::{promote_in, quorum_lost};
 use super::quorum::People;
 use super::table::RotationEvent;
@@ -16,7 +16,7 @@ use crate::store::{AckResult, RecordAck, Result};
 /// `people` holds the enrolments of whoever acks and of every reader, and the client's groups, as read in the same transaction.
 ///
 /// # Errors
-/// [`crate::store::StoreError::Conflict`] when the ack speaks of another version.
+/// [`crate::store::StoreError::Conflict`] when the ack speaks of another version; [`crate::store::StoreError::Fenced`].
 pub fn record_ack(
     family: Family,
     mut rotation: RotationDoc,
@@ -28,9 +28,11 @@ pub fn record_ack(
         version_id,
         ack,
         retention_ms,
+        fence,
         now,
         audit,
     } = command;
+    let family = fenced(fence, family)?;
     if rotation.new_version != Some(version_id) {
         return Err(conflict("ack.wrong_version"));
     }

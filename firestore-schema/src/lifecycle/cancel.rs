@@ -4,7 +4,7 @@ use keyturn_proto::UnixMs;
 use keyturn_proto::notify::Outcome;
 
 use super::admins::{Step, take_step};
-use super::draft::{Draft, conflict};
+use super::draft::{Draft, conflict, fenced};
 use super::table::{RotationEvent, VersionEvent};
 use super::{Change, Family, Verdict, consequence};
 use crate::documents::{Actor, AdminDoc, AuditRecord, RotationDoc, RotationState};
@@ -13,7 +13,7 @@ use crate::store::{Cancel, Result, StoreError};
 /// `admin` is the enrolment that `totp_step` names.
 ///
 /// # Errors
-/// [`StoreError::Fenced`] when `only_if` no longer holds; [`StoreError::Conflict`] when the rotation ended otherwise, or may not expire yet.
+/// [`StoreError::Fenced`] when `only_if` or the fence no longer holds; [`StoreError::Conflict`] when the rotation ended otherwise, or may not expire yet.
 pub fn cancel(
     family: Family,
     mut rotation: RotationDoc,
@@ -26,6 +26,7 @@ pub fn cancel(
         only_if,
         totp_step,
         retention_ms,
+        fence,
         now,
         audit,
     } = command;
@@ -43,6 +44,10 @@ pub fn cancel(
             Err(conflict("rotation.over"))
         };
     }
+    let family = match fence {
+        Some(fence) => fenced(fence, family)?,
+        None => family,
+    };
     if only_if.is_some_and(|ours| family.client.active_rotation != Some(ours)) {
         return Err(StoreError::Fenced);
     }

@@ -24,7 +24,39 @@ pub(super) const fn conflict(why: &'static str) -> StoreError {
     StoreError::Conflict { why }
 }
 
+/// Whether a change under `fence` comes too late: somebody with a higher one has changed the client since.
+///
+/// # Errors
+/// [`StoreError::Fenced`].
+pub(super) fn check_fence(client: &ClientDoc, fence: u64) -> Result<()> {
+    if fence < client.fence {
+        Err(StoreError::Fenced)
+    } else {
+        Ok(())
+    }
+}
+
+/// A family that is changed by an instance that holds the lease under `fence`.
+///
+/// # Errors
+/// [`StoreError::Fenced`].
+pub(super) fn fenced(fence: u64, mut family: Family) -> Result<Family> {
+    check_fence(&family.client, fence)?;
+    family.client.fence = fence;
+    Ok(family)
+}
+
 impl Draft {
+    /// A change by an instance that holds the lease under `fence`.
+    ///
+    /// # Errors
+    /// As [`Draft::of`], and [`StoreError::Fenced`].
+    pub(super) fn under(fence: u64, family: Family) -> Result<Self> {
+        Self::of(fenced(fence, family)?)
+    }
+
+    /// A change by the operator, who needs no lease.
+    ///
     /// # Errors
     /// [`StoreError::Damaged`] unless the living versions are exactly those of the snapshot.
     pub(super) fn of(family: Family) -> Result<Self> {

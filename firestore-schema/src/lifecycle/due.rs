@@ -53,12 +53,47 @@ pub fn version_due_at(version: &VersionDoc) -> Option<UnixMs> {
 }
 
 /// Whether an event may still be published: sealed in the present attempt of a rotation that is under way or was promoted (an admin
-/// whose group gets its event a little after the quorum of another group still needs the secret).
+/// whose group gets its event a little after the quorum of another group still needs the secret), and not past its retention.
 #[must_use]
-pub fn publishable(rotation: &RotationDoc, event: &OutboxDoc) -> bool {
+pub fn publishable(rotation: &RotationDoc, event: &OutboxDoc, now: UnixMs) -> bool {
     event.attempt == rotation.attempt
+        && kept(event, now)
         && rotation.state != RotationState::Reserved
         && matches!(rotation.outcome, None | Some(Outcome::Promoted))
+}
+
+/// Whether the ciphertext of an event is not to be deleted yet.
+#[must_use]
+pub fn kept(event: &OutboxDoc, now: UnixMs) -> bool {
+    event.withdrawn_at.is_none() && event.delete_after.is_none_or(|end| now < end)
+}
+
+/// What a purge makes of an outbox event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purged {
+    /// Its time has not come.
+    Stays,
+    /// Delete the document.
+    Forgotten,
+    /// Replace the document: the id without the ciphertext.
+    Withdrawn(OutboxDoc),
+}
+
+/// See [`crate::store::SecretStore::purge`].
+#[must_use]
+pub fn purged(event: OutboxDoc, keep_until: Option<UnixMs>, now: UnixMs) -> Purged {
+    if event.delete_after.is_none_or(|end| now < end) {
+        return Purged::Stays;
+    }
+    match keep_until.filter(|end| event.withdrawn_at.is_none() && now < *end) {
+        None => Purged::Forgotten,
+        Some(end) => Purged::Withdrawn(OutboxDoc {
+            event_json: String::new(),
+            withdrawn_at: Some(now),
+            delete_after: Some(end),
+            ..event
+        }),
+    }
 }
 
 /// The end of a rotation was announced; the first time counts.
@@ -84,11 +119,12 @@ pub fn announced(mut rotation: RotationDoc, now: UnixMs) -> Result<Verdict<()>> 
     Ok(verdict)
 }
 
-/// What is remembered of ciphertext that is deleted: one record per rotation. `events` are those that go now.
+/// What is remembered of ciphertext that is deleted: one record per rotation. `events` are those that go now; of one that was withdrawn
+/// before, only the id is left to go.
 #[must_use]
 pub fn purged_records(events: &[OutboxDoc], now: UnixMs) -> Vec<AuditRecord> {
     let mut count: BTreeMap<&RotationId, u32> = BTreeMap::new();
-    for event in events {
+    for event in events.iter().filter(|event| event.withdrawn_at.is_none()) {
         *count.entry(&event.rotation_id).or_default() += 1;
     }
     let record = |(id, n): (&RotationId, u32)| AuditRecord {

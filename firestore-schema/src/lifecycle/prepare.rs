@@ -48,7 +48,7 @@ pub fn prepare(
     check_version(&rotation, &version)?;
     check_outbox(&rotation, &outbox)?;
 
-    let mut draft = Draft::of(family)?;
+    let mut draft = Draft::under(active.fence, family)?;
     let has_old = draft.client.current_version.is_some();
     rotation.new_version = Some(version.version_id);
     rotation.not_before = version.not_before;

@@ -4,7 +4,7 @@ use keyturn_proto::notify::Outcome;
 use keyturn_proto::{UnixMs, VersionId};
 
 use super::cancel::{compromised, withdraw};
-use super::draft::{Draft, conflict};
+use super::draft::{Draft, conflict, fenced};
 use super::quorum::People;
 use super::table::{ClientEvent, RotationEvent, VersionEvent};
 use super::{Family, Verdict, consequence, quorum};
@@ -16,12 +16,14 @@ use crate::store::{Result, StoreError};
 /// more are dropped, and without a quorum the rotation waits for others, until its deadline.
 ///
 /// # Errors
-/// [`StoreError::Conflict`] without a quorum, before `not_before`, or when the rotation ended otherwise.
+/// [`StoreError::Conflict`] without a quorum, before `not_before`, or when the rotation ended otherwise;
+/// [`StoreError::Fenced`].
 pub fn promote(
     family: Family,
     mut rotation: RotationDoc,
     people: &People,
     retention_ms: u64,
+    fence: u64,
     now: UnixMs,
     audit: AuditRecord,
 ) -> Result<Verdict<RotationDoc>> {
@@ -31,6 +33,7 @@ pub fn promote(
             _ => Err(conflict("rotation.over")),
         };
     }
+    let family = fenced(fence, family)?;
     if rotation.state != RotationState::QuorumMet {
         return Err(conflict("promote.no_quorum"));
     }

@@ -4,7 +4,7 @@ use keyturn_proto::UnixMs;
 use keyturn_proto::notify::Outcome;
 
 use super::admins::{Step, take_step};
-use super::draft::{Draft, conflict};
+use super::draft::{Draft, check_fence, conflict};
 use super::revoke::revoke_versions;
 use super::table::{ROTATION, RotationEvent};
 use super::{Change, Family, Known, Verdict, consequence};
@@ -18,7 +18,8 @@ use crate::store::{Reserve, Reserved, Result};
 /// An emergency (`revoke_living`) does not wait for a rotation that is under way: that one ends as `revoked` here.
 ///
 /// # Errors
-/// [`crate::store::StoreError::Conflict`] for a locked or revoked admin or a malformed command.
+/// [`crate::store::StoreError::Conflict`] for a locked or revoked admin or a malformed command;
+/// [`crate::store::StoreError::Fenced`].
 pub fn reserve(
     family: Family,
     known: Known,
@@ -61,6 +62,7 @@ pub fn reserve(
         return Ok(Verdict::unchanged(Reserved::IdReused));
     }
 
+    check_fence(&family.client, rotation.fence)?;
     let status = family.client.status;
     // After a revoke a rotation is the way back; a suspension by the operator is lifted by the operator alone.
     let rotatable = match status {
@@ -93,7 +95,7 @@ pub fn reserve(
     };
 
     let old_version = family.client.current_version;
-    let mut draft = Draft::of(family)?;
+    let mut draft = Draft::under(rotation.fence, family)?;
     let mut consequences = Change::default();
     if revoke_living {
         revoke_versions(

@@ -11,18 +11,19 @@ use crate::store::{Result, StoreError};
 /// `state` is the version's own state: a repeat finds it retired already.
 ///
 /// # Errors
-/// [`StoreError::Conflict`] before `not_after`, or for a version that is not in grace.
+/// [`StoreError::Conflict`] before `not_after`, or for a version that is not in grace; [`StoreError::Fenced`].
 pub fn retire(
     family: Family,
     version: VersionId,
     state: VersionState,
+    fence: u64,
     now: UnixMs,
     audit: AuditRecord,
 ) -> Result<Verdict<ClientDoc>> {
     if state == VersionState::Retired {
         return Ok(Verdict::unchanged(family.client));
     }
-    let mut draft = Draft::of(family)?;
+    let mut draft = Draft::under(fence, family)?;
     let grace = draft
         .in_state(VersionState::Grace)
         .filter(|doc| doc.version_id == version)

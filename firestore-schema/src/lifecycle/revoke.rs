@@ -3,7 +3,7 @@
 use keyturn_proto::{Action, UnixMs, VersionId};
 
 use super::admins::{Step, take_step};
-use super::draft::Draft;
+use super::draft::{Draft, check_fence};
 use super::table::{ClientEvent, RotationEvent, VersionEvent};
 use super::{Change, Family, Known, Verdict, consequence};
 use crate::documents::{ActionDoc, ActionState, AdminDoc, AuditRecord, RotationDoc, VersionState};
@@ -12,7 +12,7 @@ use crate::store::{ActionResult, Result, Revoke, StoreError};
 /// `exists` says whether the version named belongs to the client at all; `active` is the rotation under way; `admin` the enrolment that `totp_step` names.
 ///
 /// # Errors
-/// [`StoreError::NotFound`] for a version that the client never had; [`StoreError::Conflict`] for a locked admin.
+/// [`StoreError::NotFound`] for a version that the client never had; [`StoreError::Conflict`] for a locked admin; [`StoreError::Fenced`].
 pub fn revoke(
     family: Family,
     known: Known,
@@ -28,6 +28,7 @@ pub fn revoke(
         request_digest,
         totp_step,
         retention_ms,
+        fence,
         now,
         audit,
     } = command;
@@ -46,6 +47,7 @@ pub fn revoke(
     if let Some(answer) = repeated(&family, &known, &action) {
         return Ok(Verdict::unchanged(answer));
     }
+    check_fence(&family.client, fence)?;
     if version_id.is_some() && !exists {
         return Err(StoreError::NotFound { what: "version" });
     }
@@ -58,7 +60,7 @@ pub fn revoke(
         None => None,
     };
 
-    let mut draft = Draft::of(family)?;
+    let mut draft = Draft::under(fence, family)?;
     let mut consequences = Change::default();
     let delete_after = UnixMs(now.0.saturating_add(retention_ms));
     revoke_versions(

@@ -3,7 +3,7 @@
 use keyturn_proto::Action;
 
 use super::admins::{Step, take_step};
-use super::draft::{Draft, conflict};
+use super::draft::{Draft, check_fence, conflict};
 use super::revoke::repeated;
 use super::table::{RotationEvent, VersionEvent};
 use super::{Family, Known, Verdict};
@@ -14,7 +14,8 @@ use crate::store::{ActionResult, Result, Rollback, StoreError};
 /// current then.
 ///
 /// # Errors
-/// [`StoreError::Conflict`] outside grace, for a client that is not active, or when `target` did not make the current version.
+/// [`StoreError::Conflict`] outside grace, for a client that is not active, or when `target` did not make the current version;
+/// [`StoreError::Fenced`].
 pub fn rollback(
     family: Family,
     known: Known,
@@ -28,6 +29,7 @@ pub fn rollback(
         action_id,
         request_digest,
         totp_step,
+        fence,
         now,
         audit,
     } = command;
@@ -46,10 +48,11 @@ pub fn rollback(
     if let Some(answer) = repeated(&family, &known, &action) {
         return Ok(Verdict::unchanged(answer));
     }
+    check_fence(&family.client, fence)?;
     if family.client.status != ClientStatus::Active {
         return Err(conflict("rollback.client_not_active"));
     }
-    let mut draft = Draft::of(family)?;
+    let mut draft = Draft::under(fence, family)?;
     let current = draft
         .in_state(VersionState::Current)
         .ok_or(conflict("rollback.no_current"))?;

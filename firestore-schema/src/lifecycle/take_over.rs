@@ -36,7 +36,7 @@ pub fn take_over(
     if holder != Some(active) || fence < active.fence {
         return Err(StoreError::Fenced);
     }
-    let mut draft = Draft::of(family)?;
+    let mut draft = Draft::under(fence, family)?;
     draft.rotation(&mut rotation, RotationEvent::TakeOver, now)?;
     if let Some(version) = rotation.new_version.take() {
         draft.step(version, VersionEvent::Void, now)?;

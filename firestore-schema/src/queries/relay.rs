@@ -143,13 +143,32 @@ pub const OUTBOX_OF_ROTATION: Query = query(
     )],
     &[],
 );
-/// Sealed events that were not read back yet.
-pub const OUTBOX_UNPUBLISHED: Query = query(
-    "outbox-unpublished",
-    "sealed events not yet read back from a relay",
+/// Sealed events that were not withdrawn.
+pub const OUTBOX_KEPT: Query = query(
+    "outbox-kept",
+    "sealed events that were not withdrawn, in order of their ids",
     OUTBOX,
-    &[filter("published_at", Op::IsNull, Operand::Nothing)],
+    &[filter("withdrawn_at", Op::IsNull, Operand::Nothing)],
     &[],
+);
+/// Sealed events that were not withdrawn, from a given one on.
+pub const OUTBOX_KEPT_AFTER: Query = query(
+    "outbox-kept-after",
+    "sealed events that were not withdrawn, in order of their ids, after a given one",
+    OUTBOX,
+    &[
+        filter("withdrawn_at", Op::IsNull, Operand::Nothing),
+        name(Op::After),
+    ],
+    &[],
+);
+/// What was withdrawn.
+pub const OUTBOX_WITHDRAWN: Query = query(
+    "outbox-withdrawn",
+    "sealed events that were withdrawn at a time or later, the first one first",
+    OUTBOX,
+    &[filter("withdrawn_at", Op::NotBefore, NOW)],
+    &[ascending("withdrawn_at")],
 );
 /// Nonces that may be forgotten.
 pub const NONCES_EXPIRED: Query = query(
@@ -234,7 +253,9 @@ pub const ALL: &[&Query] = &[
     &OUTBOX_DUE,
     &OUTBOX_NEXT,
     &OUTBOX_OF_ROTATION,
-    &OUTBOX_UNPUBLISHED,
+    &OUTBOX_KEPT,
+    &OUTBOX_KEPT_AFTER,
+    &OUTBOX_WITHDRAWN,
     &NONCES_EXPIRED,
     &CLIENTS_ALL,
     &CLIENTS_AFTER,

@@ -134,12 +134,12 @@ fn action(tx: &Transaction<'_>, doc: &ActionDoc) -> Result<()> {
 }
 
 pub(super) fn outbox_event(tx: &Transaction<'_>, doc: &OutboxDoc) -> Result<()> {
-    let sql = "INSERT INTO outbox (event_id, rotation_id, published, delete_after, doc) VALUES (?1, ?2, ?3, ?4, ?5)
-        ON CONFLICT (event_id) DO UPDATE SET published = excluded.published, delete_after = excluded.delete_after, doc = excluded.doc";
+    let sql = "INSERT INTO outbox (event_id, rotation_id, withdrawn_at, delete_after, doc) VALUES (?1, ?2, ?3, ?4, ?5)
+        ON CONFLICT (event_id) DO UPDATE SET withdrawn_at = excluded.withdrawn_at, delete_after = excluded.delete_after, doc = excluded.doc";
     let row = (
         doc.event_id.as_str(),
         doc.rotation_id.as_str(),
-        doc.published_at.is_some(),
+        doc.withdrawn_at.map(ms),
         doc.delete_after.map(ms),
         json("outbox", doc)?,
     );

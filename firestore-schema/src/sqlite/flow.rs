@@ -9,10 +9,11 @@ use super::open::SqliteStore;
 use super::worker::Tx;
 use super::{apply, error, load, timers};
 use crate::documents::{ActiveRotation, AdminDoc, AuditRecord, ClientDoc, OutboxDoc, RotationDoc};
-use crate::lifecycle::{self, Verdict, due};
+use crate::lifecycle::due::{self, Purged};
+use crate::lifecycle::{self, Verdict};
 use crate::store::{
     AckResult, ActionResult, BurnNonce, Burned, Cancel, Due, Lease, Prepare, RecordAck, Reserve,
-    Reserved, Result, Revoke, Rollback, SecretStore, StoreError,
+    Reserved, Result, Revoke, Rollback, SecretStore, StoreError, WithdrawnAfter,
 };
 
 /// Commits a verdict's change set and hands out its answer.
@@ -90,23 +91,6 @@ impl SecretStore for SqliteStore {
             .await
     }
 
-    async fn mark_published(&self, event_ids: &[String], now: UnixMs) -> Result<()> {
-        let ids = event_ids.to_vec();
-        self.writer
-            .write(move |tx| {
-                let sql = "SELECT doc FROM outbox WHERE event_id = ?1 AND published = 0";
-                for id in &ids {
-                    let found: Option<OutboxDoc> = load::one(tx, "outbox", sql, [id])?;
-                    if let Some(mut event) = found {
-                        event.published_at = Some(now);
-                        apply::outbox_event(tx, &event)?;
-                    }
-                }
-                Ok(())
-            })
-            .await
-    }
-
     async fn record_ack(&self, ack: RecordAck) -> Result<AckResult> {
         self.writer
             .write(move |tx| {
@@ -121,6 +105,7 @@ impl SecretStore for SqliteStore {
         &self,
         rotation_id: &RotationId,
         retention_ms: u64,
+        fence: u64,
         now: UnixMs,
         audit: AuditRecord,
     ) -> Result<RotationDoc> {
@@ -130,7 +115,7 @@ impl SecretStore for SqliteStore {
                 let (rotation, family) = load::rotation_and_family(tx, &id)?;
                 let people = load::people(tx, &family.client, &rotation, None)?;
                 let verdict =
-                    lifecycle::promote(family, rotation, &people, retention_ms, now, audit)?;
+                    lifecycle::promote(family, rotation, &people, retention_ms, fence, now, audit)?;
                 settle(tx, verdict)
             })
             .await
@@ -165,6 +150,7 @@ impl SecretStore for SqliteStore {
         &self,
         client: &ClientId,
         version: &VersionId,
+        fence: u64,
         now: UnixMs,
         audit: AuditRecord,
     ) -> Result<ClientDoc> {
@@ -175,7 +161,8 @@ impl SecretStore for SqliteStore {
                 let state = load::version(tx, &client, &version.to_string())?
                     .ok_or(StoreError::NotFound { what: "version" })?
                     .state;
-                settle(tx, lifecycle::retire(family, version, state, now, audit)?)
+                let verdict = lifecycle::retire(family, version, state, fence, now, audit)?;
+                settle(tx, verdict)
             })
             .await
     }
@@ -278,7 +265,7 @@ impl SecretStore for SqliteStore {
             .read(move |tx| {
                 let rotation =
                     load::rotation(tx, &id)?.ok_or(StoreError::NotFound { what: "rotation" })?;
-                let sql = "SELECT doc FROM outbox WHERE rotation_id = ?1 ORDER BY event_id";
+                let sql = "SELECT doc FROM outbox WHERE rotation_id = ?1 AND withdrawn_at IS NULL ORDER BY event_id";
                 let mut docs: Vec<OutboxDoc> = load::all(tx, "outbox", sql, [id.as_str()])?;
                 docs.retain(|doc| doc.attempt == rotation.attempt);
                 Ok(docs)
@@ -286,40 +273,55 @@ impl SecretStore for SqliteStore {
             .await
     }
 
-    async fn unpublished(&self) -> Result<Vec<OutboxDoc>> {
+    async fn outbox_page(&self, after: Option<&str>, limit: usize) -> Result<Vec<OutboxDoc>> {
+        let after = after.unwrap_or_default().to_owned();
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.reader
-            .read(|tx| {
-                let sql = "SELECT doc FROM outbox WHERE published = 0";
-                let mut waiting: Vec<OutboxDoc> = Vec::new();
-                for event in load::all::<OutboxDoc>(tx, "outbox", sql, [])? {
-                    let rotation = load::rotation(tx, &event.rotation_id)?
-                        .ok_or(StoreError::Damaged { what: "outbox" })?;
-                    if due::publishable(&rotation, &event) {
-                        waiting.push(event);
-                    }
-                }
-                waiting
-                    .sort_by(|a, b| (a.created_at, &a.event_id).cmp(&(b.created_at, &b.event_id)));
-                Ok(waiting)
+            .read(move |tx| {
+                let sql = "SELECT doc FROM outbox WHERE withdrawn_at IS NULL AND event_id > ?1 ORDER BY event_id LIMIT ?2";
+                load::all(tx, "outbox", sql, (after, limit))
             })
             .await
     }
 
-    async fn purge(&self, event_ids: &[String], now: UnixMs) -> Result<()> {
+    async fn purge(
+        &self,
+        event_ids: &[String],
+        keep_until: Option<UnixMs>,
+        now: UnixMs,
+    ) -> Result<()> {
         let ids = event_ids.to_vec();
         self.writer
             .write(move |tx| {
-                let due = "SELECT doc FROM outbox WHERE event_id = ?1 AND delete_after <= ?2";
-                let mut gone: Vec<OutboxDoc> = Vec::new();
+                let mut ended: Vec<OutboxDoc> = Vec::new();
                 for id in &ids {
-                    gone.extend(load::one(tx, "outbox", due, (id, ms(now)))?);
-                    let sql = "DELETE FROM outbox WHERE event_id = ?1 AND delete_after <= ?2";
-                    apply::run(tx, sql, (id, ms(now)))?;
+                    let sql = "SELECT doc FROM outbox WHERE event_id = ?1";
+                    let found: Option<OutboxDoc> = load::one(tx, "outbox", sql, [id])?;
+                    let Some(event) = found else { continue };
+                    match due::purged(event.clone(), keep_until, now) {
+                        Purged::Stays => continue,
+                        Purged::Forgotten => {
+                            apply::run(tx, "DELETE FROM outbox WHERE event_id = ?1", [id])?;
+                        }
+                        Purged::Withdrawn(event) => apply::outbox_event(tx, &event)?,
+                    }
+                    ended.push(event);
                 }
-                let records = lifecycle::purged_records(&gone, now);
+                let records = lifecycle::purged_records(&ended, now);
                 apply::audit(tx, tx.instance, records, None)?;
                 apply::run(tx, "DELETE FROM nonces WHERE expires_at <= ?1", [ms(now)])?;
                 Ok(())
+            })
+            .await
+    }
+
+    async fn withdrawn(&self, after: &WithdrawnAfter, limit: usize) -> Result<Vec<OutboxDoc>> {
+        let WithdrawnAfter { at, event_id } = after.clone();
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.reader
+            .read(move |tx| {
+                let sql = "SELECT doc FROM outbox WHERE (withdrawn_at, event_id) > (?1, ?2) ORDER BY withdrawn_at, event_id LIMIT ?3";
+                load::all(tx, "outbox", sql, (ms(at), event_id, limit))
             })
             .await
     }

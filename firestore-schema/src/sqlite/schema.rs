@@ -16,6 +16,7 @@ const STEPS: &[Step] = &[
     Step::Sql(STEP_4),
     Step::Sql(DEVICES),
     Step::Sql(APPROLE),
+    Step::Sql(WITHDRAWN),
 ];
 
 enum Step {
@@ -174,6 +175,15 @@ CREATE TABLE approle_secret_ids (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX approle_secret_ids_by_nonce ON approle_secret_ids (role, nonce_hash);
 CREATE INDEX approle_secret_ids_expiry ON approle_secret_ids (expires_at);
+";
+
+/// Whether an event is in a relay is asked of that relay; what was withdrawn is remembered.
+const WITHDRAWN: &str = "
+DROP INDEX outbox_unpublished;
+ALTER TABLE outbox DROP COLUMN published;
+ALTER TABLE outbox ADD COLUMN withdrawn_at INTEGER;
+CREATE INDEX outbox_kept ON outbox (event_id) WHERE withdrawn_at IS NULL;
+CREATE INDEX outbox_withdrawn ON outbox (withdrawn_at, event_id) WHERE withdrawn_at IS NOT NULL;
 ";
 
 /// Why a file's schema cannot be used.

@@ -186,7 +186,7 @@ proptest! {
                 let rotation = &model.rotations[&event.rotation_id];
                 if event.attempt < rotation.attempt {
                     assert!(event.delete_after.is_some());
-                    assert!(!keyturn_store::lifecycle::due::publishable(rotation, event));
+                    assert!(!keyturn_store::lifecycle::due::publishable(rotation, event, model.now));
                 }
                 // What is over has an end to its ciphertext.
                 if rotation.state == RotationState::Done {

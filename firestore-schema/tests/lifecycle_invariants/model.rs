@@ -183,6 +183,7 @@ impl Model {
                 reserve.rotation.request_digest = format!("digest {digest}");
                 reserve.rotation.quorum.required = *required;
                 reserve.totp_step = *totp_step;
+                reserve.rotation.fence = self.fence();
                 let verdict = lifecycle::reserve(
                     self.family(),
                     self.known(&id),
@@ -222,12 +223,14 @@ impl Model {
                     Some(index) => self.version(index),
                     None => rotation.new_version.unwrap_or(ack.version_id),
                 };
+                ack.fence = self.fence();
                 lifecycle::record_ack(self.family(), rotation, &self.people(), ack).map(change)
             }
             Command::Promote { id } => {
                 let rotation = self.rotation(*id)?;
                 let audit = audit("rotation.promoted", now);
-                lifecycle::promote(self.family(), rotation, &self.people(), 1000, now, audit)
+                let (people, fence) = (self.people(), self.fence());
+                lifecycle::promote(self.family(), rotation, &people, 1000, fence, now, audit)
                     .map(change)
             }
             Command::Cancel {
@@ -242,6 +245,7 @@ impl Model {
                     Outcome::Canceled
                 };
                 let mut cancel = fixture::cancel(&rotation.rotation_id, outcome, now);
+                cancel.fence = Some(self.fence());
                 cancel.only_if = only_if.as_ref().and_then(|index| self.holder(index));
                 lifecycle::cancel(self.family(), rotation, None, cancel).map(change)
             }
@@ -249,10 +253,11 @@ impl Model {
                 let id = self.version(version);
                 let state = self.versions[&id].state;
                 let audit = audit("version.retired", now);
-                lifecycle::retire(self.family(), id, state, now, audit).map(change)
+                lifecycle::retire(self.family(), id, state, self.fence(), now, audit).map(change)
             }
             Command::Rollback { action, target } => {
                 let mut rollback = fixture::rollback(&operation(*action), now);
+                rollback.fence = self.fence();
                 rollback.target = target.map(operation);
                 let current = self.client.current_version;
                 let made_by = current
@@ -275,7 +280,8 @@ impl Model {
             }
             Command::Revoke { action, version } => {
                 let version = version.as_ref().map(|index| self.version(index));
-                let revoke = fixture::revoke(&operation(*action), version, now);
+                let mut revoke = fixture::revoke(&operation(*action), version, now);
+                revoke.fence = self.fence();
                 let known = self.known(&revoke.action_id);
                 lifecycle::revoke(self.family(), known, self.active(), true, None, revoke)
                     .map(change)
@@ -334,6 +340,11 @@ impl Model {
         }
     }
 
+    /// Of whoever holds the lease: at least that of the last change.
+    fn fence(&self) -> u64 {
+        self.client.fence.max(fixture::FENCE)
+    }
+
     fn write(&mut self, change: Change) {
         let Change {
             client,
@@ -347,6 +358,7 @@ impl Model {
             audit,
         } = change;
         if let Some(client) = client {
+            assert!(client.fence >= self.client.fence, "a fence never goes back");
             self.client = client;
         }
         for id in voided {

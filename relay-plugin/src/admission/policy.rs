@@ -170,6 +170,7 @@ mod tests {
             last_rotation_at: None,
             policy: PolicyOverrides::default(),
             active_rotation: None,
+            fence: 0,
             snapshot: vec![],
         }
     }

@@ -192,7 +192,7 @@ impl Core {
         mine: &mut Option<oneshot::Sender<()>>,
     ) -> Result<(), Failure> {
         let started = self.engine.now();
-        let requested = Requested::new(opened);
+        let requested = Requested::new(opened, self.engine.fenced()?);
         let authorised = match requested.authorise(self.gate.as_ref(), started).await {
             Ok(authorised) => authorised,
             // Audited by admission.

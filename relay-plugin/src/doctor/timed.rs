@@ -67,23 +67,6 @@ async fn look(
             report,
         );
     }
-    let waiting = store.unpublished().await?;
-    let oldest = waiting.iter().map(|event| event.created_at).min();
-    if let Some(late) = oldest
-        .map(|at| subject.now.since(at))
-        .filter(|late| *late > SLACK)
-    {
-        tell(
-            format!(
-                "{} sealed messages have been waiting to be published, for up to {}",
-                waiting.len(),
-                rounded(late)
-            ),
-            subject,
-            running,
-            report,
-        );
-    }
     if report.clean_since(before) {
         report.ok(
             CHECK,

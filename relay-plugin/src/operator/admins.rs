@@ -195,6 +195,7 @@ async fn withdraw(
             }),
             totp_step: None,
             retention_ms: 0,
+            fence: None,
             now,
             audit: record,
         };

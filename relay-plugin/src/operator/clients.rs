@@ -45,6 +45,7 @@ pub async fn add(
         last_rotation_at: None,
         policy: PolicyOverrides::default(),
         active_rotation: None,
+        fence: 0,
         snapshot: Vec::new(),
     };
     store

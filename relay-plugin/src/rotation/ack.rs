@@ -32,9 +32,10 @@ impl Engine {
     pub async fn acknowledge(&self, opened: &Opened) -> Result<ServiceNotify, Failure> {
         let ack: RotateAck = serde_json::from_str(&opened.json)
             .map_err(|_| Failure::refused(ErrorClass::PolicyViolation, "ack.malformed"))?;
+        let fence = self.fenced()?;
         let judged = self.judge(opened, &ack).await?;
         let after = match machine::step(&judged.rotation, Event::Acked, self.now()) {
-            Some(Effect::RecordAck) => self.record(opened, judged).await?,
+            Some(Effect::RecordAck) => self.record(opened, judged, fence).await?,
             Some(Effect::NoteLateAck) => self.note_late(opened, judged).await?,
             Some(Effect::RefuseAck(reason)) => {
                 return Err(Failure::refused(ErrorClass::Conflict, reason));
@@ -122,6 +123,7 @@ impl Engine {
         &self,
         opened: &Opened,
         judged: Acknowledged,
+        fence: u64,
     ) -> Result<(RotationDoc, bool), Failure> {
         let Acknowledged { rotation, entry } = judged;
         let Some(version_id) = rotation.new_version else {
@@ -137,6 +139,7 @@ impl Engine {
                 version_id,
                 ack: entry,
                 retention_ms: self.settings().retention_ms(),
+                fence,
                 now,
             })
             .await?;

@@ -44,6 +44,7 @@ impl Engine {
                 only_if: None,
                 totp_step: permit.totp_step().map(|step| (permit.requester(), step)),
                 retention_ms: self.settings().retention_ms(),
+                fence: Some(authorised.fence()),
                 now,
                 audit: audit.done(),
             })
@@ -77,6 +78,7 @@ impl Engine {
                 only_if: Some(active(rotation)),
                 totp_step: None,
                 retention_ms: self.settings().retention_ms(),
+                fence: Some(self.fenced()?),
                 now,
                 audit: Entry::of_rotation(now, rotation, event, reason).done(),
             })

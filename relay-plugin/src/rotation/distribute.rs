@@ -1,7 +1,8 @@
 //! Step 5: the ciphertext goes out, until it can be read back from the relay's database.
 //!
 //! The rosters were compared immediately before ([`super::recover`]): whoever left a group between sealing and publishing has made the
-//! attempt void, and nothing of it is published.
+//! attempt void, and nothing of it is published. No record is kept of what is out: each instance asks its own relay, and publishes what is
+//! not there (an event is the same event whoever publishes it).
 
 use futures::future::join_all;
 use keyturn_store::documents::{OutboxDoc, RotationDoc};
@@ -17,20 +18,19 @@ pub struct Distributed {
 }
 
 impl Prepared {
-    /// A prepared rotation as the store holds it: after a restart, or on another instance.
+    /// A prepared rotation as the store holds it, with those of its events that this relay does not: after a restart, or on another instance.
     pub(super) const fn recorded(rotation: RotationDoc, outbox: Vec<OutboxDoc>) -> Self {
         Self { rotation, outbox }
     }
 
-    /// Publishes what is not published yet; the groups in parallel, since no order binds them.
+    /// Publishes what is handed over; the groups in parallel, since no order binds them.
     ///
     /// # Errors
     /// [`Failure::Again`] while the relay is away; the outbox stays.
     pub async fn distribute(self, engine: &Engine) -> Result<Distributed, Failure> {
         let Self { rotation, outbox } = self;
         let started = engine.now();
-        let open = outbox.iter().filter(|event| event.published_at.is_none());
-        let results = join_all(open.map(|event| publish(engine, event))).await;
+        let results = join_all(outbox.iter().map(|event| publish(engine, event))).await;
         for result in results {
             result?;
         }
@@ -46,10 +46,6 @@ impl Prepared {
 
 async fn publish(engine: &Engine, event: &OutboxDoc) -> Result<(), Failure> {
     engine.distributor().publish(event).await?;
-    crash::point(crash::Point::BeforeMarkPublished).await;
-    engine
-        .store()
-        .mark_published(std::slice::from_ref(&event.event_id), engine.now())
-        .await?;
+    crash::point(crash::Point::AfterOnePublish).await;
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! What must always hold: two tasks never work on one rotation at once ([`Engine::claim`]); whoever ends or changes something wakes the
 //! driver, which finds everything else in the store.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::failure::Failure;
 use super::lease::Fence;
 use super::machine::Doubt;
 use super::ports::{Clock, DeliveryError, Distributor, Gate};
-use super::recover::PATIENCE;
+use super::recover::{Carried, PATIENCE};
 use super::request::Authorised;
 use super::reserve::Reservation;
 use super::settings::Settings;
@@ -48,6 +48,7 @@ pub(super) struct Inner {
     pub(super) fence: Fence,
     claimed: Mutex<HashSet<RotationId>>,
     later: Mutex<BTreeSet<RotationId>>,
+    delivered: Mutex<HashMap<RotationId, u32>>,
     wake: Notify,
 }
 
@@ -74,6 +75,7 @@ impl Engine {
             fence: Fence::default(),
             claimed: Mutex::default(),
             later: Mutex::default(),
+            delivered: Mutex::default(),
             wake: Notify::new(),
         }))
     }
@@ -135,6 +137,15 @@ impl Engine {
         std::mem::take(&mut *self.0.later.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Which attempts of rotations under way this instance's relay was seen to hold in full: they need no second look. A hint only, lost with
+    /// the process and found again by looking.
+    pub(super) fn delivered(&self) -> std::sync::MutexGuard<'_, HashMap<RotationId, u32>> {
+        self.0
+            .delivered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) async fn woken(&self) {
         self.0.wake.notified().await;
     }
@@ -193,7 +204,7 @@ impl Engine {
     pub async fn carry_on(&self, claim: Claim, in_reply_to: Option<String>) -> Result<(), Failure> {
         let carried = self.resume(&claim, Doubt::None, PATIENCE).await;
         drop(claim);
-        if let Some(rotation) = carried? {
+        if let Some(Carried { rotation, .. }) = carried? {
             self.tell(&rotation.mls_group, &self.accepted(&rotation, in_reply_to))
                 .await;
         }

@@ -9,6 +9,7 @@ use keyturn_proto::UnixMs;
 use keyturn_store::store::{Lease, StoreError};
 
 use super::engine::Engine;
+use super::failure::Failure;
 use super::settings::Settings;
 
 /// The fencing number under which this instance acts, if it does.
@@ -35,6 +36,30 @@ impl Fence {
 }
 
 impl Engine {
+    /// The fencing number to act under.
+    ///
+    /// # Errors
+    /// [`Failure::Again`] without the lease.
+    pub fn fenced(&self) -> Result<u64, Failure> {
+        let fence = self.fence().current(self.now());
+        fence.ok_or(Failure::Again("lease.not_held"))
+    }
+
+    /// Gives the lease up, so that another instance need not wait until it runs out. To be called when nothing is under way any more.
+    pub async fn give_up_lease(&self) {
+        if self.fence().current(self.now()).is_none() {
+            return;
+        }
+        self.fence().set(None);
+        let settings = self.settings();
+        let given_up = self
+            .store()
+            .lease(Settings::LEASE, &settings.instance, 0, self.now());
+        if let Err(error) = given_up.await {
+            tracing::info!(%error, "the lease was not given up; it runs out");
+        }
+    }
+
     /// Takes or renews the lease. `Ok(true)` while it is ours, `Ok(false)` while somebody else holds it.
     ///
     /// # Errors

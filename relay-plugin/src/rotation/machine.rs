@@ -155,22 +155,26 @@ pub fn step(rotation: &RotationDoc, event: Event, now: UnixMs) -> Option<Effect>
     }
 }
 
+/// The ciphertext of the present attempt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ciphertext {
+    /// How many events it came to.
+    pub sealed: usize,
+    /// Those that this instance's relay does not hold.
+    pub open: Vec<OutboxDoc>,
+}
+
 /// Compares the ciphertext of the present attempt with those who are in the groups now. Without an audience (nobody may be sealed to) nothing
 /// that is still open may go out.
 #[must_use]
-pub fn delivery(outbox: &[OutboxDoc], audience: Option<&Audience>) -> Delivery {
-    let mut open = outbox
-        .iter()
-        .filter(|event| event.published_at.is_none())
-        .peekable();
-    if open.peek().is_none() {
-        return if outbox.is_empty() {
-            Delivery::Void("outbox.empty")
-        } else {
-            Delivery::Delivered
-        };
+pub fn delivery(ciphertext: &Ciphertext, audience: Option<&Audience>) -> Delivery {
+    if ciphertext.sealed == 0 {
+        return Delivery::Void("outbox.empty");
     }
-    for event in open {
+    if ciphertext.open.is_empty() {
+        return Delivery::Delivered;
+    }
+    for event in &ciphertext.open {
         let Some(roster) = audience.and_then(|audience| audience.roster(&event.group)) else {
             return Delivery::Void("group.gone");
         };

@@ -193,7 +193,7 @@ proptest! {
     }
 }
 
-fn sealed(hash: &str, epoch: u64, published: bool) -> OutboxDoc {
+fn sealed(hash: &str, epoch: u64) -> OutboxDoc {
     OutboxDoc {
         event_id: "00".repeat(32),
         rotation_id: id(),
@@ -203,8 +203,8 @@ fn sealed(hash: &str, epoch: u64, published: bool) -> OutboxDoc {
         roster_hash: hash.to_owned(),
         event_json: String::new(),
         created_at: UnixMs(0),
-        published_at: published.then_some(UnixMs(1)),
         delete_after: None,
+        withdrawn_at: None,
     }
 }
 
@@ -222,35 +222,38 @@ fn audience(hash: &str, epoch: u64) -> Audience {
     }
 }
 
+fn ciphertext(sealed: usize, open: Vec<OutboxDoc>) -> Ciphertext {
+    Ciphertext { sealed, open }
+}
+
 #[test]
 fn ciphertext_is_void_once_its_roster_has_changed_unless_it_is_out() {
     let same = audience("a", 5);
+    let judged = |sealed, open, audience| delivery(&ciphertext(sealed, open), audience);
+    assert_eq!(judged(1, vec![sealed("a", 5)], Some(&same)), Delivery::Open);
     assert_eq!(
-        delivery(&[sealed("a", 5, false)], Some(&same)),
-        Delivery::Open
-    );
-    assert_eq!(
-        delivery(&[sealed("b", 5, false)], Some(&same)),
+        judged(1, vec![sealed("b", 5)], Some(&same)),
         Delivery::Void("roster.changed")
     );
+    assert_eq!(judged(1, Vec::new(), Some(&same)), Delivery::Delivered);
+    assert_eq!(judged(1, Vec::new(), None), Delivery::Delivered);
+    assert_eq!(judged(2, vec![sealed("a", 5)], Some(&same)), Delivery::Open);
     assert_eq!(
-        delivery(&[sealed("b", 5, true)], Some(&same)),
-        Delivery::Delivered
-    );
-    assert_eq!(
-        delivery(&[sealed("b", 5, true), sealed("a", 5, false)], Some(&same)),
-        Delivery::Open
-    );
-    assert_eq!(
-        delivery(&[sealed("a", 5, false)], None),
+        judged(1, vec![sealed("a", 5)], None),
         Delivery::Void("group.gone")
     );
-    assert_eq!(delivery(&[], Some(&same)), Delivery::Void("outbox.empty"));
+    assert_eq!(
+        judged(0, Vec::new(), Some(&same)),
+        Delivery::Void("outbox.empty")
+    );
 }
 
 #[test]
 fn ciphertext_too_far_behind_its_group_is_void() {
-    let behind = |epoch| delivery(&[sealed("a", epoch, false)], Some(&audience("a", 10)));
+    let behind = |epoch| {
+        let open = ciphertext(1, vec![sealed("a", epoch)]);
+        delivery(&open, Some(&audience("a", 10)))
+    };
     assert_eq!(behind(10 - MAX_EPOCHS_BEHIND), Delivery::Open);
     assert_eq!(
         behind(9 - MAX_EPOCHS_BEHIND),

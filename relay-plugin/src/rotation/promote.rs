@@ -20,6 +20,7 @@ impl Engine {
             .promote(
                 &rotation.rotation_id,
                 self.settings().retention_ms(),
+                self.fenced()?,
                 now,
                 audit.done(),
             )

@@ -10,19 +10,22 @@ use std::time::Duration;
 use keyturn_proto::notify::Outcome;
 use keyturn_proto::{ErrorClass, RotationId};
 use keyturn_store::documents::{ActiveRotation, ClientDoc, OutboxDoc, RotationDoc, RotationState};
+use keyturn_store::lifecycle::due;
 use keyturn_store::store::StoreError;
 
 use super::audit::Entry;
 use super::engine::{Claim, Engine};
 use super::failure::Failure;
 pub use super::machine::Doubt;
-use super::machine::{self, Delivery, Effect, Event, Standing};
+use super::machine::{self, Ciphertext, Delivery, Effect, Event, Standing};
 use super::ports::{Audience, AudienceError};
 use super::prepare::Prepared;
 use super::reserve::Reserved;
 
 /// Rounds after which a rotation is left to the sweep: take over, prepare, publish, and as many again because rosters changed.
 const ROUNDS: usize = 12;
+/// Outbox events looked at in one go.
+const PAGE: usize = 500;
 /// How long a request waits for an epoch to settle before it leaves the rotation to the driver, which holds nobody up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -32,7 +35,9 @@ impl Engine {
     /// # Errors
     /// [`Failure`] if the store cannot say what is active.
     pub async fn recover(&self) -> Result<(), Failure> {
-        for id in self.half_done().await? {
+        let mut ids = self.half_done().await?;
+        ids.extend(self.left_open().await?);
+        for id in ids {
             let Some(claim) = self.claim(&id) else {
                 continue;
             };
@@ -46,16 +51,37 @@ impl Engine {
         Ok(())
     }
 
-    /// Rotations on which there may be work beside waiting: reserved but not prepared, prepared but not out.
+    /// Rotations under way on which there may be work beside waiting: reserved but not prepared, prepared but not known to be out.
     pub(super) async fn half_done(&self) -> Result<BTreeSet<RotationId>, StoreError> {
-        let unpublished = self.store().unpublished().await?;
-        let reserved = self.store().active_rotations().await?.into_iter();
-        let reserved = reserved.filter(|rotation| rotation.state == RotationState::Reserved);
-        Ok(unpublished
-            .into_iter()
-            .map(|event| event.rotation_id)
-            .chain(reserved.map(|rotation| rotation.rotation_id))
-            .collect())
+        let active = self.store().active_rotations().await?;
+        let mut delivered = self.delivered();
+        delivered.retain(|id, _| active.iter().any(|rotation| rotation.rotation_id == *id));
+        let open = active.into_iter().filter(|rotation| {
+            rotation.state == RotationState::Reserved
+                || delivered.get(&rotation.rotation_id) != Some(&rotation.attempt)
+        });
+        Ok(open.map(|rotation| rotation.rotation_id).collect())
+    }
+
+    /// Rotations with an event that this instance's relay does not hold. Beside those under way these may be promoted ones: a process that
+    /// dies between the quorum of one group and the event of another leaves that other group without its secret. Who lives remembers.
+    async fn left_open(&self) -> Result<BTreeSet<RotationId>, Failure> {
+        let mut open = BTreeSet::new();
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.store().outbox_page(after.as_deref(), PAGE).await?;
+            let last = page.len() < PAGE;
+            after = page.last().map(|event| event.event_id.clone());
+            for event in page {
+                let known = open.contains(&event.rotation_id) || !due::kept(&event, self.now());
+                if !known && !self.distributor().is_published(&event.event_id).await? {
+                    open.insert(event.rotation_id);
+                }
+            }
+            if last {
+                return Ok(open);
+            }
+        }
     }
 
     /// Goes on with a rotation that was left half done, and tells its group when it is out.
@@ -64,7 +90,10 @@ impl Engine {
             .resume(claim, Doubt::OlderAttempt, Duration::ZERO)
             .await?
         {
-            Some(rotation) if rotation.state != RotationState::Done => {
+            Some(Carried {
+                rotation,
+                news: true,
+            }) if rotation.state != RotationState::Done => {
                 self.tell_once(&rotation.mls_group, &self.accepted(&rotation, None))
                     .await;
                 Ok(())
@@ -82,8 +111,9 @@ impl Engine {
         claim: &Claim,
         mut doubt: Doubt,
         patience: Duration,
-    ) -> Result<Option<RotationDoc>, Failure> {
+    ) -> Result<Option<Carried>, Failure> {
         let id = claim.id();
+        let carried = |rotation, news| Some(Carried { rotation, news });
         for _ in 0..ROUNDS {
             let Some(rotation) = self.store().rotation(id).await? else {
                 return Ok(None);
@@ -92,31 +122,24 @@ impl Engine {
             if over && rotation.outcome != Some(Outcome::Promoted) {
                 return Ok(None);
             }
-            let fence = self
-                .fence()
-                .current(self.now())
-                .ok_or(Failure::Again("lease.not_held"))?;
+            let fence = self.fenced()?;
             if rotation.fence != fence {
                 // Reserved under another lease: its holder may still be writing.
                 doubt = Doubt::OlderAttempt;
             }
-            let outbox = match rotation.state {
-                RotationState::Reserved => Vec::new(),
-                RotationState::Prepared | RotationState::QuorumMet | RotationState::Done => {
-                    self.store().outbox(id).await?
-                }
-            };
-            if over && outbox.is_empty() {
+            let ciphertext = self.ciphertext(&rotation).await?;
+            if over && ciphertext.sealed == 0 {
                 return Ok(None);
             }
-            if machine::delivery(&outbox, None) == Delivery::Delivered {
-                return Ok(Some(rotation));
+            if machine::delivery(&ciphertext, None) == Delivery::Delivered {
+                self.note_delivered(&rotation);
+                return Ok(carried(rotation, false));
             }
 
             let look = self.look(&rotation, patience).await?;
             let event = Event::Looked {
                 standing: look.standing,
-                delivery: machine::delivery(&outbox, look.sound.as_ref()),
+                delivery: machine::delivery(&ciphertext, look.sound.as_ref()),
                 doubt,
             };
             match machine::step(&rotation, event, self.now()) {
@@ -137,7 +160,9 @@ impl Engine {
                     .await?;
                 }
                 Some(Effect::Publish) => {
-                    return self.distribute(rotation, outbox).await.map(Some);
+                    let rotation = self.distribute(rotation, ciphertext.open).await?;
+                    self.note_delivered(&rotation);
+                    return Ok(carried(rotation, true));
                 }
                 Some(Effect::Cancel { outcome, reason }) => {
                     self.end(&rotation, outcome, reason).await?;
@@ -152,10 +177,36 @@ impl Engine {
                     | Effect::Promote
                     | Effect::Announce,
                 )
-                | None => return Ok(Some(rotation)),
+                | None => return Ok(carried(rotation, false)),
             }
         }
         Err(Failure::Again("rotation.unsteady"))
+    }
+
+    /// What was sealed in the present attempt and may still go out, and how much of it this instance's relay does not hold.
+    async fn ciphertext(&self, rotation: &RotationDoc) -> Result<Ciphertext, Failure> {
+        if rotation.state == RotationState::Reserved {
+            return Ok(Ciphertext::default());
+        }
+        let now = self.now();
+        let mut ciphertext = Ciphertext::default();
+        for event in self.store().outbox(&rotation.rotation_id).await? {
+            if !due::publishable(rotation, &event, now) {
+                continue;
+            }
+            ciphertext.sealed += 1;
+            if !self.distributor().is_published(&event.event_id).await? {
+                ciphertext.open.push(event);
+            }
+        }
+        Ok(ciphertext)
+    }
+
+    fn note_delivered(&self, rotation: &RotationDoc) {
+        if rotation.state != RotationState::Done {
+            let id = rotation.rotation_id.clone();
+            self.delivered().insert(id, rotation.attempt);
+        }
     }
 
     /// Step 5. An event that the relay will never take ends the rotation.
@@ -268,6 +319,13 @@ impl Engine {
             }
         }
     }
+}
+
+/// A rotation that is prepared and out.
+pub(super) struct Carried {
+    pub(super) rotation: RotationDoc,
+    /// Something of it went out just now.
+    pub(super) news: bool,
 }
 
 /// What one look found. The audience is there exactly while the standing is sound.

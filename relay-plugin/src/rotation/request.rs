@@ -6,16 +6,23 @@ use super::ports::Gate;
 use crate::admission::{Opened, Permit, Refusal};
 
 /// A request that MLS opened. Nothing has been judged yet.
-pub struct Requested<'a>(&'a Opened);
+pub struct Requested<'a> {
+    opened: &'a Opened,
+    fence: u64,
+}
 
-/// A request with its permit.
-pub struct Authorised(Permit);
+/// A request with its permit, and the fencing number from before it was judged: what takes effect under it takes effect while that lease is
+/// the newest, or not at all.
+pub struct Authorised {
+    permit: Permit,
+    fence: u64,
+}
 
 impl<'a> Requested<'a> {
-    /// From the inbox.
+    /// From the inbox, to be judged under the lease numbered `fence`.
     #[must_use]
-    pub const fn new(opened: &'a Opened) -> Self {
-        Self(opened)
+    pub const fn new(opened: &'a Opened, fence: u64) -> Self {
+        Self { opened, fence }
     }
 
     /// Asks admission.
@@ -23,7 +30,9 @@ impl<'a> Requested<'a> {
     /// # Errors
     /// [`Refusal`], already audited.
     pub async fn authorise(self, gate: &dyn Gate, now: UnixMs) -> Result<Authorised, Refusal> {
-        gate.admit(self.0, now).await.map(Authorised)
+        let Self { opened, fence } = self;
+        let permit = gate.admit(opened, now).await?;
+        Ok(Authorised { permit, fence })
     }
 }
 
@@ -31,6 +40,12 @@ impl Authorised {
     /// What is allowed.
     #[must_use]
     pub const fn permit(&self) -> &Permit {
-        &self.0
+        &self.permit
+    }
+
+    /// Under which lease it was judged.
+    #[must_use]
+    pub const fn fence(&self) -> u64 {
+        self.fence
     }
 }

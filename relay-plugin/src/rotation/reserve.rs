@@ -37,10 +37,7 @@ impl Authorised {
     pub async fn reserve(self, engine: &Engine) -> Result<Reservation, Failure> {
         let permit = self.permit();
         let now = engine.now();
-        let fence = engine
-            .fence()
-            .current(now)
-            .ok_or(Failure::Again("lease.not_held"))?;
+        let fence = self.fence();
 
         let emergency = permit.action() == Action::Emergency;
         let quorum = quorum(engine, permit);

@@ -22,7 +22,7 @@ impl Engine {
             .version(*version);
         let client = self
             .store()
-            .retire(client_id, version, now, audit.done())
+            .retire(client_id, version, self.fenced()?, now, audit.done())
             .await?;
         crash::point(crash::Point::AfterRetire).await;
         metrics::counter!(crate::metrics::RETIRED).increment(1);
@@ -42,10 +42,13 @@ impl Engine {
     }
 
     /// Deletes ciphertext past its retention: first from the relay, then the record of it, so that a crash in between repeats the deletion.
+    /// Where other relays hold it as well, its id stays on record until theirs is gone too.
     pub(super) async fn purge(&self, events: &[OutboxDoc]) -> Result<(), Failure> {
         let ids: Vec<String> = events.iter().map(|event| event.event_id.clone()).collect();
         self.distributor().withdraw(&ids).await?;
-        self.store().purge(&ids, self.now()).await?;
+        let now = self.now();
+        let keep_until = self.settings().keep_withdrawn.map(|keep| now.plus(keep));
+        self.store().purge(&ids, keep_until, now).await?;
         Ok(())
     }
 }

@@ -26,6 +26,7 @@ impl Engine {
                 request_digest: permit.request_digest().to_owned(),
                 totp_step: permit.totp_step().map(|step| (permit.requester(), step)),
                 retention_ms: self.settings().retention_ms(),
+                fence: authorised.fence(),
                 now,
                 audit: audit.done(),
             })

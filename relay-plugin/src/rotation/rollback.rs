@@ -21,6 +21,7 @@ impl Engine {
                 action_id: permit.action_id().clone(),
                 request_digest: permit.request_digest().to_owned(),
                 totp_step: permit.totp_step().map(|step| (permit.requester(), step)),
+                fence: authorised.fence(),
                 now,
                 audit: Entry::of_permit(now, permit, "rotation.rolled_back").done(),
             })

@@ -66,7 +66,7 @@ fn document(reserved: &Reserved, event: SealedEvent, now: UnixMs) -> OutboxDoc {
         roster_hash,
         event_json,
         created_at: now,
-        published_at: None,
         delete_after: None,
+        withdrawn_at: None,
     }
 }

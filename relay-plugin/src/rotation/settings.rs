@@ -17,6 +17,8 @@ pub struct Settings {
     pub requester_counts: bool,
     /// How long ciphertext is kept after the end of its rotation.
     pub retention: Duration,
+    /// How long the id of a deleted ciphertext is kept, so that other relays delete theirs; `None` when there are none.
+    pub keep_withdrawn: Option<Duration>,
     /// How long the lease is taken for; renewed at a third of it.
     pub lease: Duration,
     /// How often the store is asked for work that nobody announced.

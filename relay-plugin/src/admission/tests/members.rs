@@ -1,5 +1,6 @@
 //! Membership, policy by client, and taking up again: what the list of scenarios cannot express as one request.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use keyturn_proto::ErrorClass::{InternalError, PolicyViolation, UnauthorizedRequest};
@@ -164,6 +165,14 @@ async fn the_permit_carries_the_judged_terms() {
     assert_eq!(permit.group(), &opened.group);
     assert_eq!(permit.request_digest().len(), 64);
     assert_eq!(permit.totp_step(), None);
+}
+
+#[tokio::test]
+async fn a_granted_request_costs_one_commit() {
+    let mut world = World::new().await;
+    let _ = world.counted.take();
+    world.send(&Attempt::good()).await.ok().unwrap();
+    assert_eq!(world.counted.take(), BTreeMap::from([("burn_nonce", 1)]));
 }
 
 #[tokio::test]

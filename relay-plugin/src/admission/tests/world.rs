@@ -4,6 +4,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use keyturn_proto::{Action, ClientId, ErrorClass, MlsGroupId, Npub, UnixMs};
+use keyturn_store::contract::counting::Counting;
 use keyturn_store::documents::{
     Actor, AdminDoc, AdminGroupDoc, AuditRecord, ClientDoc, ClientScope, ClientStatus, GroupState,
     PolicyOverrides, ProvenKey, Quorum, RotationDoc, RotationState, TotpState,
@@ -36,6 +37,8 @@ const STRANGER: Npub = Npub::from_bytes([0x57; 32]);
 /// One world; `now` moves only when told to.
 pub(super) struct World {
     pub(super) store: Arc<SqliteStore>,
+    /// The same store as admission reaches it.
+    pub(super) counted: Counting,
     pub(super) admission: Admission,
     pub(super) client: ClientId,
     pub(super) now: UnixMs,
@@ -53,7 +56,7 @@ pub(super) struct Untouched {
     admins: Vec<AdminDoc>,
     groups: Vec<AdminGroupDoc>,
     rotations: Vec<RotationDoc>,
-    unpublished: usize,
+    outbox: usize,
 }
 
 impl World {
@@ -76,9 +79,11 @@ impl World {
             challenge: ChallengeKey::new(&[1; 32]),
             totp_seed: seed_key,
         };
-        let admission = Admission::new(store.clone(), settings, keys).unwrap();
+        let counted = Counting::new(store.clone());
+        let admission = Admission::new(Arc::new(counted.clone()), settings, keys).unwrap();
         let world = Self {
             store,
+            counted,
             admission,
             client: "ext-totp-svc".parse().unwrap(),
             now: T0,
@@ -206,7 +211,7 @@ impl World {
             admins,
             groups: self.store.groups().await.unwrap(),
             rotations: self.store.active_rotations().await.unwrap(),
-            unpublished: self.store.unpublished().await.unwrap().len(),
+            outbox: self.store.outbox_page(None, 1000).await.unwrap().len(),
         }
     }
 
@@ -301,6 +306,7 @@ fn client_doc(id: &str, group: &str) -> ClientDoc {
         last_rotation_at: None,
         policy: PolicyOverrides::default(),
         active_rotation: None,
+        fence: 0,
         snapshot: vec![],
     }
 }

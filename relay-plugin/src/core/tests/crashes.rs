@@ -51,8 +51,10 @@ async fn finished(world: &mut World, id: &RotationId, at: Point) {
         "{at:?}"
     );
     invariants(world, id, at).await;
+    let sealed = world.store.outbox(id).await.unwrap();
+    assert!(!sealed.is_empty(), "{at:?}");
     assert!(
-        world.store.unpublished().await.unwrap().is_empty(),
+        sealed.iter().all(|event| world.is_out(event)),
         "{at:?}: nothing prepared is left undelivered"
     );
     let now = world.now();
@@ -86,7 +88,7 @@ async fn a_kill_at_every_step_before_the_ack_loses_nothing_and_doubles_nothing()
         Point::AfterReserve,
         Point::AfterSeal,
         Point::AfterPrepare,
-        Point::BeforeMarkPublished,
+        Point::AfterOnePublish,
         Point::AfterPublish,
     ] {
         let mut world = World::new().await;

@@ -1,5 +1,6 @@
 //! The whole way, and what happens when the relay does not play along.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use keyturn_proto::notify::{NotifyState, Outcome};
@@ -9,6 +10,7 @@ use keyturn_store::store::{Registry, SecretStore};
 
 use super::relay::Mood;
 use super::world::{GRACE, World, because};
+use crate::delivery::port::RelayPort;
 use crate::rotation::ports::Clock;
 
 #[tokio::test]
@@ -51,6 +53,65 @@ async fn a_rotation_goes_all_the_way_and_the_old_secret_retires() {
         .find(|v| v.version_id == world.first)
         .unwrap();
     assert_eq!(old.state, VersionState::Retired);
+}
+
+#[tokio::test]
+async fn request_to_promoted_with_a_quorum_of_one_takes_four_commits() {
+    let mut world = World::new().await;
+    let _before = world.counted.take();
+    let id = world.rotate();
+    let version = world.delivered(&id).await;
+    world.bob_acks(&version).await;
+    world.over(&id).await;
+    let mut commits = world.counted.take();
+    // Afterwards, when the admins were told.
+    assert_eq!(commits.remove("mark_announced"), Some(1));
+    let expected = ["burn_nonce", "reserve", "prepare", "record_ack"].map(|step| (step, 1));
+    assert_eq!(commits, BTreeMap::from(expected));
+}
+
+#[tokio::test]
+async fn ciphertext_past_its_retention_is_not_published_again_by_a_start() {
+    let mut world = World::new().await;
+    let id = world.rotate();
+    let version = world.delivered(&id).await;
+    world.bob_acks(&version).await;
+    world.over(&id).await;
+    let sealed = world.store.outbox(&id).await.unwrap();
+    // Killed in the middle of the purge: deleted from the relay, still in the outbox.
+    world.kill().await;
+    world
+        .clock
+        .forward(world.settings.retention + Duration::from_secs(1));
+    let ids = sealed.iter().map(|event| event.event_id.parse().unwrap());
+    world.relay.delete(ids.collect()).await.unwrap();
+    let deleted = world.relay.deleted().len();
+    world.start().await;
+    world
+        .until("the outbox is empty", async || {
+            world.store.outbox(&id).await.unwrap().is_empty()
+        })
+        .await;
+    assert_eq!(world.relay.deleted().len(), deleted, "nothing came back");
+}
+
+#[tokio::test]
+async fn a_start_brings_back_what_its_relay_does_not_hold() {
+    let mut world = World::new().await;
+    let waits = world.rotate();
+    world.delivered(&waits).await;
+    world.kill().await;
+    let sealed = world.store.outbox(&waits).await.unwrap();
+    let ids = sealed.iter().map(|event| event.event_id.parse().unwrap());
+    world.relay.delete(ids.collect()).await.unwrap();
+    world.start().await;
+    world
+        .until("it is published again", async || {
+            sealed.iter().all(|event| world.is_out(event))
+        })
+        .await;
+    assert_eq!(world.store.outbox(&waits).await.unwrap(), sealed);
+    assert_eq!(world.versions_of(&waits).await.len(), 1);
 }
 
 #[tokio::test]

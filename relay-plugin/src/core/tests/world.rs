@@ -9,13 +9,14 @@ use keyturn_mls::{GroupSpec, MlsGroupId, verify_key_package};
 use keyturn_proto::{
     Action, ClientId, Npub, Params, RotationId, Secret, ServiceRequest, UnixMs, VersionId, kinds,
 };
+use keyturn_store::contract::counting::Counting;
 use keyturn_store::documents::{
-    AdminDoc, AdminGroupDoc, ClientDoc, ClientScope, ClientStatus, GroupState, Origin, RotationDoc,
-    VersionDoc, VersionState,
+    AdminDoc, AdminGroupDoc, ClientDoc, ClientScope, ClientStatus, GroupState, Origin, OutboxDoc,
+    RotationDoc, VersionDoc, VersionState,
 };
 use keyturn_store::mac::{LocalMacKey, MacKey, SecretHash};
 use keyturn_store::sqlite::SqliteStore;
-use keyturn_store::store::{AuditTrail, Registry, SecretStore, Store};
+use keyturn_store::store::{AuditTrail, BurnNonce, Registry, SecretStore, Store};
 use nostr::{Keys, Kind};
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -83,7 +84,7 @@ impl Clock for TestClock {
 /// Admission with its proofs left out: membership, enrolment and policy are the real ones.
 pub(super) struct OpenGate {
     admission: Admission,
-    store: SqliteStore,
+    store: Arc<dyn Store>,
 }
 
 #[async_trait]
@@ -115,6 +116,15 @@ impl Gate for OpenGate {
                 .unwrap_or(GRACE.as_millis() as u64),
         );
         let expires = opened.received_at.plus(Duration::from_secs(300));
+        // What admission writes for a request that it grants.
+        let burn = BurnNonce {
+            nonce_hash: opened.event_id.clone(),
+            owner_event: opened.event_id.clone(),
+            expires_at: expires,
+            audit: Entry::of_opened(now, opened, "nonce.burnt", "").done(),
+            now,
+        };
+        self.store.burn_nonce(burn).await.unwrap();
         Ok(Permit::unproven(opened, request, client, terms, expires))
     }
 
@@ -136,6 +146,8 @@ pub(super) struct World {
     pub(super) relay: FakeRelay,
     pub(super) clock: Arc<TestClock>,
     pub(super) store: SqliteStore,
+    /// The same store as the core reaches it.
+    pub(super) counted: Counting,
     pub(super) mac: Arc<LocalMacKey>,
     pub(super) service_keys: Keys,
     pub(super) served: ServedSet,
@@ -166,6 +178,7 @@ impl World {
             require_proven: true,
             requester_counts: false,
             retention: Duration::from_secs(86_400),
+            keep_withdrawn: None,
             lease: Duration::from_secs(30),
             sweep: Duration::from_millis(500),
             retry: Duration::from_millis(20),
@@ -185,6 +198,7 @@ impl World {
             group: MlsGroupId::from_bytes(b"not yet").unwrap(),
             relay,
             clock,
+            counted: Counting::new(Arc::new(store.clone())),
             store,
             settings,
             dir,
@@ -271,6 +285,7 @@ impl World {
             last_rotation_at: None,
             policy: Default::default(),
             active_rotation: None,
+            fence: 0,
             snapshot: Vec::new(),
         };
         let audit = self.entry("client.added");
@@ -373,7 +388,7 @@ impl World {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
-        let store: Arc<dyn Store> = Arc::new(self.store.clone());
+        let store: Arc<dyn Store> = Arc::new(self.counted.clone());
         let service = ServiceMember::new(Parts {
             member: MemberThread::spawn(member).unwrap(),
             identity: Npub::from_bytes(self.service_keys.public_key().to_bytes()),
@@ -401,8 +416,8 @@ impl World {
             totp_seed: SeedKey::new(&[2; 32]),
         };
         OpenGate {
-            admission: Admission::new(store, admission_settings(), keys).unwrap(),
-            store: self.store.clone(),
+            admission: Admission::new(Arc::clone(&store), admission_settings(), keys).unwrap(),
+            store,
         }
     }
 
@@ -484,7 +499,7 @@ impl World {
                 .and_then(|r| r.new_version)
                 .is_some();
             let outbox = self.store.outbox(id).await.unwrap_or_default();
-            prepared && !outbox.is_empty() && outbox.iter().all(|e| e.published_at.is_some())
+            prepared && !outbox.is_empty() && outbox.iter().all(|event| self.is_out(event))
         })
         .await;
         let version = self.rotation(id).await.unwrap().new_version.unwrap();
@@ -494,6 +509,15 @@ impl World {
             assert!(admin.notify(&version).is_some(), "a published notify opens");
         }
         version
+    }
+
+    /// Whether the relay holds a sealed event.
+    pub(super) fn is_out(&self, event: &OutboxDoc) -> bool {
+        let id = event.event_id.as_str();
+        self.relay
+            .events()
+            .iter()
+            .any(|stored| stored.id.to_hex() == id)
     }
 
     /// Bob acks with a proof.

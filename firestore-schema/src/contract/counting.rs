@@ -1,0 +1,124 @@
+//! A store that counts its write commits: what an operation costs is asserted, not estimated.
+//!
+//! Every method of the port that writes is one commit (see [`crate::store`]), so counting calls counts commits. Renewals of leases have nothing to
+//! do with any one operation and are counted apart.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use keyturn_proto::{ClientId, Npub, RotationId, UnixMs, VersionId};
+
+use crate::documents::{
+    ActiveRotation, AdminDoc, AdminGroupDoc, AuditChainDoc, AuditEntry, AuditRecord, ClientDoc,
+    ClientStatus, GroupState, OutboxDoc, PolicyOverrides, ProvenKey, RotationDoc, VersionDoc,
+};
+use crate::store::{
+    AckResult, ActionResult, AuditTrail, BurnNonce, Burned, Cancel, Due, Lease, Prepare, RecordAck,
+    Registry, Reserve, Reserved, Result, Revoke, Rollback, SecretStore, Store, Stored,
+    WithdrawnAfter,
+};
+
+/// See the module.
+#[derive(Clone)]
+pub struct Counting {
+    store: Arc<dyn Store>,
+    commits: Arc<Mutex<BTreeMap<&'static str, u32>>>,
+}
+
+impl Counting {
+    /// Counts what goes to `store`.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self {
+            store,
+            commits: Arc::default(),
+        }
+    }
+
+    /// Write commits since the last call, by method; without those of leases.
+    #[must_use]
+    pub fn take(&self) -> BTreeMap<&'static str, u32> {
+        let mut commits = std::mem::take(&mut *self.lock());
+        commits.remove("lease");
+        commits
+    }
+
+    fn wrote(&self, what: &'static str) {
+        *self.lock().entry(what).or_default() += 1;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, u32>> {
+        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+macro_rules! counted {
+    ($port:ident { $($kind:ident $name:ident($($arg:ident: $ty:ty),* $(,)?) -> $out:ty;)* }) => {
+        #[async_trait]
+        impl $port for Counting {
+            $(async fn $name(&self, $($arg: $ty),*) -> Result<$out> {
+                counted!(@$kind self $name);
+                self.store.$name($($arg),*).await
+            })*
+        }
+    };
+    (@read $self:ident $name:ident) => {};
+    (@write $self:ident $name:ident) => { $self.wrote(stringify!($name)); };
+}
+
+counted!(SecretStore {
+    write burn_nonce(burn: BurnNonce) -> Burned;
+    write totp_failed(npub: Npub, max_failures: u32, lock_ms: u64, now: UnixMs, audit: AuditRecord) -> AdminDoc;
+    write reserve(reserve: Reserve) -> Reserved;
+    write prepare(prepare: Prepare) -> RotationDoc;
+    write record_ack(ack: RecordAck) -> AckResult;
+    write promote(rotation_id: &RotationId, retention_ms: u64, fence: u64, now: UnixMs, audit: AuditRecord) -> RotationDoc;
+    write cancel(cancel: Cancel) -> RotationDoc;
+    write mark_announced(rotation_id: &RotationId, now: UnixMs) -> ();
+    write retire(client: &ClientId, version: &VersionId, fence: u64, now: UnixMs, audit: AuditRecord) -> ClientDoc;
+    write rollback(rollback: Rollback) -> ActionResult;
+    write revoke(revoke: Revoke) -> ActionResult;
+    write take_over(active: &ActiveRotation, fence: u64, now: UnixMs, audit: AuditRecord) -> ActiveRotation;
+    read rotation(id: &RotationId) -> Option<RotationDoc>;
+    read active_rotations() -> Vec<RotationDoc>;
+    read due(now: UnixMs, limit: usize) -> Vec<Due>;
+    read next_due() -> Option<UnixMs>;
+    read outbox(rotation: &RotationId) -> Vec<OutboxDoc>;
+    read outbox_page(after: Option<&str>, limit: usize) -> Vec<OutboxDoc>;
+    write purge(event_ids: &[String], keep_until: Option<UnixMs>, now: UnixMs) -> ();
+    read withdrawn(after: &WithdrawnAfter, limit: usize) -> Vec<OutboxDoc>;
+    write lease(name: &str, owner: &str, ttl_ms: u64, now: UnixMs) -> Lease;
+});
+
+counted!(Registry {
+    write create_client(client: ClientDoc, first: Option<VersionDoc>, audit: AuditRecord) -> ();
+    read client(id: &ClientId) -> Option<ClientDoc>;
+    read clients(after: Option<&ClientId>, limit: usize) -> Vec<ClientDoc>;
+    read versions(id: &ClientId) -> Vec<VersionDoc>;
+    write update_client(
+        id: &ClientId,
+        status: Option<ClientStatus>,
+        admin_groups: Option<Vec<String>>,
+        policy: Option<PolicyOverrides>,
+        now: UnixMs,
+        audit: AuditRecord,
+    ) -> ClientDoc;
+    write put_admin(admin: AdminDoc, audit: AuditRecord) -> ();
+    read admin(npub: &Npub) -> Option<AdminDoc>;
+    read admins() -> Vec<AdminDoc>;
+    write prove_key(npub: &Npub, key: ProvenKey, audit: AuditRecord) -> AdminDoc;
+    write put_group(group: AdminGroupDoc, audit: AuditRecord) -> ();
+    read groups() -> Vec<AdminGroupDoc>;
+    write set_group_state(alias: &str, state: GroupState, now: UnixMs, audit: AuditRecord) -> AdminGroupDoc;
+});
+
+counted!(AuditTrail {
+    write append(record: AuditRecord) -> ();
+    read read(client: Option<&ClientId>, limit: usize) -> Vec<AuditRecord>;
+    read chains(after: Option<&str>, limit: usize) -> Vec<Stored<AuditChainDoc>>;
+    read chain_head(id: &str) -> Option<Stored<AuditChainDoc>>;
+    read chain(id: &str, from_seq: u64, limit: usize) -> Vec<Stored<AuditEntry>>;
+    read entries(after: Option<&str>, limit: usize) -> Vec<Stored<AuditEntry>>;
+    read ping() -> ();
+});
