@@ -12,6 +12,8 @@ pub struct Collection {
     pub parent: Option<&'static str>,
     /// Whether users with the claim `auditor` read it.
     pub auditors: bool,
+    /// File in `schema/` that describes its documents; `None` where nothing stays.
+    pub schema: Option<&'static str>,
     /// What lies in it.
     pub holds: &'static str,
 }
@@ -49,47 +51,91 @@ pub const APPROLE_ROLES: &str = "approle_roles";
 /// `approle_secret_ids/{accessor}`.
 pub const APPROLE_SECRET_IDS: &str = "approle_secret_ids";
 
-const fn closed(id: &'static str, holds: &'static str) -> Collection {
+const fn closed(id: &'static str, schema: &'static str, holds: &'static str) -> Collection {
     Collection {
         id,
         parent: None,
         auditors: false,
+        schema: Some(schema),
         holds,
     }
 }
 
-const fn audited(id: &'static str, holds: &'static str) -> Collection {
+const fn audited(id: &'static str, schema: &'static str, holds: &'static str) -> Collection {
     Collection {
         auditors: true,
-        ..closed(id, holds)
+        ..closed(id, schema, holds)
     }
 }
 
 /// All of them.
 pub const ALL: &[Collection] = &[
-    audited(ROTATIONS, "rotations: who asked, who acked, how they ended"),
-    audited(ACTIONS, "every admitted action"),
-    audited(AUDIT, "the audit trail: every decision and every change"),
+    audited(
+        ROTATIONS,
+        "rotation.json",
+        "Rotations: who asked, who acked, how they ended",
+    ),
+    audited(ACTIONS, "action.json", "Every action that was admitted"),
+    audited(
+        AUDIT,
+        "audit.json",
+        "The audit trail: every decision and every change",
+    ),
     audited(
         CHAINS,
-        "heads of the audit chains, and the state of each client",
+        "audit-chain.json",
+        "Heads of the audit chains, and with them the state of each client",
     ),
-    closed(CLIENTS, "clients, with the hashes of their living secrets"),
+    closed(
+        CLIENTS,
+        "client.json",
+        "Clients, with the hashes of their living secrets",
+    ),
     Collection {
         parent: Some(CLIENTS),
-        ..closed(VERSIONS, "versions, with their hashes")
+        ..closed(VERSIONS, "version.json", "Versions, with their hashes")
     },
-    closed(ADMINS, "admins, with their encrypted TOTP seeds"),
-    closed(GROUPS, "bindings of admin groups"),
-    closed(OUTBOX, "sealed events, ciphertext"),
-    closed(NONCES, "used nonces"),
-    closed(LEASES, "who does the timed work"),
-    closed(REVISIONS, "change counters of whole collections"),
-    closed(PROBES, "written and deleted by keyturn doctor"),
-    closed(DEVICES, "devices that ask for a secret_id"),
-    closed(APPROLE_ROLES, "roles of the embedded issuer"),
+    closed(
+        ADMINS,
+        "admin.json",
+        "Admins, with their encrypted TOTP seeds",
+    ),
+    closed(GROUPS, "admin-group.json", "Bindings of admin groups"),
+    closed(OUTBOX, "outbox.json", "Sealed events: ciphertext"),
+    closed(NONCES, "nonce.json", "Used nonces"),
+    closed(LEASES, "lease.json", "Who does the timed work"),
+    closed(DEVICES, "device.json", "Devices that ask for a `secret_id`"),
+    closed(
+        APPROLE_ROLES,
+        "approle-role.json",
+        "Roles of the embedded issuer",
+    ),
     closed(
         APPROLE_SECRET_IDS,
-        "secret_ids of the embedded issuer, with their hashes",
+        "approle-secret-id.json",
+        "Each `secret_id` of the embedded issuer, with its hash",
     ),
+    Collection {
+        schema: None,
+        ..closed(REVISIONS, "", "Change counters of whole collections")
+    },
+    Collection {
+        schema: None,
+        ..closed(PROBES, "", "Written and deleted again by `keyturn doctor`")
+    },
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_document_that_stays_is_described() {
+        let described: BTreeSet<&str> = ALL.iter().filter_map(|it| it.schema).collect();
+        let schemas = crate::schema::all();
+        let files: BTreeSet<&str> = schemas.iter().map(|(file, _)| *file).collect();
+        assert_eq!(described, files);
+    }
+}

@@ -5,6 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
+use keyturn_store::collections;
+
 const COMMAND: &str = "KEYTURN_REGENERATE=1 cargo test -p keyturn-store --test generated";
 
 fn crate_folder() -> &'static Path {
@@ -58,6 +60,12 @@ fn the_worked_example_of_a_chain_is_made_by_the_code() {
 }
 
 #[test]
+fn the_page_of_the_documents_is_made_from_the_types() {
+    let path = crate_folder().join("../docs/generated/documents.md");
+    settle(path, &keyturn_store::schema::page::page());
+}
+
+#[test]
 fn the_index_file_is_made_from_the_query_catalogue() {
     let queries = keyturn_store::queries::all();
     let file = keyturn_store::queries::indexes::file(queries).unwrap();
@@ -69,14 +77,8 @@ fn the_index_file_is_made_from_the_query_catalogue() {
 #[test]
 fn what_auditors_read_bears_no_hash() {
     for (name, schema) in keyturn_store::schema::all() {
-        if [
-            "rotation.json",
-            "action.json",
-            "audit.json",
-            "audit-chain.json",
-        ]
-        .contains(&name)
-        {
+        let open = collections::ALL.iter().filter(|it| it.auditors);
+        if open.filter_map(|it| it.schema).any(|file| file == name) {
             let text = serde_json::to_string(&schema).unwrap();
             for field in [
                 "secret_hash",

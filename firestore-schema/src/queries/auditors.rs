@@ -41,7 +41,7 @@ const CLIENT: Operand = text("client", "ext-totp-svc");
 const ROTATION: Operand = text("rotation", "01JM8VEZ9G0000000000000000");
 const ADMIN: Operand = text(
     "admin",
-    "7e7e9c42a91bfef19fa929e5fda1b72e0ebc1a4c1141673e2794234d86addf4e",
+    "npub10elfcs4fr0l0r8af98jlmgdh9c8tcxjvz9qkw038js35mp4dma8qzvjptg",
 );
 const NOW: Operand = time("now", "2026-03-02T00:00:00Z");
 const FROM: Operand = time("from", "2026-03-01T00:00:00Z");

@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 
 use super::{Direction, NAME, Query, Scope};
 use crate::collections::{
-    ADMINS, AUDIT, CLIENTS, GROUPS, NONCES, OUTBOX, PROBES, ROTATIONS, VERSIONS,
+    ADMINS, APPROLE_SECRET_IDS, AUDIT, CLIENTS, DEVICES, GROUPS, NONCES, OUTBOX, PROBES, ROTATIONS,
+    VERSIONS,
 };
 
 /// A field that holds a time after which Firestore itself may delete the document (within a day of it).
@@ -28,6 +29,7 @@ const UNINDEXED: &[(&str, &str)] = &[
     (CLIENTS, "policy"),
     (VERSIONS, "secret_hash"),
     (VERSIONS, "prefilter"),
+    (VERSIONS, "prehash"),
     (VERSIONS, "ack_public_key"),
     (ADMINS, "totp"),
     (ADMINS, "signature_keys"),
@@ -40,6 +42,11 @@ const UNINDEXED: &[(&str, &str)] = &[
     (AUDIT, "hash"),
     (AUDIT, "previous"),
     (PROBES, "written_at"),
+    (DEVICES, "current"),
+    (DEVICES, "earlier"),
+    (DEVICES, "nonces"),
+    (APPROLE_SECRET_IDS, "secret_hash"),
+    (APPROLE_SECRET_IDS, "prefilter"),
 ];
 
 /// One field of an index.

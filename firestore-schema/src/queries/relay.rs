@@ -5,7 +5,7 @@ use super::{
     filter,
 };
 use crate::collections::{
-    ADMINS, AUDIT, CHAINS, CLIENTS, GROUPS, NONCES, OUTBOX, ROTATIONS, VERSIONS,
+    ADMINS, AUDIT, CHAINS, CLIENTS, DEVICES, GROUPS, NONCES, OUTBOX, ROTATIONS, VERSIONS,
 };
 
 const fn query(
@@ -241,6 +241,46 @@ pub const AUDIT_NEWEST: Query = query(
     &[descending("at")],
 );
 
+/// Devices from the first one on.
+pub const DEVICES_ALL: Query = query(
+    "devices",
+    "devices in order of their ids",
+    DEVICES,
+    &[],
+    &[],
+);
+/// Devices from a given one on.
+pub const DEVICES_AFTER: Query = query(
+    "devices-after",
+    "devices in order of their ids, after a given one",
+    DEVICES,
+    &[name(Op::After)],
+    &[],
+);
+/// Devices at which something is due.
+pub const DEVICES_DUE: Query = query(
+    "devices-due",
+    "devices at which something is due, the most urgent first",
+    DEVICES,
+    &[filter("due_at", Op::NotAfter, NOW)],
+    &[ascending("due_at")],
+);
+/// Devices that one relay works on.
+pub const DEVICES_OF_RELAY: Query = query(
+    "devices-of-relay",
+    "devices with an issue under way that one relay works on",
+    DEVICES,
+    &[filter(
+        "outstanding.owner",
+        Op::Is,
+        Operand::AnyText(Parameter {
+            name: "relay",
+            example: "operator",
+        }),
+    )],
+    &[],
+);
+
 /// All of them.
 pub const ALL: &[&Query] = &[
     &ROTATIONS_DUE,
@@ -267,4 +307,8 @@ pub const ALL: &[&Query] = &[
     &AUDIT_AFTER,
     &AUDIT_OF_CHAIN,
     &AUDIT_NEWEST,
+    &DEVICES_ALL,
+    &DEVICES_AFTER,
+    &DEVICES_DUE,
+    &DEVICES_OF_RELAY,
 ];

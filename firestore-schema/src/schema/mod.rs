@@ -1,6 +1,8 @@
 //! JSON Schemas of the documents, generated from the types into `schema/`.
 
-use schemars::{Schema, schema_for};
+pub mod page;
+
+use schemars::{JsonSchema, Schema, schema_for};
 
 use crate::documents;
 
@@ -9,8 +11,8 @@ use crate::documents;
 pub fn all() -> Vec<(&'static str, Schema)> {
     vec![
         ("client.json", schema_for!(documents::ClientDoc)),
-        ("version.json", schema_for!(documents::VersionDoc)),
-        ("rotation.json", schema_for!(documents::RotationDoc)),
+        ("version.json", schema_for!(StoredVersion)),
+        ("rotation.json", schema_for!(StoredRotation)),
         ("action.json", schema_for!(documents::ActionDoc)),
         ("outbox.json", schema_for!(documents::OutboxDoc)),
         ("admin.json", schema_for!(documents::AdminDoc)),
@@ -26,4 +28,26 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("audit-chain.json", schema_for!(documents::AuditChainDoc)),
         ("device.json", schema_for!(crate::devices::DeviceDoc)),
     ]
+}
+
+/// A version with what Firestore holds beside it.
+#[derive(JsonSchema)]
+#[schemars(title = "VersionDoc")]
+#[expect(dead_code, reason = "only its schema is used")]
+struct StoredVersion {
+    #[serde(flatten)]
+    document: documents::VersionDoc,
+    /// When it is to be retired; only in Firestore, for the timer's query.
+    due_at: Option<keyturn_proto::UnixMs>,
+}
+
+/// A rotation with what Firestore holds beside it.
+#[derive(JsonSchema)]
+#[schemars(title = "RotationDoc")]
+#[expect(dead_code, reason = "only its schema is used")]
+struct StoredRotation {
+    #[serde(flatten)]
+    document: documents::RotationDoc,
+    /// When the timer must look at it next; only in Firestore, for the timer's query.
+    due_at: Option<keyturn_proto::UnixMs>,
 }
