@@ -7,12 +7,14 @@
 mod grpc;
 mod people;
 mod rest;
+mod token;
 
 use std::path::Path;
 
 use keyturn_store::collections::{self, Collection};
 use keyturn_store::emulator::Emulator;
 use people::{Person, people};
+use tokio::sync::OnceCell;
 
 /// Something that can be tried in one collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +131,11 @@ fn rules() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/firestore.rules"))
 }
 
+async fn under_rules() -> &'static Emulator {
+    static SHARED: OnceCell<Emulator> = OnceCell::const_new();
+    SHARED.get_or_init(|| Emulator::start(Some(rules()))).await
+}
+
 /// Every collection there is; one in the wrong place for each that auditors read; one that nobody has thought of.
 fn places() -> Vec<(Place, bool)> {
     let mut places = Vec::new();
@@ -159,7 +166,7 @@ fn expected(person: &Person, auditors: bool, act: Act) -> Verdict {
 /// Tries everything everywhere as everybody; the document in each place says "untouched" before and after.
 macro_rules! table {
     ($wire:ident, $acts:expr) => {{
-        let emulator = Emulator::start(Some(rules())).await;
+        let emulator = under_rules().await;
         let project = emulator.fresh_project();
         let seeds = rest::Wire::open(&emulator.endpoint(), &project).await;
         let wire = $wire::Wire::open(&emulator.endpoint(), &project).await;
