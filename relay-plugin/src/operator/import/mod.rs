@@ -243,6 +243,7 @@ fn client(entry: &Entry, now: UnixMs) -> ClientDoc {
         last_rotation_at: None,
         policy: PolicyOverrides::default(),
         active_rotation: None,
+        fence: 0,
         snapshot: Vec::new(),
     }
 }
