@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use keyturn_proto::notify::Outcome;
 use keyturn_proto::{ClientId, Npub, RotationId, UnixMs, VersionId};
 
+use crate::devices::DeviceStore;
 use crate::documents::{
     AckEntry, ActiveRotation, AdminDoc, AdminGroupDoc, AuditChainDoc, AuditEntry, AuditRecord,
     ClientDoc, ClientStatus, GroupState, OutboxDoc, RotationDoc, VersionDoc,
@@ -465,5 +466,5 @@ pub trait AuditTrail: Send + Sync {
 }
 
 /// Everything a backend provides.
-pub trait Store: SecretStore + Registry + AuditTrail {}
-impl<T: SecretStore + Registry + AuditTrail> Store for T {}
+pub trait Store: SecretStore + Registry + AuditTrail + DeviceStore {}
+impl<T: SecretStore + Registry + AuditTrail + DeviceStore> Store for T {}

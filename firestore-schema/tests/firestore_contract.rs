@@ -23,3 +23,19 @@ async fn firestore_keeps_the_contract() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn firestore_keeps_the_contract_of_devices() {
+    let emulator = Emulator::shared().await;
+    keyturn_store::devices::contract::run(|| async {
+        let settings = FirestoreSettings {
+            project: emulator.fresh_project(),
+            database: "keyturn".to_owned(),
+            endpoint: Some(emulator.endpoint().parse().unwrap()),
+            timeout: Duration::from_secs(30),
+        };
+        let store = FirestoreStore::open(settings).await.unwrap();
+        Arc::new(store) as Arc<dyn keyturn_store::devices::contract::Backend>
+    })
+    .await;
+}

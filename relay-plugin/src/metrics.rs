@@ -68,6 +68,37 @@ pub const LEASE_HELD: &str = "keyturn_lease_held";
 /// How long the oldest due work has been waiting.
 pub const DUE_LAG_SECONDS: &str = "keyturn_due_lag_seconds";
 
+// The device flow.
+
+/// Messages of devices, by `result`: request, result, ignored, refused, overrun.
+pub const DEVICE_MESSAGES: &str = "keyturn_device_messages_total";
+/// Messages of devices that were refused, by `reason`: the words of the audit trail.
+pub const DEVICE_REFUSALS: &str = "keyturn_device_refusals_total";
+/// Issues, by `result`: issued, not_sent, superseded, failed.
+pub const DEVICE_ISSUES: &str = "keyturn_device_issues_total";
+/// Results that devices reported, by `result`: proven, unproven, failed, repeat, stale, store.
+pub const DEVICE_RESULTS: &str = "keyturn_device_results_total";
+/// Devices that were asked to try again, by `error`: the word they were sent, or lost.
+pub const DEVICE_RETRIES: &str = "keyturn_device_retries_total";
+/// Destructions of secret_ids, by `result`: destroyed, already_gone, failed.
+pub const DEVICE_DESTROYED: &str = "keyturn_device_destroyed_total";
+/// Invitations of scheduled devices, by `result`: sent, lost.
+pub const DEVICE_PINGS: &str = "keyturn_device_pings_total";
+/// Answers that were too old when there was a connection again.
+pub const DEVICE_ANSWERS_EXPIRED: &str = "keyturn_device_answers_expired_total";
+/// Due work of devices that could not be read or recorded; it stays due.
+pub const DEVICE_UPKEEP_FAILURES: &str = "keyturn_device_upkeep_failures_total";
+/// Connections to the broker that were lost or could not be made, by `reason`.
+pub const MQTT_LOST: &str = "keyturn_mqtt_lost_total";
+/// Requests of devices that wait for the issuer.
+pub const DEVICE_QUEUE: &str = "keyturn_device_queue";
+/// Whether there is a connection to the broker: 1 or 0.
+pub const MQTT_CONNECTED: &str = "keyturn_mqtt_connected";
+/// One call to the issuer for a new secret_id.
+pub const DEVICE_ISSUE_SECONDS: &str = "keyturn_device_issue_seconds";
+/// From a device's request to its answer in the broker connection's queue.
+pub const DEVICE_ANSWER_SECONDS: &str = "keyturn_device_answer_seconds";
+
 // What went wrong.
 
 /// Conditions that an operator must look at, by `reason`.
@@ -80,7 +111,7 @@ pub const JUNK_NOT_RECORDED: &str = "keyturn_junk_not_recorded_total";
 pub const DRIVER_FAILURES: &str = "keyturn_driver_failures_total";
 /// Messages to a group that were given up.
 pub const ANNOUNCEMENTS_FAILED: &str = "keyturn_announcements_failed_total";
-/// Panics that were caught, by `part`: member, request.
+/// Panics that were caught, by `part`: member, request, devices.
 pub const PANICS: &str = "keyturn_panics_total";
 
 // How long it took.
@@ -100,7 +131,7 @@ pub const ISSUER_SECONDS: &str = "keyturn_issuer_seconds";
 /// From the reservation to the ack quorum.
 pub const QUORUM_SECONDS: &str = "keyturn_quorum_seconds";
 
-const COUNTERS: [(&str, &str); 28] = [
+const COUNTERS: [(&str, &str); 38] = [
     (INBOUND, "Events that concern Keyturn, by result"),
     (EVENTS_INVALID, "Events that nobody could open"),
     (
@@ -162,9 +193,36 @@ const COUNTERS: [(&str, &str); 28] = [
         "Messages to a group that were given up",
     ),
     (PANICS, "Panics that were caught, by part"),
+    (DEVICE_MESSAGES, "Messages of devices, by result"),
+    (DEVICE_REFUSALS, "Messages of devices refused, by reason"),
+    (DEVICE_ISSUES, "Issues of secret_ids, by result"),
+    (DEVICE_RESULTS, "Results that devices reported, by result"),
+    (
+        DEVICE_RETRIES,
+        "Devices that were asked to try again, by error",
+    ),
+    (DEVICE_DESTROYED, "Destructions of secret_ids, by result"),
+    (DEVICE_PINGS, "Invitations of scheduled devices, by result"),
+    (
+        DEVICE_ANSWERS_EXPIRED,
+        "Answers that were too old when there was a connection again",
+    ),
+    (
+        DEVICE_UPKEEP_FAILURES,
+        "Due work of devices that could not be read or recorded",
+    ),
+    (
+        MQTT_LOST,
+        "Connections to the broker lost or not made, by reason",
+    ),
 ];
 
-const GAUGES: [(&str, &str); 3] = [
+const GAUGES: [(&str, &str); 5] = [
+    (DEVICE_QUEUE, "Requests of devices that wait for the issuer"),
+    (
+        MQTT_CONNECTED,
+        "Whether there is a connection to the broker",
+    ),
     (INBOUND_QUEUE, "Events that wait for the core"),
     (LEASE_HELD, "Whether this instance holds the lease and acts"),
     (
@@ -173,7 +231,17 @@ const GAUGES: [(&str, &str); 3] = [
     ),
 ];
 
-const HISTOGRAMS: [(&str, &[f64], &str); 7] = [
+const HISTOGRAMS: [(&str, &[f64], &str); 9] = [
+    (
+        DEVICE_ISSUE_SECONDS,
+        &LATENCY,
+        "One call to the issuer for a new secret_id",
+    ),
+    (
+        DEVICE_ANSWER_SECONDS,
+        &LATENCY,
+        "From a device's request to its answer in the broker connection's queue",
+    ),
     (
         REQUEST_SECONDS,
         &LATENCY,
@@ -268,7 +336,7 @@ fn describe() {
         describe_histogram!(name, help);
     }
     // Seen as zero, the first one is a change and not a new series.
-    for part in ["member", "request"] {
+    for part in ["member", "request", "devices"] {
         metrics::counter!(PANICS, "part" => part).absolute(0);
     }
     metrics::counter!(AUDIT_FAILED).absolute(0);

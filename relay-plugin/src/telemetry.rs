@@ -18,13 +18,14 @@ use tracing_subscriber::{
 use crate::config::{Log, LogFormat};
 
 /// Print values: documents on decode failures, payloads and MACs, whole messages, all settings, key schedules.
-const SILENT: [&str; 6] = [
+const SILENT: [&str; 7] = [
     "firestore",
     "google_cloud_kms_v1",
     "nostr_relay::session",
     "nostr_relay::setting",
     "nostr_relay::app",
     "openmls",
+    "rumqttc",
 ];
 
 /// Quiet enough at WARN; at INFO they tell every connection, or every migration of a new database.

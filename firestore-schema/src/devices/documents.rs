@@ -187,3 +187,14 @@ pub struct DeviceDoc {
     /// Last change.
     pub updated_at: UnixMs,
 }
+
+impl DeviceDoc {
+    /// The relay that works on the outstanding issue, while one does: what its restart has to look after.
+    #[must_use]
+    pub fn worked_on_by(&self) -> Option<&str> {
+        self.outstanding
+            .as_ref()
+            .filter(|issue| matches!(issue.stage, Stage::Asked | Stage::Issuing))
+            .map(|issue| issue.owner.as_str())
+    }
+}

@@ -182,6 +182,6 @@ pub trait DeviceStore: Send + Sync {
     async fn devices(&self, after: Option<&DeviceId>, limit: usize) -> Result<Vec<DeviceDoc>>;
     /// Devices whose `due_at` has come, the one waiting longest first, at most `limit`.
     async fn devices_due(&self, now: UnixMs, limit: usize) -> Result<Vec<DeviceDoc>>;
-    /// Devices with an issue under way that this relay works on, at most `limit`; for its restart.
+    /// Devices that this relay works on ([`DeviceDoc::worked_on_by`]), at most `limit`; for its restart.
     async fn devices_of(&self, owner: &str, limit: usize) -> Result<Vec<DeviceDoc>>;
 }

@@ -15,6 +15,7 @@ use super::revision::Revision;
 use super::stored::Document as _;
 use super::writes::Writes;
 use crate::audit::{chains_of, seal};
+use crate::devices::DeviceDoc;
 use crate::documents::{AdminGroupDoc, AuditChainDoc, AuditRecord, LeaseDoc, NonceDoc, OutboxDoc};
 use crate::lifecycle::{Change, Verdict};
 use crate::queries::relay;
@@ -36,6 +37,8 @@ pub(super) struct Also {
     pub(super) lease: Option<LeaseDoc>,
     /// Sealed events of which only the id stays.
     pub(super) withdrawn: Vec<OutboxDoc>,
+    /// A device.
+    pub(super) device: Option<DeviceDoc>,
     /// Documents that go.
     pub(super) gone: Vec<Path>,
 }
@@ -109,6 +112,9 @@ pub(super) async fn plan(
         writes.put(doc)?;
     }
     for doc in &also.withdrawn {
+        writes.put(doc)?;
+    }
+    if let Some(doc) = &also.device {
         writes.put(doc)?;
     }
     for path in also.gone {

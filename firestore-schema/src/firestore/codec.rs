@@ -20,21 +20,26 @@ use serde_json::{Map, Value as Json};
 pub(super) type Fields = HashMap<String, Value>;
 
 /// Every field that holds a time, in any document.
-pub(super) const TIME_FIELDS: [&str; 18] = [
+pub(super) const TIME_FIELDS: [&str; 23] = [
     "ack_deadline",
     "announced_at",
+    "asked_at",
     "at",
     "completed_at",
     "created_at",
+    "deadline_at",
     "delete_after",
     "due_at",
     "expires_at",
     "grace_until",
+    "issued_at",
     "last_rotation_at",
     "locked_until",
     "not_after",
     "not_before",
+    "ping_at",
     "proof_expires_at",
+    "retry_at",
     "secret_since",
     "until",
     "updated_at",

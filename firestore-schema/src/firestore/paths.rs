@@ -5,11 +5,12 @@
 
 use std::fmt;
 
+use keyturn_proto::device::DeviceId;
 use keyturn_proto::{ClientId, Npub, RotationId, VersionId};
 
 use crate::collections::{
-    ACTIONS, ADMINS, AUDIT, CHAINS, CLIENTS, GROUPS, LEASES, NONCES, OUTBOX, REVISIONS, ROTATIONS,
-    VERSIONS,
+    ACTIONS, ADMINS, AUDIT, CHAINS, CLIENTS, DEVICES, GROUPS, LEASES, NONCES, OUTBOX, REVISIONS,
+    ROTATIONS, VERSIONS,
 };
 use crate::store::{Result, StoreError};
 
@@ -102,6 +103,10 @@ impl Path {
 
     pub(super) fn chain(id: &str) -> Result<Self> {
         Self::new(CHAINS, "audit chain", id)
+    }
+
+    pub(super) fn device(id: &DeviceId) -> Result<Self> {
+        Self::new(DEVICES, "device", id.as_str())
     }
 
     pub(super) fn revision(collection: &str) -> Result<Self> {

@@ -3,8 +3,9 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::codec::{self, Fields, time_value};
+use super::codec::{self, Fields, text_value, time_value};
 use super::paths::Path;
+use crate::devices::DeviceDoc;
 use crate::documents::{
     ActionDoc, AdminDoc, AdminGroupDoc, AuditChainDoc, AuditEntry, ClientDoc, LeaseDoc, NonceDoc,
     OutboxDoc, RotationDoc, VersionDoc,
@@ -108,6 +109,18 @@ impl Document for AuditChainDoc {
     const WHAT: &'static str = "audit chain";
     fn path(&self) -> Result<Path> {
         Path::chain(&self.id)
+    }
+}
+
+impl Document for DeviceDoc {
+    const WHAT: &'static str = "device";
+    fn path(&self) -> Result<Path> {
+        Path::device(&self.device_id)
+    }
+    /// `worked_on_by`: the relay whose restart has to look after it.
+    fn helpers(&self) -> Fields {
+        let relay = self.worked_on_by().unwrap_or_default();
+        Fields::from([("worked_on_by".to_owned(), text_value(relay))])
     }
 }
 

@@ -265,17 +265,17 @@ pub const DEVICES_DUE: Query = query(
     &[filter("due_at", Op::NotAfter, NOW)],
     &[ascending("due_at")],
 );
-/// Devices that one relay works on.
+/// Devices that a relay works on.
 pub const DEVICES_OF_RELAY: Query = query(
     "devices-of-relay",
-    "devices with an issue under way that one relay works on",
+    "devices whose request a relay works on",
     DEVICES,
     &[filter(
-        "outstanding.owner",
+        "worked_on_by",
         Op::Is,
         Operand::AnyText(Parameter {
             name: "relay",
-            example: "operator",
+            example: "npub1",
         }),
     )],
     &[],

@@ -24,7 +24,7 @@ fn put(tx: &Transaction<'_>, doc: &DeviceDoc) -> Result<()> {
         ON CONFLICT (device_id) DO UPDATE SET owner = excluded.owner, due_at = excluded.due_at, doc = excluded.doc";
     let row = (
         doc.device_id.as_str(),
-        doc.outstanding.as_ref().map(|issue| issue.owner.as_str()),
+        doc.worked_on_by(),
         doc.due_at.map(ms),
         json("device", doc)?,
     );

@@ -1,4 +1,31 @@
-//! The sibling of the rotation: devices get fresh AppRole secret_ids (protocol.md §8). It shares the store, the limits and the shutdown of the rotation and
+//! The sibling of the rotation: devices get fresh AppRole secret_ids (protocol.md §8). It shares the store, the audit trail and the shutdown of the rotation and
 //! none of its policy; either works when the other is down.
+//!
+//! In the order a message walks: [`mqtt`] or the web listener's webhook → [`intake`] (checks, pure) → [`limits`] → [`flow`] (the store decides) →
+//! [`queue`] (in fair order) → [`work`] (the issuer) → [`outgoing`] (the answer) → [`flow`] again (the device's result) → [`upkeep`] (destruction,
+//! orphans, deadlines, pings).
+//!
+//! What must always hold:
+//! - a message is acknowledged to the broker only when what it caused is stored, or the device has been told to ask again;
+//! - nothing is issued without a recorded intent, and what an intent may have made is destroyed or known;
+//! - memory is bounded: the queue, the answers under way, the limiters' tables.
 
+pub mod flow;
+pub mod intake;
 pub mod issuer;
+pub mod limits;
+pub mod mqtt;
+pub mod outgoing;
+pub mod queue;
+pub mod refusals;
+pub mod settings;
+pub mod upkeep;
+pub mod work;
+
+pub use flow::{Devices, Parts};
+pub use intake::{Carriage, Incoming, Refused};
+pub use outgoing::{Outgoing, Outlet};
+pub use settings::Settings;
+
+#[cfg(test)]
+mod tests;

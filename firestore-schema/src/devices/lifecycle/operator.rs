@@ -8,8 +8,8 @@ use crate::devices::documents::{DeviceDoc, DeviceOptions, DevicePolicy, DeviceSt
 use crate::devices::store::Answer;
 use crate::documents::Actor;
 
-/// How far ahead a `secret_id` of unknown lifetime is looked for; issuers keep none longer without being asked.
-const IN_DOUBT_MS: u64 = 7 * 86_400_000;
+/// How far ahead a `secret_id` of unknown lifetime is looked for: no configuration gives one longer.
+const IN_DOUBT_MS: u64 = 30 * 86_400_000;
 
 /// Puts a device on the list, or changes its role and options. A repeat changes nothing.
 pub(super) fn allow(

@@ -1,0 +1,436 @@
+//! One message from its arrival to what is stored of it.
+//!
+//! [`Devices::handle`] returns when the message may be acknowledged: what it caused is stored, or it was refused, or the device was told to ask again.
+//! It never waits for the issuer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keyturn_proto::device::{
+    AuthRequest, AuthResult, DeviceError, DeviceId, DeviceNonce, DeviceSignature, IdentityKey,
+    Statement, Status, identity::NotSigned,
+};
+use keyturn_store::devices::{Answer, Change, DeviceDoc, DeviceState, DeviceStore};
+use keyturn_store::store::{Store, StoreError};
+use tokio::sync::{Notify, Semaphore};
+
+use super::intake::{self, Incoming, Refused};
+use super::issuer::SecretIdIssuer;
+use super::limits::Limits;
+use super::outgoing::{self, Outlet};
+use super::queue::{Job, Queue};
+use super::refusals::Refusals;
+use super::settings::{Settings, jittered};
+use crate::metrics as names;
+use crate::rotation::ports::Clock;
+
+/// What a device that is not on the list is told to wait: an operator has to do something first.
+const UNAUTHORIZED: Duration = Duration::from_secs(3600);
+/// After a failure of ours that will pass.
+pub(super) const SOON: Duration = Duration::from_secs(10);
+/// Devices whose destruction is carried out at once; the rest waits for the next sweep.
+const TENDED: usize = 16;
+/// How often a store write of unknown outcome is repeated.
+const REPEATS: u32 = 5;
+
+/// What the flow stands on.
+pub struct Parts {
+    /// Devices.
+    pub devices: Arc<dyn DeviceStore>,
+    /// Audit trail and leases.
+    pub store: Arc<dyn Store>,
+    /// Makes and destroys secret_ids.
+    pub issuer: Arc<dyn SecretIdIssuer>,
+    /// Where answers go.
+    pub outlet: Arc<dyn Outlet>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// What the operator decided.
+    pub settings: Settings,
+}
+
+/// The device flow of one relay.
+pub struct Devices {
+    pub(super) parts: Parts,
+    pub(super) queue: Queue,
+    pub(super) refusals: Refusals,
+    limits: Limits,
+    /// Wakes the upkeep before its time.
+    pub(super) due: Notify,
+    pub(super) tended: Arc<Semaphore>,
+}
+
+/// What a message came to, for tests and the webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handled {
+    /// A request was recorded and will be answered.
+    Asked,
+    /// A result was recorded.
+    Reported,
+    /// A repeat, or none of our business.
+    Ignored,
+    /// Refused, with this word.
+    Refused(&'static str),
+}
+
+impl Devices {
+    /// A flow that does nothing yet; [`Devices::run`] makes it work.
+    #[must_use]
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
+            queue: Queue::new(parts.settings.queue),
+            limits: Limits::new(&parts.settings),
+            refusals: Refusals::default(),
+            due: Notify::new(),
+            tended: Arc::new(Semaphore::new(TENDED)),
+            parts,
+        })
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.parts.settings
+    }
+
+    pub(super) fn now(&self) -> keyturn_proto::UnixMs {
+        self.parts.clock.now()
+    }
+
+    /// Takes one message in.
+    pub async fn handle(self: &Arc<Self>, incoming: Incoming<'_>) -> Handled {
+        let since = Instant::now();
+        let outcome = match intake::read(&incoming) {
+            Ok(read) => self.judge(read, since).await,
+            Err(refused) => Err(refused),
+        };
+        let handled = match outcome {
+            Ok(handled) => handled,
+            Err(refused) => {
+                self.refuse(&refused, None).await;
+                Handled::Refused(refused.reason)
+            }
+        };
+        let result = match handled {
+            Handled::Asked => "request",
+            Handled::Reported => "result",
+            Handled::Ignored => "ignored",
+            Handled::Refused(_) => "refused",
+        };
+        metrics::counter!(names::DEVICE_MESSAGES, "result" => result).increment(1);
+        handled
+    }
+
+    /// Refuses somebody who could not even name a device.
+    pub async fn stranger(&self, reason: &'static str) {
+        let refused = Refused {
+            device: None,
+            known: false,
+            nonce: None,
+            reason,
+            error: DeviceError::Unauthorized,
+        };
+        self.refuse(&refused, None).await;
+    }
+
+    /// Refuses a message for which there was no room to look at it.
+    pub fn overrun(&self, incoming: &Incoming<'_>) {
+        metrics::counter!(names::DEVICE_MESSAGES, "result" => "overrun").increment(1);
+        if let Ok(read) = intake::read(incoming)
+            && let Status::Request(request) = read.status
+        {
+            self.tell(&read.device, &request.nonce, DeviceError::Unavailable, SOON);
+        }
+    }
+
+    async fn judge(
+        self: &Arc<Self>,
+        read: intake::Read,
+        since: Instant,
+    ) -> Result<Handled, Refused> {
+        let intake::Read { device, status } = read;
+        let nonce = match &status {
+            Status::Request(request) => request.nonce.clone(),
+            Status::Result(result) => result.nonce.clone(),
+            Status::Other => return Ok(Handled::Ignored),
+        };
+        if let Err((reason, wait)) = self.limits.take(&device) {
+            let error = DeviceError::RateLimited;
+            let refused = refusal(&device, &nonce, reason, error);
+            self.refuse(&refused, Some(Duration::from_secs(wait))).await;
+            return Ok(Handled::Refused(reason));
+        }
+        let doc = match self.parts.devices.device(&device).await {
+            Ok(Some(doc)) if doc.state == DeviceState::Allowed => doc,
+            Ok(known) => {
+                return Err(Refused {
+                    known: known.is_some(),
+                    ..refusal(&device, &nonce, "not_allowed", DeviceError::Unauthorized)
+                });
+            }
+            Err(error) => return Ok(self.store_failed(&device, &nonce, &status, &error)),
+        };
+        let lacking = if self.settings().require_signed && doc.options.identity_key.is_none() {
+            Some("policy.not_signed")
+        } else if self.settings().require_sealed && doc.options.sealing.is_none() {
+            Some("policy.not_sealed")
+        } else {
+            None
+        };
+        if let Some(reason) = lacking {
+            return Err(Refused {
+                known: true,
+                ..refusal(&device, &nonce, reason, DeviceError::Unauthorized)
+            });
+        }
+        let identity = self.verified(&doc, &status)?;
+        match status {
+            Status::Request(request) => self.request(doc, request, identity, since).await,
+            Status::Result(result) => self.result(doc, result, identity).await,
+            Status::Other => Ok(Handled::Ignored),
+        }
+    }
+
+    /// Checks the signature where the device has an identity key. Returns the key, which the store compares with its own.
+    fn verified(&self, doc: &DeviceDoc, status: &Status) -> Result<Option<IdentityKey>, Refused> {
+        let Some(key) = &doc.options.identity_key else {
+            return Ok(None);
+        };
+        let (statement, nonce, signature): (_, _, Option<&DeviceSignature>) = match status {
+            Status::Request(request) => (
+                Statement::Request,
+                &request.nonce,
+                request.signature.as_ref(),
+            ),
+            Status::Result(result) if result.is_ok() => {
+                (Statement::Ok, &result.nonce, result.signature.as_ref())
+            }
+            Status::Result(result) => (Statement::Failed, &result.nonce, result.signature.as_ref()),
+            Status::Other => return Ok(None),
+        };
+        let (now, skew) = (self.now(), self.settings().skew);
+        match key.verify(statement, &doc.device_id, nonce, signature, now, skew) {
+            Ok(()) => Ok(Some(key.clone())),
+            Err(why) => {
+                let (reason, error) = match why {
+                    NotSigned::Missing => ("signature.missing", DeviceError::Unauthorized),
+                    NotSigned::Wrong => ("signature.wrong", DeviceError::Unauthorized),
+                    NotSigned::Skewed => ("signature.clock_skew", DeviceError::ClockSkew),
+                };
+                Err(Refused {
+                    known: true,
+                    ..refusal(&doc.device_id, nonce, reason, error)
+                })
+            }
+        }
+    }
+
+    async fn request(
+        self: &Arc<Self>,
+        doc: DeviceDoc,
+        request: AuthRequest,
+        identity: Option<IdentityKey>,
+        since: Instant,
+    ) -> Result<Handled, Refused> {
+        let AuthRequest { nonce, reason, .. } = request;
+        let device = doc.device_id;
+        let refused = |word, error| Refused {
+            known: true,
+            ..refusal(&device, &nonce, word, error)
+        };
+        if !self.queue.has_room() {
+            return Err(refused("queue.full", DeviceError::Unavailable));
+        }
+        let start = self.queue.is_idle();
+        let ask = Change::Ask {
+            nonce: nonce.clone(),
+            reason,
+            identity,
+            owner: self.settings().owner.clone(),
+            start,
+            limits: self.settings().limits(),
+        };
+        match self.change(&device, ask).await {
+            Ok(Answer::Done(doc)) => {
+                let attempt = doc.attempts;
+                // What a newer request has superseded is destroyed without waiting for a sweep.
+                if !doc.doomed.is_empty() {
+                    self.tend_soon(&doc);
+                }
+                self.queue.push(Job {
+                    device,
+                    nonce,
+                    attempt,
+                    started: start.then_some(doc),
+                    since,
+                });
+                Ok(Handled::Asked)
+            }
+            Ok(Answer::Repeat) => Ok(Handled::Ignored),
+            Ok(Answer::NonceUsed) => Err(refused("nonce.used", DeviceError::NonceUsed)),
+            Ok(Answer::TooMany(until)) => {
+                let refused = refused("rate.device_hour", DeviceError::RateLimited);
+                self.refuse(&refused, Some(until.since(self.now()))).await;
+                Ok(Handled::Refused(refused.reason))
+            }
+            Ok(Answer::NotAllowed) => Err(refused("not_allowed", DeviceError::Unauthorized)),
+            Ok(_) => Err(refused("signature.key_changed", DeviceError::Unauthorized)),
+            Err(error) => {
+                tracing::warn!(%device, %error, "a device's request could not be recorded");
+                self.tell(&device, &nonce, DeviceError::Unavailable, SOON);
+                Ok(Handled::Refused("store"))
+            }
+        }
+    }
+
+    async fn result(
+        self: &Arc<Self>,
+        doc: DeviceDoc,
+        result: AuthResult,
+        identity: Option<IdentityKey>,
+    ) -> Result<Handled, Refused> {
+        let ok = result.is_ok();
+        let AuthResult {
+            nonce,
+            proof,
+            reason,
+            ..
+        } = result;
+        let device = doc.device_id;
+        let next_ping = self.now().plus(jittered(self.settings().interval, 0.1));
+        let change = Change::Result {
+            nonce: nonce.clone(),
+            ok,
+            proof,
+            reason,
+            identity,
+            next_ping,
+        };
+        let (word, handled) = match self.change(&device, change).await {
+            Ok(Answer::Confirmed { proven, doc }) => {
+                self.tend_soon(&doc);
+                (
+                    if proven { "proven" } else { "unproven" },
+                    Handled::Reported,
+                )
+            }
+            Ok(Answer::Done(doc)) => {
+                self.tend_soon(&doc);
+                ("failed", Handled::Reported)
+            }
+            Ok(Answer::Repeat) => ("repeat", Handled::Ignored),
+            Ok(Answer::KeyChanged) => {
+                return Err(Refused {
+                    known: true,
+                    nonce: None,
+                    ..refusal(
+                        &device,
+                        &nonce,
+                        "signature.key_changed",
+                        DeviceError::Unauthorized,
+                    )
+                });
+            }
+            // Late, or for a nonce that never was: nothing to do, and nothing to tell.
+            Ok(_) => ("stale", Handled::Ignored),
+            Err(error) => {
+                tracing::warn!(%device, %error, "a device's result could not be recorded");
+                ("store", Handled::Refused("store"))
+            }
+        };
+        metrics::counter!(names::DEVICE_RESULTS, "result" => word).increment(1);
+        Ok(handled)
+    }
+
+    fn store_failed(
+        &self,
+        device: &DeviceId,
+        nonce: &DeviceNonce,
+        status: &Status,
+        error: &StoreError,
+    ) -> Handled {
+        tracing::warn!(%device, %error, "a device could not be looked up");
+        if matches!(status, Status::Request(_)) {
+            self.tell(device, nonce, DeviceError::Unavailable, SOON);
+        }
+        Handled::Refused("store")
+    }
+
+    /// Changes a device's document. Where the outcome of the write is unknown, it is repeated: every change tells its own repeat.
+    pub(super) async fn change(
+        &self,
+        device: &DeviceId,
+        change: Change,
+    ) -> Result<Answer, StoreError> {
+        let mut pause = Duration::from_millis(50);
+        for _ in 0..REPEATS {
+            let tried = self
+                .parts
+                .devices
+                .change_device(device, change.clone(), self.now())
+                .await;
+            match tried {
+                Err(StoreError::Unknown { .. }) => tokio::time::sleep(pause).await,
+                settled => return settled,
+            }
+            pause *= 2;
+        }
+        Err(StoreError::Unknown {
+            cause: "the outcome stayed unknown",
+        })
+    }
+
+    /// Counts, audits and answers a refusal.
+    pub(super) async fn refuse(&self, refused: &Refused, wait: Option<Duration>) {
+        metrics::counter!(names::DEVICE_REFUSALS, "reason" => refused.reason).increment(1);
+        for record in self.refusals.admit(refused, self.now()) {
+            self.append(record).await;
+        }
+        if let (Some(device), Some(nonce)) = (&refused.device, &refused.nonce) {
+            tracing::info!(%device, %nonce, reason = refused.reason, "a device's message was refused");
+            let wait = wait.unwrap_or(match refused.error {
+                DeviceError::Unauthorized | DeviceError::ClockSkew => UNAUTHORIZED,
+                DeviceError::NonceUsed => Duration::ZERO,
+                _ => SOON,
+            });
+            self.tell(device, nonce, refused.error, wait);
+        }
+    }
+
+    pub(super) async fn append(&self, record: keyturn_store::documents::AuditRecord) {
+        if let Err(error) = self.parts.store.append(record).await {
+            metrics::counter!(names::AUDIT_FAILED).increment(1);
+            tracing::error!(%error, "an audit record of a device could not be written");
+        }
+    }
+
+    /// Asks a device to try again. Lost when the connection has no room: then the device's own timeout has to do.
+    pub(super) fn tell(
+        &self,
+        device: &DeviceId,
+        nonce: &DeviceNonce,
+        error: DeviceError,
+        wait: Duration,
+    ) {
+        // Devices that are told at once should not come back at once.
+        let seconds = jittered(wait, 0.5).as_secs();
+        let expiry = self.settings().answer_expiry;
+        let sent = outgoing::retry(device, nonce, error, seconds, expiry)
+            .is_some_and(|message| self.parts.outlet.offer(message).is_ok());
+        let word = if sent { error.as_str() } else { "lost" };
+        metrics::counter!(names::DEVICE_RETRIES, "error" => word).increment(1);
+    }
+}
+
+fn refusal(
+    device: &DeviceId,
+    nonce: &DeviceNonce,
+    reason: &'static str,
+    error: DeviceError,
+) -> Refused {
+    Refused {
+        device: Some(device.clone()),
+        known: false,
+        nonce: Some(nonce.clone()),
+        reason,
+        error,
+    }
+}

@@ -1,0 +1,135 @@
+//! Answers on their way to a device.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use keyturn_proto::device::{Command, DeviceError, DeviceId, DeviceNonce, Ping, Retry};
+use keyturn_proto::device::{DeviceId as Id, command::Secret, sealed::Ephemeral, status::Asked};
+use keyturn_store::devices::DeviceOptions;
+use zeroize::Zeroizing;
+
+use super::issuer::{Credential, Issued};
+
+/// One message for a device's command topic. Wiped on drop; has no `Debug`, for it may bear a secret.
+pub struct Outgoing {
+    /// For whom.
+    pub device: Id,
+    /// JSON.
+    pub payload: Zeroizing<Vec<u8>>,
+    /// Whether the broker keeps it; only ever true for sealed commands.
+    pub retain: bool,
+    /// How long the broker keeps it for a device that is not there.
+    pub expires_in: Duration,
+}
+
+/// The connection cannot take a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the answer could not be handed to the broker's connection")]
+pub struct NotSent;
+
+/// Where answers go.
+#[async_trait]
+pub trait Outlet: Send + Sync {
+    /// Hands over a message that matters, waiting for room.
+    ///
+    /// # Errors
+    /// [`NotSent`] when there is no room for too long, or the connection was shut down.
+    async fn send(&self, message: Outgoing) -> Result<(), NotSent>;
+    /// Hands over a message that may be lost.
+    ///
+    /// # Errors
+    /// [`NotSent`] without room.
+    fn offer(&self, message: Outgoing) -> Result<(), NotSent>;
+}
+
+/// The command that bears what was issued; sealed when the device has a key for that.
+///
+/// # Errors
+/// [`keyturn_proto::Invalid`] for a credential that no JSON can hold as it is; issuers make none.
+pub fn command(
+    device: &DeviceId,
+    options: &DeviceOptions,
+    nonce: &DeviceNonce,
+    issued: &Issued,
+    expires_in: Duration,
+) -> Result<Outgoing, keyturn_proto::Invalid> {
+    let secret = match &issued.credential {
+        Credential::SecretId(text) => Secret::SecretId(text.expose()),
+        Credential::Wrapped { token, ttl } => Secret::WrappingToken(token.expose(), ttl.as_secs()),
+    };
+    let command = Command {
+        nonce,
+        role_id: &issued.role_id,
+        secret,
+        ttl_sec: issued.ttl.as_secs(),
+    };
+    let text = command.compose()?;
+    let Some(sealing) = &options.sealing else {
+        return Ok(Outgoing {
+            device: device.clone(),
+            payload: Zeroizing::new(text.as_bytes().to_vec()),
+            retain: false,
+            expires_in,
+        });
+    };
+    let sealed = sealing
+        .key
+        .seal(sealing.suite, device, nonce, &text, Ephemeral::generate()?)?;
+    Ok(Outgoing {
+        device: device.clone(),
+        payload: json(&sealed)?,
+        retain: sealing.retain,
+        // A device that sleeps finds it for as long as it is good for something.
+        expires_in: if sealing.retain {
+            issued.ttl
+        } else {
+            expires_in
+        },
+    })
+}
+
+/// Asks the device to try again.
+#[must_use]
+pub fn retry(
+    device: &DeviceId,
+    nonce: &DeviceNonce,
+    error: DeviceError,
+    retry_after_sec: u64,
+    expires_in: Duration,
+) -> Option<Outgoing> {
+    let retry = Retry {
+        nonce: nonce.clone(),
+        error,
+        retry_after_sec,
+    };
+    plain(device, &retry, expires_in)
+}
+
+/// Invites the device to ask.
+#[must_use]
+pub fn ping(device: &DeviceId, nonce: &DeviceNonce, expires_in: Duration) -> Option<Outgoing> {
+    let ping = Ping {
+        nonce: nonce.clone(),
+        ping: Asked::SecretId,
+    };
+    plain(device, &ping, expires_in)
+}
+
+fn plain<T: serde::Serialize>(
+    device: &DeviceId,
+    message: &T,
+    expires_in: Duration,
+) -> Option<Outgoing> {
+    Some(Outgoing {
+        device: device.clone(),
+        payload: json(message).ok()?,
+        retain: false,
+        expires_in,
+    })
+}
+
+fn json<T: serde::Serialize>(message: &T) -> Result<Zeroizing<Vec<u8>>, keyturn_proto::Invalid> {
+    serde_json::to_vec(message)
+        .map(Zeroizing::new)
+        .map_err(|_| keyturn_proto::Invalid::new("command", "serialisable"))
+}

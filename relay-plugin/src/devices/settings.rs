@@ -1,0 +1,72 @@
+//! What an operator decides about the device flow.
+
+use std::time::Duration;
+
+use keyturn_store::devices::Limits;
+
+/// See the configuration's `[devices]`.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This relay among those that share the store.
+    pub owner: String,
+    /// Lifetime of a new secret_id.
+    pub secret_id_ttl: Duration,
+    /// How many logins it allows; 0 for any number.
+    pub secret_id_uses: u32,
+    /// Networks it may be used from; empty for any.
+    pub cidrs: Vec<super::issuer::Cidr>,
+    /// When given, devices get a wrapping token of this lifetime.
+    pub wrap_ttl: Option<Duration>,
+    /// A device without an identity key is refused.
+    pub require_signed: bool,
+    /// A device without a sealing key is refused.
+    pub require_sealed: bool,
+    /// Calls to the issuer at once.
+    pub concurrency: usize,
+    /// Requests that may wait for the issuer.
+    pub queue: usize,
+    /// How long one call to the issuer may take.
+    pub issue_timeout: Duration,
+    /// How long a request may wait before the device is told to ask again.
+    pub step: Duration,
+    /// How long the device's result is awaited.
+    pub confirm: Duration,
+    /// How long a broker keeps an answer for a device that is not there.
+    pub answer_expiry: Duration,
+    /// Requests of one device within an hour.
+    pub per_hour: u32,
+    /// Messages of one device within a minute.
+    pub per_minute: u32,
+    /// Messages of all devices within a second, after a burst of ten times as many.
+    pub per_second: u32,
+    /// How far a device's clock may be off.
+    pub skew: Duration,
+    /// How often a device on the schedule is invited.
+    pub interval: Duration,
+    /// How soon it is invited again when it did not answer.
+    pub ping_retry: Duration,
+    /// How often the store is asked for work that nobody announced.
+    pub sweep: Duration,
+}
+
+impl Settings {
+    /// What the store holds a request to.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            per_hour: self.per_hour,
+            step: self.step,
+            ttl: self.secret_id_ttl,
+        }
+    }
+}
+
+/// `base` and up to a tenth (or, with `half`, up to half) more of it, by chance, so that devices which were told at once do not come back at once.
+#[must_use]
+pub fn jittered(base: Duration, share: f64) -> Duration {
+    let mut bytes = [0u8; 4];
+    // Without randomness the pause is only less even.
+    let _ = getrandom::fill(&mut bytes);
+    let part = f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX);
+    base + base.mul_f64(share * part)
+}

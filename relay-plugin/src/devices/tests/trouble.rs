@@ -1,0 +1,182 @@
+//! What happens when the issuer, the relay or the device fail half-way.
+
+use std::time::Duration;
+
+use keyturn_store::devices::{DeviceOptions, Stage};
+use serde_json::json;
+
+use super::world::{Mood, World, id, nonce, ok, request};
+use crate::devices::flow::Handled;
+
+#[tokio::test]
+async fn while_the_issuer_is_sealed_the_device_is_told_to_come_back_and_nothing_is_left() {
+    let mut w = World::running();
+    let device = id(1);
+    w.allow(&device, DeviceOptions::default()).await;
+    *w.issuer.mood.lock().unwrap() = Mood::Sealed;
+    w.publish(&device, &request(&device, &nonce(1))).await;
+    let answer = w.answer(&device).await;
+    assert_eq!(answer["error"], "unavailable");
+    assert!(
+        (30..=45).contains(&answer["retry_after_sec"].as_u64().unwrap()),
+        "{answer}"
+    );
+    let doc = w.doc(&device).await;
+    assert!(doc.outstanding.is_none() && doc.unresolved.is_empty());
+    *w.issuer.mood.lock().unwrap() = Mood::Works;
+    w.publish(&device, &request(&device, &nonce(2))).await;
+    assert_eq!(w.answer(&device).await["secret_id"], "secret-0");
+    w.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_issued_without_an_answer_is_found_and_destroyed() {
+    let mut w = World::running();
+    let device = id(1);
+    w.allow(&device, DeviceOptions::default()).await;
+    *w.issuer.mood.lock().unwrap() = Mood::LosesAnswers;
+    w.publish(&device, &request(&device, &nonce(1))).await;
+    assert_eq!(w.answer(&device).await["error"], "unavailable");
+    w.until("the orphan is destroyed", async |w| {
+        w.issuer.accessors().is_empty()
+    })
+    .await;
+    w.until("nothing is open", async |w| {
+        let doc = w.doc(&device).await;
+        doc.unresolved.is_empty() && doc.doomed.is_empty()
+    })
+    .await;
+    w.stop().await;
+}
+
+#[tokio::test]
+async fn an_orphan_hunt_spares_what_other_devices_hold() {
+    let mut w = World::running();
+    for n in 1..=2 {
+        w.allow(&id(n), DeviceOptions::default()).await;
+    }
+    w.publish(&id(1), &request(&id(1), &nonce(1))).await;
+    let held = w.answer(&id(1)).await;
+    w.publish(&id(1), &ok(&held)).await;
+    *w.issuer.mood.lock().unwrap() = Mood::LosesAnswers;
+    w.publish(&id(2), &request(&id(2), &nonce(2))).await;
+    w.answer(&id(2)).await;
+    w.until("only the orphan is destroyed", async |w| {
+        w.issuer.accessors() == ["acc-0"]
+    })
+    .await;
+    w.stop().await;
+}
+
+#[tokio::test]
+async fn after_a_crash_the_waiting_devices_are_told_and_what_was_issued_is_destroyed() {
+    let mut w = World::running();
+    let one = id(1);
+    w.allow(&one, DeviceOptions::default()).await;
+    // The first is caught in the issuer; the process dies with it there.
+    w.issuer.close_gate();
+    w.publish(&one, &request(&one, &nonce(1))).await;
+    w.until("the issuer is called", async |w| {
+        !w.issuer.order.lock().unwrap().is_empty()
+    })
+    .await;
+    w.kill();
+    assert_eq!(w.doc(&one).await.outstanding.unwrap().stage, Stage::Issuing);
+    // The issuer had done its part.
+    w.issuer.living.lock().unwrap().insert(
+        "acc-lost".to_owned(),
+        (
+            crate::devices::issuer::NonceHash::of(nonce(1).as_str()),
+            "secret-lost".to_owned(),
+        ),
+    );
+    w.issuer.open_gate();
+    w.restarted();
+    let answer = w.answer(&one).await;
+    assert_eq!(
+        (answer["error"].as_str(), answer["nonce"].as_str()),
+        (Some("interrupted"), Some(nonce(1).as_str()))
+    );
+    w.until("the lost one is destroyed", async |w| {
+        w.issuer.accessors().is_empty()
+    })
+    .await;
+    w.publish(&one, &request(&one, &nonce(2))).await;
+    assert!(w.answer(&one).await["secret_id"].is_string());
+    w.stop().await;
+}
+
+#[tokio::test]
+async fn a_newer_request_wins_and_what_the_older_one_made_is_destroyed() {
+    let mut w = World::running();
+    let device = id(1);
+    w.allow(&device, DeviceOptions::default()).await;
+    w.issuer.close_gate();
+    w.publish(&device, &request(&device, &nonce(1))).await;
+    w.until("the issuer is called", async |w| {
+        w.issuer.order.lock().unwrap().len() == 1
+    })
+    .await;
+    assert_eq!(
+        w.publish(&device, &request(&device, &nonce(2))).await,
+        Handled::Asked
+    );
+    w.issuer.open_gate();
+    let command = w.answer(&device).await;
+    assert_eq!(
+        command["nonce"],
+        json!(nonce(2)),
+        "the older request was answered"
+    );
+    w.publish(&device, &ok(&command)).await;
+    let kept = w.doc(&device).await.current.unwrap().accessor;
+    w.until("one secret_id is left", async |w| {
+        w.issuer.accessors() == [kept.clone()]
+    })
+    .await;
+    assert!(w.is_silent());
+    w.stop().await;
+}
+
+#[tokio::test]
+async fn a_device_that_never_answers_is_told_once_and_can_still_confirm() {
+    let mut w = World::running();
+    let device = id(1);
+    w.allow(&device, DeviceOptions::default()).await;
+    w.publish(&device, &request(&device, &nonce(1))).await;
+    let command = w.answer(&device).await;
+    w.later(Duration::from_secs(301));
+    assert_eq!(w.answer(&device).await["error"], "interrupted");
+    assert_eq!(w.issuer.accessors(), ["acc-0"]);
+    assert_eq!(w.publish(&device, &ok(&command)).await, Handled::Reported);
+    w.stop().await;
+    assert!(w.is_silent(), "it was told twice");
+}
+
+#[tokio::test]
+async fn destruction_goes_on_after_the_issuer_is_back() {
+    let mut w = World::running();
+    let device = id(1);
+    w.allow(&device, DeviceOptions::default()).await;
+    w.publish(&device, &request(&device, &nonce(1))).await;
+    w.answer(&device).await;
+    *w.issuer.mood.lock().unwrap() = Mood::Sealed;
+    w.publish(
+        &device,
+        &json!({ "nonce": nonce(1), "auth_result": "failed" }),
+    )
+    .await;
+    w.until("it was tried in vain", async |w| {
+        w.doc(&device)
+            .await
+            .doomed
+            .first()
+            .is_some_and(|doomed| doomed.failures > 0)
+    })
+    .await;
+    *w.issuer.mood.lock().unwrap() = Mood::Works;
+    w.later(Duration::from_secs(600));
+    w.until("it is destroyed", async |w| w.issuer.accessors().is_empty())
+        .await;
+    w.stop().await;
+}

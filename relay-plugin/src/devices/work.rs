@@ -1,0 +1,215 @@
+//! Issuing: the workers behind the queue.
+//!
+//! Order: the store knows that the issuer is called → the issuer → the store knows what it made → the device. A secret_id that was made and could not be
+//! recorded is destroyed at once; if that fails as well, the recorded intent leads to it.
+
+use std::sync::Arc;
+
+use keyturn_proto::UnixMs;
+use keyturn_proto::device::{DeviceError, proof};
+use keyturn_store::devices::{Answer, Change, DeviceDoc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::flow::{Devices, SOON};
+use super::issuer::{Accessor, IssueRequest, Issued, IssuerError, NonceHash, RoleName};
+use super::outgoing;
+use super::queue::Job;
+use crate::metrics as names;
+
+impl Devices {
+    /// Recovers, then works until `stopping`. What is under way is finished; what waits is left to the next start.
+    pub async fn run(self: Arc<Self>, stopping: CancellationToken) {
+        self.recover().await;
+        let mut tasks = JoinSet::new();
+        for _ in 0..self.settings().concurrency {
+            let devices = Arc::clone(&self);
+            tasks.spawn(async move {
+                while let Some(job) = devices.queue.pop().await {
+                    devices.issue(job).await;
+                }
+            });
+        }
+        let devices = Arc::clone(&self);
+        let stop = stopping.clone();
+        tasks.spawn(async move { devices.upkeep(stop).await });
+        stopping.cancelled().await;
+        self.queue.close();
+        while let Some(ended) = tasks.join_next().await {
+            if ended.is_err() {
+                metrics::counter!(names::PANICS, "part" => "devices").increment(1);
+                tracing::error!("a worker of the device flow panicked");
+            }
+        }
+        for record in self.refusals.drain(self.now(), true) {
+            self.append(record).await;
+        }
+    }
+
+    /// Carries out one job.
+    async fn issue(self: &Arc<Self>, job: Job) {
+        let Job {
+            device,
+            nonce,
+            attempt,
+            started,
+            since,
+        } = job;
+        let doc = match started {
+            Some(doc) => doc,
+            None => {
+                let step = self.settings().step;
+                match self.change(&device, Change::Start { attempt, step }).await {
+                    Ok(Answer::Done(doc)) => doc,
+                    // Superseded, interrupted or denied while it waited: whoever did that has told the device.
+                    Ok(_) => return,
+                    Err(error) => {
+                        tracing::warn!(%device, %error, "a waiting request could not be begun");
+                        self.tell(&device, &nonce, DeviceError::Unavailable, SOON);
+                        return;
+                    }
+                }
+            }
+        };
+        let role = doc.outstanding.as_ref().map(|issue| issue.role.as_str());
+        let Some(role) = role.and_then(|role| role.parse::<RoleName>().ok()) else {
+            self.issue_failed(&doc, attempt, "role_invalid", None).await;
+            self.tell(&device, &nonce, DeviceError::Unavailable, SOON);
+            return;
+        };
+        let began = std::time::Instant::now();
+        let made = self
+            .call_issuer(&doc, &role, &NonceHash::of(nonce.as_str()))
+            .await;
+        metrics::histogram!(names::DEVICE_ISSUE_SECONDS).record(began.elapsed().as_secs_f64());
+        match made {
+            Ok(issued) => self.issued(&doc, &role, attempt, issued, since).await,
+            Err(error) => {
+                tracing::warn!(%device, %nonce, reason = error.reason().word(), "no secret_id was issued");
+                let in_doubt = error
+                    .in_doubt()
+                    .then(|| self.now().plus(self.settings().secret_id_ttl));
+                self.issue_failed(&doc, attempt, error.reason().word(), in_doubt)
+                    .await;
+                let wait = error.retry_after();
+                self.tell(&device, &nonce, DeviceError::Unavailable, wait);
+            }
+        }
+    }
+
+    async fn call_issuer(
+        &self,
+        doc: &DeviceDoc,
+        role: &RoleName,
+        nonce: &NonceHash,
+    ) -> Result<Issued, IssuerError> {
+        let settings = self.settings();
+        let request = IssueRequest {
+            role,
+            device: doc.device_id.as_str(),
+            nonce,
+            ttl: settings.secret_id_ttl,
+            num_uses: settings.secret_id_uses,
+            cidrs: &settings.cidrs,
+            wrap_ttl: settings.wrap_ttl,
+        };
+        match tokio::time::timeout(settings.issue_timeout, self.parts.issuer.issue(request)).await {
+            Ok(made) => made,
+            Err(_) => Err(IssuerError::InDoubt {
+                why: super::issuer::Reason::Timeout,
+                after: SOON,
+            }),
+        }
+    }
+
+    async fn issue_failed(
+        &self,
+        doc: &DeviceDoc,
+        attempt: u64,
+        why: &str,
+        in_doubt_until: Option<UnixMs>,
+    ) {
+        metrics::counter!(names::DEVICE_ISSUES, "result" => "failed").increment(1);
+        let change = Change::IssueFailed {
+            attempt,
+            why: why.to_owned(),
+            in_doubt_until,
+        };
+        // If this cannot be stored either, the intent's deadline leads to the same end.
+        if let Err(error) = self.change(&doc.device_id, change).await {
+            tracing::warn!(device = %doc.device_id, %error, "a failed issue could not be recorded");
+        }
+        if in_doubt_until.is_some() {
+            self.due.notify_one();
+        }
+    }
+
+    async fn issued(
+        self: &Arc<Self>,
+        doc: &DeviceDoc,
+        role: &RoleName,
+        attempt: u64,
+        issued: Issued,
+        since: std::time::Instant,
+    ) {
+        let device = &doc.device_id;
+        let Some(nonce) = doc.outstanding.as_ref().map(|issue| issue.nonce.clone()) else {
+            return;
+        };
+        let expiry = self.settings().answer_expiry;
+        let message = match outgoing::command(device, &doc.options, &nonce, &issued, expiry) {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::error!(%device, %error, "what was issued cannot be sent");
+                self.destroy_unrecorded(role, &issued.accessor).await;
+                self.issue_failed(doc, attempt, "not_sendable", None).await;
+                self.tell(device, &nonce, DeviceError::Unavailable, SOON);
+                return;
+            }
+        };
+        let change = Change::Issued {
+            attempt,
+            role: role.as_str().to_owned(),
+            accessor: issued.accessor.as_str().to_owned(),
+            expected_proof: proof::expected(issued.credential.text().expose(), &nonce),
+            expires_at: self.now().plus(issued.ttl),
+            confirm: self.settings().confirm,
+        };
+        // A repeat is the answer to our own repetition of a write whose outcome was unknown.
+        match self.change(device, change).await {
+            Ok(Answer::Done(_) | Answer::Repeat) => {}
+            Ok(Answer::Superseded(doc)) => {
+                metrics::counter!(names::DEVICE_ISSUES, "result" => "superseded").increment(1);
+                self.tend_soon(&doc);
+                return;
+            }
+            Ok(_) => {
+                self.destroy_unrecorded(role, &issued.accessor).await;
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%device, %nonce, accessor = %issued.accessor, %error, "an issued secret_id could not be recorded");
+                self.destroy_unrecorded(role, &issued.accessor).await;
+                self.tell(device, &nonce, DeviceError::Unavailable, SOON);
+                return;
+            }
+        }
+        tracing::info!(%device, %nonce, accessor = %issued.accessor, "issued a secret_id");
+        let word = match self.parts.outlet.send(message).await {
+            Ok(()) => "issued",
+            Err(error) => {
+                tracing::warn!(%device, %nonce, %error, "an issued secret_id could not be sent; the device has to ask again");
+                "not_sent"
+            }
+        };
+        metrics::counter!(names::DEVICE_ISSUES, "result" => word).increment(1);
+        metrics::histogram!(names::DEVICE_ANSWER_SECONDS).record(since.elapsed().as_secs_f64());
+    }
+
+    /// Destroys what the store does not know. If it fails, the recorded intent leads to it.
+    async fn destroy_unrecorded(&self, role: &RoleName, accessor: &Accessor) {
+        if let Err(error) = self.parts.issuer.destroy(role, accessor).await {
+            tracing::warn!(%accessor, reason = error.reason().word(), "an unrecorded secret_id could not be destroyed yet");
+        }
+    }
+}
