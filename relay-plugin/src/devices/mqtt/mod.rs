@@ -94,7 +94,7 @@ impl Link {
                     metrics::counter!(names::MQTT_LOST, "reason" => "subscription").increment(1);
                     tracing::error!("the broker refused the subscription; see its access rules");
                 }
-                Seen::Message(message) => self.hand_over(message),
+                Seen::Message(message) => self.hand_over(*message),
                 Seen::Nothing => {}
                 Seen::Lost(lost) => {
                     self.connected.send_replace(false);

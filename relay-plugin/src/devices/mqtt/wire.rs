@@ -21,7 +21,7 @@ pub(super) enum Seen {
     /// Subscribed, or refused.
     Subscribed(bool),
     /// A message.
-    Message(Arrived),
+    Message(Box<Arrived>),
     /// Nothing of interest.
     Nothing,
     /// The connection is lost, or could not be made.
@@ -234,13 +234,15 @@ fn five_event(event: four::v5::Event, connection: u64) -> Seen {
                 .iter()
                 .all(|code| matches!(code, five::SubscribeReasonCode::Success(_))),
         ),
-        four::v5::Event::Incoming(five::Packet::Publish(publish)) => Seen::Message(Arrived {
-            topic: String::from_utf8_lossy(&publish.topic).into_owned(),
-            payload: publish.payload.clone(),
-            retain: publish.retain,
-            ack: Ack::Five(publish),
-            connection,
-        }),
+        four::v5::Event::Incoming(five::Packet::Publish(publish)) => {
+            Seen::Message(Box::new(Arrived {
+                topic: String::from_utf8_lossy(&publish.topic).into_owned(),
+                payload: publish.payload.clone(),
+                retain: publish.retain,
+                ack: Ack::Five(publish),
+                connection,
+            }))
+        }
         _ => Seen::Nothing,
     }
 }
@@ -253,13 +255,13 @@ fn four_event(event: four::Event, connection: u64) -> Seen {
                 .iter()
                 .all(|code| matches!(code, four::SubscribeReasonCode::Success(_))),
         ),
-        four::Event::Incoming(four::Packet::Publish(publish)) => Seen::Message(Arrived {
+        four::Event::Incoming(four::Packet::Publish(publish)) => Seen::Message(Box::new(Arrived {
             topic: publish.topic.clone(),
             payload: publish.payload.clone(),
             retain: publish.retain,
             ack: Ack::Four(publish),
             connection,
-        }),
+        })),
         _ => Seen::Nothing,
     }
 }
