@@ -139,6 +139,7 @@ impl Relay {
             last_rotation_at: None,
             policy: Default::default(),
             active_rotation: None,
+            fence: 0,
             snapshot: Vec::new(),
         };
         let created = self
@@ -157,6 +158,7 @@ impl Relay {
             request_digest: "00".repeat(32),
             totp_step: None,
             retention_ms: 0,
+            fence: 0,
             now: now(),
             audit: record(&client_id),
         };
