@@ -115,10 +115,11 @@ pub const ALL: &[Collection] = &[
         "approle-secret-id.json",
         "Each `secret_id` of the embedded issuer, with its hash",
     ),
-    Collection {
-        schema: None,
-        ..closed(REVISIONS, "", "Change counters of whole collections")
-    },
+    closed(
+        REVISIONS,
+        "revision.json",
+        "Change counters of whole collections",
+    ),
     Collection {
         schema: None,
         ..closed(PROBES, "", "Written and deleted again by `keyturn doctor`")

@@ -34,7 +34,7 @@ mod probe;
 mod query;
 mod reading;
 mod registry;
-mod revision;
+pub(crate) mod revision;
 mod settings;
 pub mod snapshots;
 mod stored;

@@ -2,6 +2,7 @@
 //! commit can demand that documents it knows are unchanged, not that no other one has come; this document stands for the whole collection.
 
 use keyturn_proto::UnixMs;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::paths::Path;
@@ -10,10 +11,13 @@ use super::stored::Document;
 use crate::store::{Result, StoreError};
 
 /// How often a collection was changed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Revision {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Revision {
+    /// Document id: the collection.
     collection: String,
+    /// One more with every change.
     revision: u64,
+    /// Last change.
     updated_at: UnixMs,
 }
 

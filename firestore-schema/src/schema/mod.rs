@@ -27,6 +27,10 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("audit.json", schema_for!(documents::AuditEntry)),
         ("audit-chain.json", schema_for!(documents::AuditChainDoc)),
         ("device.json", schema_for!(crate::devices::DeviceDoc)),
+        (
+            "revision.json",
+            schema_for!(crate::firestore::revision::Revision),
+        ),
     ]
 }
 

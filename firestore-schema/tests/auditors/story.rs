@@ -113,7 +113,7 @@ pub async fn tell(endpoint: &str, project: &str) {
     let settings = FirestoreSettings {
         project: project.to_owned(),
         database: "keyturn".to_owned(),
-        endpoint: Some(endpoint.to_owned()),
+        endpoint: Some(endpoint.parse().unwrap()),
         timeout: Duration::from_secs(60),
     };
     let store = FirestoreStore::open(settings).await.unwrap();
