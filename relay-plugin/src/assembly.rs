@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use keyturn_mls::{Backlog, Member, MemberConfig, StorageKey};
 use keyturn_proto::Npub;
 use keyturn_store::{
+    approle::AppRoleStore,
     audit::Instance,
     mac::{MacKey, probe::probe},
     store::Store,
@@ -29,6 +30,10 @@ use crate::{
     delivery::{
         member_thread::MemberThread,
         service_member::{Parts, ServiceMember},
+    },
+    devices::issuer::{
+        choose::{Chosen, choose},
+        embedded::{self, login::AppRoleLogin},
     },
     mac,
     rotation::{self, ports::Clock as _},
@@ -57,6 +62,8 @@ pub struct Assembly;
 /// What is opened before anything runs.
 struct Opened {
     store: Arc<dyn Store>,
+    /// `None` where the backend has no place for secret_ids of our own.
+    approle: Option<Arc<dyn AppRoleStore>>,
     mac: Arc<dyn MacKey>,
     member: MemberThread,
     identity: Npub,
@@ -66,6 +73,7 @@ struct Opened {
 struct Running {
     core: Mutex<Option<CoreHandle>>,
     admission: Arc<Admission>,
+    device_issuer: Option<Chosen>,
 }
 
 #[async_trait]
@@ -90,6 +98,7 @@ impl ServiceFactory for Assembly {
         let opened = opened.await.map_err(failed("service"))??;
         let Opened {
             store,
+            approle,
             mac,
             member,
             identity,
@@ -110,6 +119,17 @@ impl ServiceFactory for Assembly {
             stopping,
         ));
         let clock = Arc::new(SystemClock);
+        let device_issuer = choose(
+            &config.device_issuer,
+            &identity.to_string(),
+            approle.map(|store| embedded::Parts {
+                store,
+                mac: Arc::clone(&mac),
+                clock: clock.clone(),
+            }),
+            store.clone(),
+        )
+        .map_err(failed("devices"))?;
         let service = ServiceMember::new(Parts {
             member,
             identity,
@@ -138,6 +158,7 @@ impl ServiceFactory for Assembly {
         Ok(Arc::new(Running {
             core: Mutex::new(Some(core)),
             admission,
+            device_issuer,
         }))
     }
 }
@@ -151,6 +172,10 @@ impl Service for Running {
                 .challenge(SystemClock.now())
                 .map_err(|_| ChallengeUnavailable)
         })
+    }
+
+    fn approle(&self) -> Option<Arc<AppRoleLogin>> {
+        self.device_issuer.as_ref()?.login.clone()
     }
 
     async fn shutdown(&self, deadline: Instant) {
@@ -185,8 +210,8 @@ fn open(config: &ValidatedConfig, backlog: Backlog) -> Result<Opened, StartError
     })?;
     let identity = Npub::from_bytes(keys.public_key().to_bytes());
     let instance = Instance::relay(&identity);
-    let store = Handle::current()
-        .block_on(store::open(&config.store, &instance))
+    let Stores { store, approle } = Handle::current()
+        .block_on(store::open_all(&config.store, &instance))
         .map_err(failed("store"))?;
     let key = config.mls.storage_key.text().map_err(failed("mls"))?;
     let storage_key = StorageKey::from_text(key.expose()).map_err(failed("mls"))?;
@@ -203,6 +228,7 @@ fn open(config: &ValidatedConfig, backlog: Backlog) -> Result<Opened, StartError
     let admission = Admission::new(Arc::clone(&store), settings, keys).map_err(failed("issuer"))?;
     Ok(Opened {
         store,
+        approle,
         mac: mac.key(),
         member,
         identity,

@@ -210,16 +210,19 @@ impl Worker {
     ) {
         runtime.block_on(async move {
             let (challenges, issuer) = watch::channel(None);
+            let (approle, logins) = watch::channel(None);
             let web_stopping = CancellationToken::new();
             let web = web::Web {
                 config: Arc::clone(&self.config),
                 readiness: self.readiness.clone(),
                 metrics: metrics::install(),
                 challenges: issuer,
+                approle: logins,
                 stopping: web_stopping.clone(),
             };
             let web = tokio::spawn(web.serve(listener));
             let core = self.start_core(queue, service, &challenges).await;
+            approle.send_replace(core.as_ref().and_then(|core| core.approle()));
             self.entrance.stopping.cancelled().await;
             let deadline = (*self.ends.borrow()).unwrap_or_else(|| Instant::now() + DROP_DEADLINE);
             if let Some(core) = core

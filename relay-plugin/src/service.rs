@@ -17,7 +17,10 @@ use nostr::{Event, PublicKey};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::ValidatedConfig, delivery::port::RelayPort, web::readiness::Readiness};
+use crate::{
+    config::ValidatedConfig, delivery::port::RelayPort,
+    devices::issuer::embedded::login::AppRoleLogin, web::readiness::Readiness,
+};
 
 /// An event that a client sent to the relay and that concerns us.
 ///
@@ -150,6 +153,11 @@ pub trait ServiceFactory: Send + 'static {
 pub trait Service: Send + Sync + 'static {
     /// What answers `GET /kr/v1/challenge`.
     fn challenges(&self) -> Arc<dyn ChallengeIssuer>;
+
+    /// What answers `POST /kr/v1/approle/login`, where secret_ids of our own are issued.
+    fn approle(&self) -> Option<Arc<AppRoleLogin>> {
+        None
+    }
 
     /// Finishes the step under way and stops. After `deadline` the process ends regardless; whatever was cut short
     /// is picked up by the recovery of the next start.

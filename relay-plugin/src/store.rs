@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use keyturn_store::{
+    approle::AppRoleStore,
     audit::Instance,
     firestore::{self, FirestoreStore},
     sqlite::{self, SqliteStore},
@@ -26,6 +27,14 @@ pub enum OpenError {
     Panicked,
 }
 
+/// The store, and what only some backends can do.
+pub struct Stores {
+    /// What every backend can do.
+    pub store: Arc<dyn Store>,
+    /// Roles and secret_ids of the embedded issuer.
+    pub approle: Option<Arc<dyn AppRoleStore>>,
+}
+
 /// The store that the configuration names; others may use it at the same time. Audit records that name no client go to the chain of `instance`.
 ///
 /// # Errors
@@ -34,15 +43,30 @@ pub async fn open(
     config: &config::Store,
     instance: &Instance,
 ) -> Result<Arc<dyn Store>, OpenError> {
+    open_all(config, instance).await.map(|stores| stores.store)
+}
+
+/// As [`open`], with what only some backends can do.
+///
+/// # Errors
+/// [`OpenError`].
+pub async fn open_all(config: &config::Store, instance: &Instance) -> Result<Stores, OpenError> {
     match config {
         config::Store::Sqlite { path } => {
             let (path, instance) = (path.clone(), instance.clone());
             let opened = spawn_blocking(move || SqliteStore::open_as(&path, &instance));
-            Ok(Arc::new(opened.await.map_err(|_| OpenError::Panicked)??))
+            let store = Arc::new(opened.await.map_err(|_| OpenError::Panicked)??);
+            Ok(Stores {
+                approle: Some(store.clone()),
+                store,
+            })
         }
         config::Store::Firestore(settings) => {
             let opened = FirestoreStore::open_as(settings.clone(), instance);
-            Ok(Arc::new(opened.await?))
+            Ok(Stores {
+                store: Arc::new(opened.await?),
+                approle: None,
+            })
         }
     }
 }

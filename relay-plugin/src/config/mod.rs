@@ -4,6 +4,7 @@
 //! what was expected; nothing outside this module reads the environment; a secret's value is in no error and no `Debug`.
 //! Every key is documented in `keyturn.example.toml`, which a test holds against the readers here.
 
+mod device_issuer;
 mod duration;
 mod error;
 mod mac;
@@ -19,6 +20,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use device_issuer::{DeviceIssuer, IssuerKind, VaultLogin, VaultSection};
 pub use error::ConfigError;
 pub use mac::{CloudKms, Mac};
 pub use rules::{Admission, Algorithm, Issuer, JwksSource, Policy, TotpPolicy};
@@ -53,6 +55,8 @@ pub struct ValidatedConfig {
     pub admission: Admission,
     /// `[policy]`.
     pub policy: Policy,
+    /// `[devices.issuer]`.
+    pub device_issuer: DeviceIssuer,
     /// `[outbox]`.
     pub outbox: Outbox,
     /// `[queue]`.
@@ -106,6 +110,7 @@ impl Config {
             issuer: Issuer::read(&mut keys, profile)?,
             admission: Admission::read(&mut keys)?,
             policy: Policy::read(&mut keys, profile)?,
+            device_issuer: DeviceIssuer::read(&mut keys)?,
             outbox: Outbox::read(&mut keys)?,
             queue: Queue::read(&mut keys)?,
             log: Log::read(&mut keys)?,

@@ -249,6 +249,19 @@ impl Keys {
         key: &'static str,
         expected: &str,
     ) -> Result<SecretRef, ConfigError> {
+        self.optional_secret(key, expected)?
+            .ok_or_else(|| ConfigError::Missing {
+                key: format!("{key}_file"),
+                expected: format!("the path of a file holding {expected}"),
+            })
+    }
+
+    /// As [`Keys::secret`], where there need not be one.
+    pub(super) fn optional_secret(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+    ) -> Result<Option<SecretRef>, ConfigError> {
         let file_key = format!("{key}_file");
         let (inline, path) = match (self.take(key), self.take(&file_key)) {
             (Some(raw @ Raw::Variable(_)), Some(Raw::File(_))) => (Some(raw), None),
@@ -263,10 +276,15 @@ impl Keys {
                     found: "a value that is not shown".to_owned(),
                     origin: raw.origin(key),
                 })?;
-                Ok(SecretRef::inline(key, Zeroizing::new(text.to_owned())))
+                Ok(Some(SecretRef::inline(
+                    key,
+                    Zeroizing::new(text.to_owned()),
+                )))
             }
             (None, Some(raw)) => match raw.text() {
-                Some(path) if !path.is_empty() => Ok(SecretRef::file(key, self.base.join(path))),
+                Some(path) if !path.is_empty() => {
+                    Ok(Some(SecretRef::file(key, self.base.join(path))))
+                }
                 _ => Err(ConfigError::Invalid {
                     key: file_key.clone(),
                     expected: "the path of a file".to_owned(),
@@ -278,10 +296,7 @@ impl Keys {
                 key: key.to_owned(),
                 reason: format!("given both here and by {file_key}; give one"),
             }),
-            (None, None) => Err(ConfigError::Missing {
-                key: file_key,
-                expected: format!("the path of a file holding {expected}"),
-            }),
+            (None, None) => Ok(None),
         }
     }
 

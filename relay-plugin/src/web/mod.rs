@@ -3,6 +3,7 @@
 //! Apart from the relay's, because that one answers every route with wildcard CORS. What must always hold: no CORS headers;
 //! every answer but the metrics is JSON, errors too; a slow or silent client holds a connection for a bounded time.
 
+mod approle;
 pub mod readiness;
 mod routes;
 mod serve;
@@ -13,7 +14,10 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::ValidatedConfig, service::ChallengeIssuer};
+use crate::{
+    config::ValidatedConfig, devices::issuer::embedded::login::AppRoleLogin,
+    service::ChallengeIssuer,
+};
 use readiness::Readiness;
 
 /// How often histograms are condensed; without it they grow.
@@ -29,6 +33,8 @@ pub struct Web {
     pub metrics: Option<PrometheusHandle>,
     /// Behind `/kr/v1/challenge`; `None` until the core is up.
     pub challenges: watch::Receiver<Option<Arc<dyn ChallengeIssuer>>>,
+    /// Behind `/kr/v1/approle/login`; `None` where no secret_ids of our own are issued, and until the core is up.
+    pub approle: watch::Receiver<Option<Arc<AppRoleLogin>>>,
     /// Ends it.
     pub stopping: CancellationToken,
 }

@@ -8,12 +8,12 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     middleware::map_response,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use keyturn_proto::nonce::CHALLENGE_PATH;
 use serde_json::json;
 
-use super::Web;
+use super::{Web, approle};
 
 type Shared = State<Arc<Web>>;
 
@@ -23,6 +23,7 @@ pub(super) fn router(web: Web) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route(CHALLENGE_PATH, get(challenge))
+        .route(approle::PATH, post(approle::log_in))
         .fallback(|| async {
             problem(
                 StatusCode::NOT_FOUND,
@@ -34,7 +35,7 @@ pub(super) fn router(web: Web) -> Router {
             problem(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method_not_allowed",
-                "this path takes GET only",
+                "this path takes another method",
             )
         })
         .layer(map_response(guard))

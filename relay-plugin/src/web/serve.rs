@@ -3,7 +3,7 @@
 use std::{io, net::TcpListener, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::{DefaultBodyLimit, Request},
     http::StatusCode,
     middleware::{Next, from_fn},
@@ -55,9 +55,9 @@ pub(super) async fn serve(
             permit = Arc::clone(&permits).acquire_owned() => permit.map_err(io::Error::other)?,
             () = stopping.cancelled() => break,
         };
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     sleep(ACCEPT_PAUSE).await;
@@ -66,7 +66,9 @@ pub(super) async fn serve(
             },
             () = stopping.cancelled() => break,
         };
-        let (service, stopping) = (TowerToHyperService::new(router.clone()), stopping.clone());
+        // Handlers that ask for it learn who is at the other end.
+        let router = router.clone().layer(Extension(peer));
+        let (service, stopping) = (TowerToHyperService::new(router), stopping.clone());
         connections.spawn(async move {
             let _permit = permit;
             let connection = http1::Builder::new()

@@ -6,6 +6,7 @@
 //! - destroying is idempotent: gone is fine;
 //! - a credential is shown by one method of one type, and no error, log line or metric carries a piece of one or of an answer's body.
 
+pub mod choose;
 mod credential;
 pub mod embedded;
 mod error;
@@ -19,6 +20,7 @@ use async_trait::async_trait;
 pub use credential::{Credential, CredentialText};
 pub use error::{IssuerError, Reason};
 pub use names::{Accessor, Cidr, InvalidName, MountPath, NonceHash, RoleName};
+pub use vault::VaultAddress;
 
 /// What to issue, and for whom.
 pub struct IssueRequest<'a> {
