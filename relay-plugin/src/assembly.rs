@@ -38,7 +38,7 @@ use crate::{
     mac,
     rotation::{self, ports::Clock as _},
     service::{ChallengeIssuer, ChallengeUnavailable, Ports, Service, ServiceFactory, StartError},
-    store,
+    store::{self, Stores},
     web::readiness::Check,
 };
 

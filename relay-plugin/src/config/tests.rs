@@ -5,6 +5,8 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use super::{Config, Environment, Profile, ValidatedConfig};
 
+mod device_issuer;
+
 const EXAMPLE: &str = include_str!("../../../keyturn.example.toml");
 
 /// Only what has no default.
