@@ -25,7 +25,9 @@ pub enum ChooseError {
     #[error(transparent)]
     Vault(#[from] VaultSetupError),
     /// The store has no place for secret_ids of our own.
-    #[error("devices.issuer.kind: \"embedded\" needs store.kind = \"sqlite\"; with another store use \"vault\"")]
+    #[error(
+        "devices.issuer.kind: \"embedded\" needs store.kind = \"sqlite\"; with another store use \"vault\""
+    )]
     NoPlace,
 }
 
