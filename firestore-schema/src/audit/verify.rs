@@ -276,15 +276,10 @@ impl ChainCheck {
                 last,
                 head: head.seq,
             }),
-            Some(head) => {
-                if self
-                    .previous
-                    .as_ref()
-                    .is_some_and(|hash| *hash != head.hash)
-                {
-                    self.found(Finding::HeadDiffers { seq: head.seq });
-                }
+            Some(head) if self.previous.as_ref().is_some_and(|it| *it != head.hash) => {
+                self.found(Finding::HeadDiffers { seq: head.seq });
             }
+            Some(_) => {}
         }
         self.finish_without_head()
     }
