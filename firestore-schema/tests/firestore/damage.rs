@@ -1,0 +1,170 @@
+//! What is damaged is reported, never skipped; what cannot be an id is refused by name; what is much comes in pages.
+
+use keyturn_proto::ClientId;
+use keyturn_store::contract::fixture::{
+    DELAY, NOW, at, audit, client, client_id, operation, outbox, prepare, reserve,
+};
+use keyturn_store::documents::{AdminGroupDoc, GroupState, OutboxDoc};
+use keyturn_store::store::{
+    AuditTrail as _, BurnNonce, Registry as _, Reserved, SecretStore as _, StoreError,
+};
+use serde_json::json;
+
+use super::Place;
+use super::rest::path;
+
+fn damaged<T: std::fmt::Debug>(result: Result<T, StoreError>, expected: &'static str) {
+    match result {
+        Err(StoreError::Damaged { what }) => assert_eq!(what, expected),
+        other => panic!("not damaged: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_document_is_reported_by_every_query_that_finds_it() {
+    let place = Place::fresh().await;
+    let store = place.settled().await;
+    let Reserved::New(active) = store.reserve(reserve(&operation(2), NOW)).await.unwrap() else {
+        panic!("not reserved")
+    };
+    let sealed = prepare(&active, 2, at(DELAY), NOW);
+    store.prepare(sealed).await.unwrap();
+    let rotation = format!("oauth2_rotations/{}", operation(2));
+    let one = format!("oauth2_clients/{}", client_id());
+
+    place
+        .set(&rotation, "attempt", json!({ "stringValue": "CANARY" }))
+        .await;
+    damaged(store.rotation(&operation(2)).await, "rotation");
+    damaged(store.active_rotations().await, "rotation");
+    damaged(store.due(at(10 * DELAY), 10).await, "rotation");
+    damaged(store.next_due().await, "rotation");
+    damaged(store.unpublished().await, "rotation");
+    place
+        .set(&rotation, "attempt", json!({ "integerValue": "1" }))
+        .await;
+    store.active_rotations().await.unwrap();
+
+    // A time that is no timestamp is damage as well, and so is a document that says it is another one.
+    place
+        .set(
+            &rotation,
+            "ack_deadline",
+            json!({ "integerValue": "1760000000000" }),
+        )
+        .await;
+    damaged(store.active_rotations().await, "rotation");
+    place
+        .set(&one, "status", json!({ "nullValue": null }))
+        .await;
+    damaged(store.client(&client_id()).await, "client");
+    damaged(store.clients(None, 10).await, "client");
+    place
+        .set(&one, "status", json!({ "stringValue": "active" }))
+        .await;
+    place
+        .set(&one, "client_id", json!({ "stringValue": "another" }))
+        .await;
+    damaged(store.client(&client_id()).await, "client");
+
+    let entries = place.list("", "audit").await;
+    place
+        .set(path(&entries[0]), "at", json!({ "stringValue": "now" }))
+        .await;
+    damaged(store.read(Some(&client_id()), 100).await, "audit");
+    // Whoever checks the trail gets it as it lies there.
+    let found = store.entries(None, 100).await.unwrap();
+    assert_eq!(found.len(), entries.len());
+    assert_eq!(found.iter().filter(|entry| entry.doc.is_none()).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_an_id_is_refused_by_what_it_names() {
+    let place = Place::fresh().await;
+    let store = place.settled().await;
+    let before = store.cost();
+    for id in ["", ".", "..", "a/b", "__x__", "a\nb", &"x".repeat(1501)] {
+        let invalid = |what| Err::<(), _>(StoreError::InvalidId { what });
+        let group = AdminGroupDoc {
+            alias: id.to_owned(),
+            mls_group_id: None,
+            nostr_group_id: None,
+            welcomers: Vec::new(),
+            status: GroupState::Active,
+            updated_at: NOW,
+        };
+        let put = store.put_group(group, audit("group.registered", NOW));
+        assert_eq!(put.await, invalid("admin group"), "{id:?}");
+        let lease = store.lease(id, "us", 1000, NOW).await;
+        assert_eq!(lease.map(drop), invalid("lease"), "{id:?}");
+        let burn = BurnNonce {
+            nonce_hash: id.to_owned(),
+            owner_event: "e".to_owned(),
+            expires_at: NOW,
+            now: NOW,
+        };
+        assert_eq!(
+            store.burn_nonce(burn).await.map(drop),
+            invalid("nonce"),
+            "{id:?}"
+        );
+        assert_eq!(
+            store.purge(&[id.to_owned()], NOW).await,
+            invalid("outbox"),
+            "{id:?}"
+        );
+        let chain = store.chain_head(id).await;
+        assert_eq!(chain.map(drop), invalid("audit chain"), "{id:?}");
+        // The type of a client's id does not let it through at all.
+        assert!(id.parse::<ClientId>().is_err(), "{id:?}");
+    }
+    assert_eq!(store.cost().commits, before.commits);
+    // An event with such an id is refused with the whole change.
+    let Reserved::New(active) = store.reserve(reserve(&operation(2), NOW)).await.unwrap() else {
+        panic!("not reserved")
+    };
+    let mut sealed = prepare(&active, 2, at(DELAY), NOW);
+    sealed.outbox.push(OutboxDoc {
+        event_id: "a/b".to_owned(),
+        ..outbox(3, &active, NOW)
+    });
+    let refused = store.prepare(sealed).await;
+    assert_eq!(refused, Err(StoreError::InvalidId { what: "outbox" }));
+    assert_eq!(store.outbox(&operation(2)).await, Ok(Vec::new()));
+    let long: ClientId = "c".repeat(1500).parse().unwrap();
+    let record = audit("client.created", NOW);
+    store
+        .create_client(client(long.clone()), None, record)
+        .await
+        .unwrap();
+    assert!(store.client(&long).await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_much_comes_whole() {
+    const MANY: usize = 620;
+    let place = Place::fresh().await;
+    let store = place.relay("first").await;
+    for n in 0..MANY {
+        let burn = BurnNonce {
+            nonce_hash: format!("{n:064}"),
+            owner_event: "e".to_owned(),
+            expires_at: at(n as u64),
+            now: NOW,
+        };
+        store.burn_nonce(burn).await.unwrap();
+        let id: ClientId = format!("client-{n:04}").parse().unwrap();
+        let record = audit("client.created", at(n as u64));
+        store.create_client(client(id), None, record).await.unwrap();
+    }
+    let all = store.clients(None, usize::MAX).await.unwrap();
+    assert_eq!(all.len(), MANY);
+    assert!(all.is_sorted_by_key(|doc| doc.client_id.clone()));
+    let some = store.clients(Some(&all[99].client_id), 450).await.unwrap();
+    assert_eq!(some, all[100..550]);
+    let trail = store.read(None, usize::MAX).await.unwrap();
+    assert_eq!(trail.len(), MANY);
+    assert!(trail.is_sorted_by_key(|record| record.at));
+    store.purge(&[], at(MANY as u64)).await.unwrap();
+    assert!(place.list("", "nonces").await.is_empty());
+}

@@ -1,0 +1,310 @@
+//! Two relays on one database, each with a connection of its own: whoever comes first wins, the other one notices, and nothing is lost or done twice.
+
+use keyturn_proto::notify::Outcome;
+use keyturn_store::audit::{chain_id, verify_chain};
+use keyturn_store::contract::fixture::{
+    DELAY, NOW, REQUESTER, RETENTION, SECOND, THIRD, ack, at, audit, cancel, client_id, npub,
+    operation, prepare, reserve, version_id,
+};
+use keyturn_store::documents::{
+    ActiveRotation, AdminGroupDoc, GroupState, ProvenKey, RotationState,
+};
+use keyturn_store::firestore::FirestoreStore;
+use keyturn_store::store::{
+    AuditTrail as _, Registry as _, Reserved, SecretStore as _, StoreError,
+};
+
+use super::Place;
+
+/// Races per kind. Each goes through every step of a rotation or its end.
+const ROUNDS: u32 = 20;
+
+/// Two relays, and the operations of the rounds: two ids each.
+struct Two {
+    one: FirestoreStore,
+    other: FirestoreStore,
+}
+
+impl Two {
+    async fn settled() -> Self {
+        let place = Place::fresh().await;
+        Self {
+            one: place.settled().await,
+            other: place.relay("second").await,
+        }
+    }
+
+    async fn reserved(&self, n: u32) -> ActiveRotation {
+        match self.one.reserve(reserve(&operation(n), NOW)).await.unwrap() {
+            Reserved::New(active) => active,
+            other => panic!("not reserved: {other:?}"),
+        }
+    }
+
+    async fn prepared(&self, n: u32) -> ActiveRotation {
+        let active = self.reserved(n).await;
+        let sealed = prepare(&active, n, at(DELAY), NOW);
+        self.one.prepare(sealed).await.unwrap();
+        active
+    }
+
+    async fn withdraw(&self, n: u32) {
+        let withdraw = cancel(&operation(n), Outcome::Canceled, NOW);
+        self.one.cancel(withdraw).await.unwrap();
+    }
+
+    /// No chain has a gap, a fork or a double after all that.
+    async fn check_chains(&self) {
+        for head in self.one.chains(None, usize::MAX).await.unwrap() {
+            let entries = self.one.chain(&head.id, 1, usize::MAX).await.unwrap();
+            assert_eq!(verify_chain(&head.id, head.doc.as_ref(), &entries), []);
+        }
+    }
+
+    async fn events(&self, event: &str) -> usize {
+        let trail = self.one.read(Some(&client_id()), usize::MAX).await.unwrap();
+        trail.iter().filter(|record| record.event == event).count()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_two_reservations_wins() {
+    let two = Two::settled().await;
+    for round in 1..=ROUNDS {
+        let (a, b) = (operation(2 * round), operation(2 * round + 1));
+        let (first, second) = tokio::join!(
+            two.one.reserve(reserve(&a, NOW)),
+            two.other.reserve(reserve(&b, NOW))
+        );
+        let winner = match (first.unwrap(), second.unwrap()) {
+            (Reserved::New(won), Reserved::Busy(by)) | (Reserved::Busy(by), Reserved::New(won)) => {
+                assert_eq!(by, won.rotation_id);
+                won
+            }
+            other => panic!("{other:?}"),
+        };
+        let client = two.one.client(&client_id()).await.unwrap().unwrap();
+        assert_eq!(client.active_rotation.as_ref(), Some(&winner));
+        let active = two.other.active_rotations().await.unwrap();
+        assert_eq!(active.len(), 1);
+        let withdraw = cancel(&winner.rotation_id, Outcome::Canceled, NOW);
+        two.one.cancel(withdraw).await.unwrap();
+    }
+    assert_eq!(two.events("rotation.reserved").await, ROUNDS as usize);
+    two.check_chains().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takeover_and_the_prepare_of_the_attempt_before_exclude_each_other() {
+    let two = Two::settled().await;
+    for round in 1..=ROUNDS {
+        let n = round + 1;
+        let active = two.reserved(n).await;
+        let sealed = prepare(&active, n, at(DELAY), NOW);
+        let (prepared, taken) = tokio::join!(
+            two.one.prepare(sealed.clone()),
+            two.other
+                .take_over(&active, 2, NOW, audit("rotation.taken_over", NOW))
+        );
+        // A takeover voids what was prepared before it, so it always succeeds; the prepare came before it or never.
+        let taken = taken.unwrap();
+        assert_eq!((taken.attempt, taken.fence), (2, 2));
+        assert!(
+            matches!(prepared, Ok(_) | Err(StoreError::Fenced)),
+            "{prepared:?}"
+        );
+        let rotation = two.one.rotation(&operation(n)).await.unwrap().unwrap();
+        assert_eq!(rotation.state, RotationState::Reserved);
+        assert_eq!(rotation.new_version, None);
+        let versions = two.one.versions(&client_id()).await.unwrap();
+        assert!(versions.iter().all(|doc| doc.version_id != version_id(n)));
+        assert_eq!(two.one.prepare(sealed).await, Err(StoreError::Fenced));
+        two.withdraw(n).await;
+    }
+    two.check_chains().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_is_promoted_or_cancelled_and_never_both() {
+    let two = Two::settled().await;
+    let (mut promotions, mut withdrawals) = (0, 0);
+    for round in 1..=ROUNDS {
+        let n = round + 1;
+        two.prepared(n).await;
+        for by in [REQUESTER, SECOND] {
+            let early = ack(&operation(n), n, by, true, NOW);
+            two.one.record_ack(early).await.unwrap();
+        }
+        let before = two.one.client(&client_id()).await.unwrap().unwrap();
+        let id = operation(n);
+        let (promoted, cancelled) = tokio::join!(
+            two.one
+                .promote(&id, RETENTION, at(DELAY), audit("rotation.promoted", NOW)),
+            two.other.cancel(cancel(&id, Outcome::Canceled, at(DELAY)))
+        );
+        let rotation = two.one.rotation(&id).await.unwrap().unwrap();
+        let after = two.one.client(&client_id()).await.unwrap().unwrap();
+        match (promoted, cancelled) {
+            (Ok(done), Err(StoreError::Conflict { .. })) => {
+                assert_eq!(
+                    (done.outcome, rotation.outcome),
+                    (Some(Outcome::Promoted), Some(Outcome::Promoted))
+                );
+                assert_eq!(after.current_version, Some(version_id(n)));
+                promotions += 1;
+            }
+            (Err(StoreError::Conflict { .. }), Ok(_)) => {
+                assert_eq!(rotation.outcome, Some(Outcome::Canceled));
+                assert_eq!(after.current_version, before.current_version);
+                withdrawals += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(after.active_rotation, None);
+    }
+    assert_eq!(promotions + withdrawals, ROUNDS);
+    two.check_chains().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_acks_at_once_are_both_counted_and_promote_once() {
+    let two = Two::settled().await;
+    for round in 1..=ROUNDS {
+        let n = round + 1;
+        two.prepared(n).await;
+        let id = operation(n);
+        let (first, second) = tokio::join!(
+            two.one.record_ack(ack(&id, n, REQUESTER, true, at(DELAY))),
+            two.other.record_ack(ack(&id, n, SECOND, true, at(DELAY)))
+        );
+        let (first, second) = (first.unwrap(), second.unwrap());
+        assert!(first.counted && second.counted);
+        assert!(first.promoted != second.promoted, "promoted once");
+        let rotation = two.one.rotation(&id).await.unwrap().unwrap();
+        assert_eq!(rotation.quorum.acks.len(), 2);
+        assert_eq!(rotation.outcome, Some(Outcome::Promoted));
+    }
+    assert_eq!(two.events("rotation.promoted").await, ROUNDS as usize);
+    assert_eq!(two.events("ack.recorded").await, 2 * ROUNDS as usize);
+    two.check_chains().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_has_one_holder() {
+    let two = Two::settled().await;
+    let mut fence = 0;
+    for round in 0..u64::from(ROUNDS) {
+        let now = at(round * 1000);
+        let (one, other) = tokio::join!(
+            two.one.lease("rotation", "one", 1000, now),
+            two.other.lease("rotation", "other", 1000, now)
+        );
+        let held = match (one, other) {
+            (Ok(held), Err(StoreError::Conflict { why: "lease.held" }))
+            | (Err(StoreError::Conflict { why: "lease.held" }), Ok(held)) => held,
+            other => panic!("{other:?}"),
+        };
+        assert!(held.fence > fence);
+        fence = held.fence;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_wrong_code_and_no_record_is_lost() {
+    let two = Two::settled().await;
+    let count = |store: FirestoreStore| async move {
+        for _ in 0..ROUNDS {
+            let record = audit("totp.wrong", NOW);
+            store
+                .totp_failed(npub(REQUESTER), u32::MAX, 1, NOW, record)
+                .await
+                .unwrap();
+            store.append(audit("request.refused", NOW)).await.unwrap();
+        }
+    };
+    tokio::join!(count(two.one.clone()), count(two.other.clone()));
+    let admin = two.one.admin(&npub(REQUESTER)).await.unwrap().unwrap();
+    assert_eq!(admin.totp.unwrap().failures, 2 * ROUNDS);
+    assert_eq!(two.events("totp.wrong").await, 2 * ROUNDS as usize);
+    assert_eq!(two.events("request.refused").await, 2 * ROUNDS as usize);
+    two.check_chains().await;
+}
+
+/// What no two documents may share is kept unique although each relay writes a document of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_a_key_nor_a_group_is_given_twice() {
+    let two = Two::settled().await;
+    for round in 1..=u8::try_from(ROUNDS).unwrap() {
+        let key = ProvenKey {
+            key: hex::encode([round; 32]),
+            proof_event: "bb".repeat(32),
+            at: NOW,
+        };
+        let record = || audit("admin.key_proven", NOW);
+        let (second, third) = (npub(SECOND), npub(THIRD));
+        let (a, b) = tokio::join!(
+            two.one.prove_key(&second, key.clone(), record()),
+            two.other.prove_key(&third, key.clone(), record())
+        );
+        let taken = |result| {
+            matches!(
+                result,
+                Err(StoreError::Conflict {
+                    why: "key.other_admin"
+                })
+            )
+        };
+        assert!(a.is_ok() != b.is_ok(), "{a:?} {b:?}");
+        assert!(taken(a) || taken(b));
+
+        let group = |alias: &str| AdminGroupDoc {
+            alias: format!("{alias}-{round}"),
+            mls_group_id: Some(keyturn_proto::MlsGroupId::from_bytes(&[round; 16]).unwrap()),
+            nostr_group_id: None,
+            welcomers: Vec::new(),
+            status: GroupState::Active,
+            updated_at: NOW,
+        };
+        let record = || audit("group.registered", NOW);
+        let (a, b) = tokio::join!(
+            two.one.put_group(group("a"), record()),
+            two.other.put_group(group("b"), record())
+        );
+        assert!(a.is_ok() != b.is_ok(), "{a:?} {b:?}");
+    }
+}
+
+/// An ack of an admin whose enrolment ends at the same moment: it counts only if it came first.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ack_does_not_outlive_the_enrolment_it_rests_on() {
+    let two = Two::settled().await;
+    for round in 1..=ROUNDS {
+        let n = round + 1;
+        two.prepared(n).await;
+        let enrolled = keyturn_store::contract::fixture::admin(SECOND, false);
+        let mut gone = enrolled.clone();
+        gone.active = false;
+        let id = operation(n);
+        let (acked, put) = tokio::join!(
+            two.one.record_ack(ack(&id, n, SECOND, true, NOW)),
+            two.other.put_admin(gone, audit("admin.revoked", NOW))
+        );
+        put.unwrap();
+        let chain = chain_id(&format!("client:{}", client_id()));
+        let entries = two.one.chain(&chain, 1, usize::MAX).await.unwrap();
+        let place = |event: &str| {
+            entries
+                .iter()
+                .rposition(|entry| entry.doc.as_ref().unwrap().record.event == event)
+        };
+        if acked.unwrap().counted {
+            // Both lie in the client's chain, which says what came first.
+            assert!(place("ack.recorded") < place("admin.revoked"));
+        }
+        two.one
+            .put_admin(enrolled, audit("admin.enrolled", NOW))
+            .await
+            .unwrap();
+        two.withdraw(n).await;
+    }
+}
