@@ -19,12 +19,12 @@ use super::rest::{kind, path, plain};
 
 /// One rotation to its promotion, another one under way, and one of everything else.
 async fn live(store: &FirestoreStore) {
-    for n in [2, 3] {
-        let Reserved::New(active) = store.reserve(reserve(&operation(n), NOW)).await.unwrap()
-        else {
+    for (n, start) in [(2, 0), (3, 2 * DELAY)] {
+        let command = reserve(&operation(n), at(start));
+        let Reserved::New(active) = store.reserve(command).await.unwrap() else {
             panic!("not reserved")
         };
-        let sealed = prepare(&active, n, at(DELAY), NOW);
+        let sealed = prepare(&active, n, at(start + DELAY), at(start));
         store.prepare(sealed).await.unwrap();
         if n == 2 {
             for by in [REQUESTER, SECOND] {

@@ -309,7 +309,9 @@ async fn an_end_that_was_in_doubt_is_the_end_it_was() {
         .await
         .unwrap();
     assert_eq!(promoted.outcome, Some(Outcome::Promoted));
-    shaky.reserved(3).await;
+    let later = reserve(&operation(3), at(2 * DELAY));
+    let reserved = shaky.store.reserve(later).await;
+    assert!(matches!(reserved, Ok(Reserved::New(_))), "{reserved:?}");
     shaky.proxy.next_commits([Fault::CallLost]);
     let ended = shaky
         .store

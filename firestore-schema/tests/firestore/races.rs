@@ -1,5 +1,6 @@
 //! Two relays on one database, each with a connection of its own: whoever comes first wins, the other one notices, and nothing is lost or done twice.
 
+use keyturn_proto::UnixMs;
 use keyturn_proto::notify::Outcome;
 use keyturn_store::audit::{chain_id, verify_chain};
 use keyturn_store::contract::fixture::{
@@ -19,6 +20,16 @@ use super::Place;
 /// Races per kind. Each goes through every step of a rotation or its end.
 const ROUNDS: u32 = 20;
 
+/// When operation `n` begins: after the end of the one before.
+fn start(n: u32) -> UnixMs {
+    at(u64::from(n) * 2 * DELAY)
+}
+
+/// When its version may become current.
+fn ready(n: u32) -> UnixMs {
+    UnixMs(start(n).0 + DELAY)
+}
+
 /// Two relays, and the operations of the rounds: two ids each.
 struct Two {
     one: FirestoreStore,
@@ -35,7 +46,12 @@ impl Two {
     }
 
     async fn reserved(&self, n: u32) -> ActiveRotation {
-        match self.one.reserve(reserve(&operation(n), NOW)).await.unwrap() {
+        match self
+            .one
+            .reserve(reserve(&operation(n), start(n)))
+            .await
+            .unwrap()
+        {
             Reserved::New(active) => active,
             other => panic!("not reserved: {other:?}"),
         }
@@ -43,7 +59,7 @@ impl Two {
 
     async fn prepared(&self, n: u32) -> ActiveRotation {
         let active = self.reserved(n).await;
-        let sealed = prepare(&active, n, at(DELAY), NOW);
+        let sealed = prepare(&active, n, ready(n), start(n));
         self.one.prepare(sealed).await.unwrap();
         active
     }
@@ -100,7 +116,7 @@ async fn a_takeover_and_the_prepare_of_the_attempt_before_exclude_each_other() {
     for round in 1..=ROUNDS {
         let n = round + 1;
         let active = two.reserved(n).await;
-        let sealed = prepare(&active, n, at(DELAY), NOW);
+        let sealed = prepare(&active, n, ready(n), start(n));
         let (prepared, taken) = tokio::join!(
             two.one.prepare(sealed.clone()),
             two.other
@@ -132,15 +148,15 @@ async fn a_rotation_is_promoted_or_cancelled_and_never_both() {
         let n = round + 1;
         two.prepared(n).await;
         for by in [REQUESTER, SECOND] {
-            let early = ack(&operation(n), n, by, true, NOW);
+            let early = ack(&operation(n), n, by, true, start(n));
             two.one.record_ack(early).await.unwrap();
         }
         let before = two.one.client(&client_id()).await.unwrap().unwrap();
         let id = operation(n);
         let (promoted, cancelled) = tokio::join!(
             two.one
-                .promote(&id, RETENTION, at(DELAY), audit("rotation.promoted", NOW)),
-            two.other.cancel(cancel(&id, Outcome::Canceled, at(DELAY)))
+                .promote(&id, RETENTION, ready(n), audit("rotation.promoted", NOW)),
+            two.other.cancel(cancel(&id, Outcome::Canceled, ready(n)))
         );
         let rotation = two.one.rotation(&id).await.unwrap().unwrap();
         let after = two.one.client(&client_id()).await.unwrap().unwrap();
@@ -174,8 +190,8 @@ async fn two_acks_at_once_are_both_counted_and_promote_once() {
         two.prepared(n).await;
         let id = operation(n);
         let (first, second) = tokio::join!(
-            two.one.record_ack(ack(&id, n, REQUESTER, true, at(DELAY))),
-            two.other.record_ack(ack(&id, n, SECOND, true, at(DELAY)))
+            two.one.record_ack(ack(&id, n, REQUESTER, true, ready(n))),
+            two.other.record_ack(ack(&id, n, SECOND, true, ready(n)))
         );
         let (first, second) = (first.unwrap(), second.unwrap());
         assert!(first.counted && second.counted);
@@ -286,7 +302,7 @@ async fn an_ack_does_not_outlive_the_enrolment_it_rests_on() {
         gone.active = false;
         let id = operation(n);
         let (acked, put) = tokio::join!(
-            two.one.record_ack(ack(&id, n, SECOND, true, NOW)),
+            two.one.record_ack(ack(&id, n, SECOND, true, start(n))),
             two.other.put_admin(gone, audit("admin.revoked", NOW))
         );
         put.unwrap();
