@@ -25,7 +25,7 @@ use crate::store::{Result, StoreError};
 const DELETE_AFTER: &str = "delete_after";
 
 /// What is written beside a change set of the lifecycle.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 pub(super) struct Also {
     /// A group binding.
     pub(super) group: Option<AdminGroupDoc>,

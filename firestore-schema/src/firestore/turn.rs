@@ -178,7 +178,7 @@ impl<'s> Turn<'s> {
         also: Also,
     ) -> Result<Option<T>> {
         let Verdict { answer, change } = verdict;
-        if change == Change::default() {
+        if change == Change::default() && also == Also::default() {
             return Ok(Some(answer));
         }
         let (writes, mark) = apply::plan(&mut reading, change, also).await?;

@@ -24,7 +24,7 @@ pub fn all() -> Vec<(&'static str, Schema)> {
             "approle-secret-id.json",
             schema_for!(crate::approle::SecretIdDoc),
         ),
-        ("audit.json", schema_for!(documents::AuditEntry)),
+        ("audit.json", schema_for!(StoredEntry)),
         ("audit-chain.json", schema_for!(documents::AuditChainDoc)),
         ("device.json", schema_for!(crate::devices::DeviceDoc)),
         (
@@ -54,4 +54,15 @@ struct StoredRotation {
     document: documents::RotationDoc,
     /// When the timer must look at it next; only in Firestore, for the timer's query.
     due_at: Option<keyturn_proto::UnixMs>,
+}
+
+/// An audit entry with what Firestore holds beside it.
+#[derive(JsonSchema)]
+#[schemars(title = "AuditEntry")]
+#[expect(dead_code, reason = "only its schema is used")]
+struct StoredEntry {
+    #[serde(flatten)]
+    entry: documents::AuditEntry,
+    /// Random name of the commit that wrote it; only in Firestore, where a relay whose answer was lost looks for it. The chain's hash does not cover it.
+    commit: Option<String>,
 }

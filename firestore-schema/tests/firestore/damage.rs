@@ -39,7 +39,6 @@ async fn a_damaged_document_is_reported_by_every_query_that_finds_it() {
     damaged(store.active_rotations().await, "rotation");
     damaged(store.due(at(10 * DELAY), 10).await, "rotation");
     damaged(store.next_due().await, "rotation");
-    damaged(store.unpublished().await, "rotation");
     place
         .set(&rotation, "attempt", json!({ "integerValue": "1" }))
         .await;
@@ -102,6 +101,7 @@ async fn what_cannot_be_an_id_is_refused_by_what_it_names() {
             owner_event: "e".to_owned(),
             expires_at: NOW,
             now: NOW,
+            audit: audit("nonce.burnt", NOW),
         };
         assert_eq!(
             store.burn_nonce(burn).await.map(drop),
@@ -109,7 +109,7 @@ async fn what_cannot_be_an_id_is_refused_by_what_it_names() {
             "{id:?}"
         );
         assert_eq!(
-            store.purge(&[id.to_owned()], NOW).await,
+            store.purge(&[id.to_owned()], None, NOW).await,
             invalid("outbox"),
             "{id:?}"
         );
@@ -151,6 +151,7 @@ async fn what_is_much_comes_whole() {
             owner_event: "e".to_owned(),
             expires_at: at(n as u64),
             now: NOW,
+            audit: audit("nonce.burnt", at(n as u64)),
         };
         store.burn_nonce(burn).await.unwrap();
         let id: ClientId = format!("client-{n:04}").parse().unwrap();
@@ -163,8 +164,8 @@ async fn what_is_much_comes_whole() {
     let some = store.clients(Some(&all[99].client_id), 450).await.unwrap();
     assert_eq!(some, all[100..550]);
     let trail = store.read(None, usize::MAX).await.unwrap();
-    assert_eq!(trail.len(), MANY);
+    assert_eq!(trail.len(), 2 * MANY);
     assert!(trail.is_sorted_by_key(|record| record.at));
-    store.purge(&[], at(MANY as u64)).await.unwrap();
+    store.purge(&[], None, at(MANY as u64)).await.unwrap();
     assert!(place.list("", "nonces").await.is_empty());
 }

@@ -39,6 +39,7 @@ async fn live(store: &FirestoreStore) {
         owner_event: "cd".repeat(32),
         expires_at: at(1000),
         now: NOW,
+        audit: audit("nonce.burnt", NOW),
     };
     store.burn_nonce(burn).await.unwrap();
     let group = docs::AdminGroupDoc {
@@ -66,11 +67,11 @@ fn check<T: Serialize + DeserializeOwned>(found: &[Value], schema: &str, helpers
     let properties = schema_of.as_value()["properties"].as_object().unwrap();
     for document in found {
         let mut fields = plain(document);
+        let names: BTreeSet<&String> = fields.keys().collect();
+        assert_eq!(names, properties.keys().collect(), "{schema}");
         for helper in helpers {
             assert!(fields.remove(*helper).is_some(), "{schema}: no {helper}");
         }
-        let names: BTreeSet<&String> = fields.keys().collect();
-        assert_eq!(names, properties.keys().collect(), "{schema}");
         for (name, property) in properties {
             let time = property.to_string().contains("#/$defs/UnixMs");
             let stored = kind(document, name);

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use keyturn_proto::notify::Outcome;
 use keyturn_store::audit::{Instance, verify_chain};
 use keyturn_store::contract::fixture::{
-    DELAY, NOW, REQUESTER, RETENTION, SECOND, ack, admin, at, audit, cancel, client, client_id,
-    npub, operation, prepare, reserve, version_id,
+    DELAY, FENCE, NOW, REQUESTER, RETENTION, SECOND, ack, admin, at, audit, cancel, client,
+    client_id, npub, operation, prepare, reserve, version_id,
 };
 use keyturn_store::documents::{ActiveRotation, ClientStatus};
 use keyturn_store::firestore::FirestoreStore;
@@ -156,7 +156,10 @@ async fn what_would_do_harm_twice_is_done_once() {
         shaky.proxy.next_commits([fault]);
         shaky
             .store
-            .put_admin(admin(40, false), audit("admin.enrolled", NOW))
+            .put_admin(
+                admin(40 + u8::try_from(before).unwrap(), false),
+                audit("admin.enrolled", NOW),
+            )
             .await
             .unwrap();
         shaky.proxy.next_commits([fault]);
@@ -173,6 +176,7 @@ async fn what_would_do_harm_twice_is_done_once() {
             owner_event: "ours".to_owned(),
             expires_at: at(1000),
             now: NOW,
+            audit: audit("nonce.burnt", NOW),
         };
         assert_eq!(shaky.store.burn_nonce(burn).await, Ok(Burned::Fresh));
     }
@@ -305,7 +309,7 @@ async fn an_end_that_was_in_doubt_is_the_end_it_was() {
     let record = audit("rotation.promoted", at(DELAY));
     let promoted = shaky
         .store
-        .promote(&operation(2), RETENTION, at(DELAY), record)
+        .promote(&operation(2), RETENTION, FENCE, at(DELAY), record)
         .await
         .unwrap();
     assert_eq!(promoted.outcome, Some(Outcome::Promoted));

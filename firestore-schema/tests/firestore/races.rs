@@ -4,15 +4,15 @@ use keyturn_proto::UnixMs;
 use keyturn_proto::notify::Outcome;
 use keyturn_store::audit::{chain_id, verify_chain};
 use keyturn_store::contract::fixture::{
-    DELAY, NOW, REQUESTER, RETENTION, SECOND, THIRD, ack, at, audit, cancel, client_id, npub,
-    operation, prepare, reserve, version_id,
+    DELAY, FENCE, NOW, REQUESTER, RETENTION, SECOND, THIRD, ack, at, audit, cancel, client_id,
+    npub, operation, prepare, reserve, version_id,
 };
 use keyturn_store::documents::{
     ActiveRotation, AdminGroupDoc, GroupState, ProvenKey, RotationState,
 };
 use keyturn_store::firestore::FirestoreStore;
 use keyturn_store::store::{
-    AuditTrail as _, Registry as _, Reserved, SecretStore as _, StoreError,
+    AuditTrail as _, Cancel, Registry as _, Reserved, SecretStore as _, StoreError,
 };
 
 use super::Place;
@@ -64,8 +64,11 @@ impl Two {
         active
     }
 
-    async fn withdraw(&self, n: u32) {
-        let withdraw = cancel(&operation(n), Outcome::Canceled, NOW);
+    async fn withdraw(&self, n: u32, fence: u64) {
+        let withdraw = Cancel {
+            fence: Some(fence),
+            ..cancel(&operation(n), Outcome::Canceled, NOW)
+        };
         self.one.cancel(withdraw).await.unwrap();
     }
 
@@ -115,16 +118,22 @@ async fn a_takeover_and_the_prepare_of_the_attempt_before_exclude_each_other() {
     let two = Two::settled().await;
     for round in 1..=ROUNDS {
         let n = round + 1;
-        let active = two.reserved(n).await;
+        let mut command = reserve(&operation(n), start(n));
+        // The fence of the takeover before.
+        command.rotation.fence = u64::from(round);
+        let Reserved::New(active) = two.one.reserve(command).await.unwrap() else {
+            panic!("not reserved")
+        };
+        let next = active.fence + 1;
         let sealed = prepare(&active, n, ready(n), start(n));
         let (prepared, taken) = tokio::join!(
             two.one.prepare(sealed.clone()),
             two.other
-                .take_over(&active, 2, NOW, audit("rotation.taken_over", NOW))
+                .take_over(&active, next, NOW, audit("rotation.taken_over", NOW))
         );
         // A takeover voids what was prepared before it, so it always succeeds; the prepare came before it or never.
         let taken = taken.unwrap();
-        assert_eq!((taken.attempt, taken.fence), (2, 2));
+        assert_eq!((taken.attempt, taken.fence), (2, next));
         assert!(
             matches!(prepared, Ok(_) | Err(StoreError::Fenced)),
             "{prepared:?}"
@@ -135,7 +144,7 @@ async fn a_takeover_and_the_prepare_of_the_attempt_before_exclude_each_other() {
         let versions = two.one.versions(&client_id()).await.unwrap();
         assert!(versions.iter().all(|doc| doc.version_id != version_id(n)));
         assert_eq!(two.one.prepare(sealed).await, Err(StoreError::Fenced));
-        two.withdraw(n).await;
+        two.withdraw(n, next).await;
     }
     two.check_chains().await;
 }
@@ -154,8 +163,13 @@ async fn a_rotation_is_promoted_or_cancelled_and_never_both() {
         let before = two.one.client(&client_id()).await.unwrap().unwrap();
         let id = operation(n);
         let (promoted, cancelled) = tokio::join!(
-            two.one
-                .promote(&id, RETENTION, ready(n), audit("rotation.promoted", NOW)),
+            two.one.promote(
+                &id,
+                RETENTION,
+                FENCE,
+                ready(n),
+                audit("rotation.promoted", NOW)
+            ),
             two.other.cancel(cancel(&id, Outcome::Canceled, ready(n)))
         );
         let rotation = two.one.rotation(&id).await.unwrap().unwrap();
@@ -297,8 +311,7 @@ async fn an_ack_does_not_outlive_the_enrolment_it_rests_on() {
     for round in 1..=ROUNDS {
         let n = round + 1;
         two.prepared(n).await;
-        let enrolled = keyturn_store::contract::fixture::admin(SECOND, false);
-        let mut gone = enrolled.clone();
+        let mut gone = two.one.admin(&npub(SECOND)).await.unwrap().unwrap();
         gone.active = false;
         let id = operation(n);
         let (acked, put) = tokio::join!(
@@ -317,10 +330,10 @@ async fn an_ack_does_not_outlive_the_enrolment_it_rests_on() {
             // Both lie in the client's chain, which says what came first.
             assert!(place("ack.recorded") < place("admin.revoked"));
         }
-        two.one
-            .put_admin(enrolled, audit("admin.enrolled", NOW))
-            .await
-            .unwrap();
-        two.withdraw(n).await;
+        let mut back = two.one.admin(&npub(SECOND)).await.unwrap().unwrap();
+        back.active = true;
+        let record = audit("admin.enrolled", NOW);
+        two.one.put_admin(back, record).await.unwrap();
+        two.withdraw(n, FENCE).await;
     }
 }
