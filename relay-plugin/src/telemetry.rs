@@ -17,10 +17,13 @@ use tracing_subscriber::{
 
 use crate::config::{Log, LogFormat};
 
-/// Print values: documents on decode failures, payloads and MACs, whole messages, all settings, key schedules.
-const SILENT: [&str; 7] = [
+/// Print values: documents on decode failures, payloads and MACs, answers of services in their errors, whole messages, all settings, key
+/// schedules. `experimental` is what Google's libraries log their errors as.
+const SILENT: [&str; 9] = [
+    "experimental",
     "firestore",
-    "google_cloud_kms_v1",
+    "gcloud_sdk",
+    "google_cloud",
     "nostr_relay::session",
     "nostr_relay::setting",
     "nostr_relay::app",
@@ -29,7 +32,7 @@ const SILENT: [&str; 7] = [
 ];
 
 /// Quiet enough at WARN; at INFO they tell every connection, or every migration of a new database.
-const NOISY: [&str; 7] = [
+const NOISY: [&str; 9] = [
     "actix_server",
     "h2",
     "hyper",
@@ -37,6 +40,8 @@ const NOISY: [&str; 7] = [
     "nostr_sdk",
     "refinery_core",
     "reqwest",
+    "tonic",
+    "tower",
 ];
 
 /// Why logging could not be set up.
@@ -143,11 +148,16 @@ mod tests {
     #[test]
     fn targets_that_print_values_stay_silent_at_trace() {
         let text = logged(
-            "trace,firestore=trace,nostr_relay::session=debug",
+            "trace,firestore=trace,google_cloud_kms_v1=trace,nostr_relay::session=debug",
             LogFormat::Text,
             || {
                 tracing::error!(target: "firestore::db::query", "canary");
                 tracing::error!(target: "google_cloud_kms_v1::tracing", "canary");
+                tracing::error!(target: "google_cloud_gax_internal::observability", "canary");
+                tracing::error!(target: "google_cloud_auth::credentials", "canary");
+                tracing::error!(target: "gcloud_sdk::token_source", "canary");
+                tracing::warn!(target: "experimental.client.request", "canary");
+                tracing::warn!(target: "experimental.transport.request", "canary");
                 tracing::debug!(target: "nostr_relay::session", "canary");
                 tracing::info!(target: "nostr_relay::setting", "canary");
                 tracing::error!(target: "openmls::group", "canary");

@@ -4,6 +4,7 @@
 
 pub mod attack;
 pub mod hunt;
+pub mod kms;
 pub mod measure;
 pub mod member_file;
 pub mod private_message;

@@ -9,7 +9,7 @@ use keyturn_admin::OpenedSecret;
 use keyturn_proto::notify::Outcome;
 use keyturn_proto::{ClientId, PresentedSecret, RotationId, VersionId};
 use keyturn_store::documents::{AuditRecord, ClientDoc, RotationDoc, RotationState, VersionDoc};
-use keyturn_store::mac::LocalMacKey;
+use keyturn_store::mac::{LocalMacKey, MacKey};
 use keyturn_store::sqlite::SqliteStore;
 use keyturn_store::store::{AuditTrail as _, Registry as _, SecretStore as _};
 use keyturn_store::verifier::{Rate, Settings, Verifier, VerifyError, Which};
@@ -48,13 +48,20 @@ impl Held {
 pub struct Judge {
     pub store: SqliteStore,
     client: ClientId,
-    verifier: Verifier<Arc<SqliteStore>, LocalMacKey>,
+    verifier: Verifier<Arc<SqliteStore>, Arc<dyn MacKey>>,
 }
 
 impl Judge {
+    /// With the key file of the world.
     pub fn of(world: &World, client: &str) -> Self {
-        let store = world.store();
         let mac = LocalMacKey::open(&[world.layout.mac_key()]).unwrap();
+        Self::with(world, client, mac)
+    }
+
+    /// With another MAC key.
+    pub fn with(world: &World, client: &str, mac: impl MacKey + 'static) -> Self {
+        let store = world.store();
+        let mac: Arc<dyn MacKey> = Arc::new(mac);
         let plenty = Rate {
             per_second: 10_000,
             burst: 10_000,

@@ -71,6 +71,8 @@ pub enum Failure {
     Garbage,
     /// 200, and JSON that breaks off.
     Truncated,
+    /// An error whose message repeats the request, as a careless service or proxy might.
+    Echo,
     /// 307 to another address.
     Redirect(String),
 }

@@ -110,6 +110,10 @@ async fn answer(
             StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY),
             "<html>a proxy's page</html>",
         )),
+        Some(Failure::Echo) => {
+            let said = String::from_utf8_lossy(&body);
+            Ok(json(&methods::error(500, "INTERNAL", &said, None)))
+        }
         Some(Failure::Redirect(to)) => {
             let mut response = text(StatusCode::TEMPORARY_REDIRECT, "");
             let to = format!("{to}{}", head.uri);

@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 use super::{Config, Environment, Profile, ValidatedConfig};
 
 mod device_issuer;
+mod mac;
 
 const EXAMPLE: &str = include_str!("../../../keyturn.example.toml");
 

@@ -13,6 +13,7 @@ use super::{
     mac::{CHECK, Usage},
 };
 
+const WAIT: &str = "docs/operations.md, \"New pepper\", says what to wait for";
 const REVIVE: &str = "enable it again, or rotate these clients by emergency";
 
 pub(super) async fn versions(
@@ -78,14 +79,12 @@ fn listed(
 ) {
     let primary = key.version_of(&service.primary_ref());
     for version in versions {
-        one(
-            key,
-            version,
-            primary == Some(version.number),
-            primary.is_some_and(|p| version.number > p),
-            usage,
-            report,
-        );
+        let place = match primary {
+            Some(primary) if version.number == primary => Place::Primary,
+            Some(primary) if version.number > primary => Place::Newer,
+            _ => Place::Older,
+        };
+        one(key, version, place, usage, report);
     }
     let exists = |number| versions.iter().any(|version| version.number == number);
     if let Some(number) = primary.filter(|number| !exists(*number)) {
@@ -109,11 +108,19 @@ fn listed(
     }
 }
 
+/// A version, seen from the one that makes new hashes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Primary,
+    Newer,
+    /// Or of an earlier key.
+    Older,
+}
+
 fn one(
     key: &KeyName,
     version: &KeyVersion,
-    primary: bool,
-    newer: bool,
+    place: Place,
     usage: Option<&Usage<'_>>,
     report: &mut Report,
 ) {
@@ -126,7 +133,7 @@ fn one(
     let key_ref = key.version(*number);
     let shown = format!("{key_ref} ({}, {})", state.word(), protection.word());
     let used = usage.and_then(|usage| usage.get(key_ref.as_str()));
-    if (primary || used.is_some()) && !hmac_sha256 {
+    if (place == Place::Primary || used.is_some()) && !hmac_sha256 {
         report.fail(
             CHECK,
             format!("{shown} is not one for HMAC_SHA256"),
@@ -134,37 +141,59 @@ fn one(
         );
     }
     let usable = *state == VersionState::Enabled;
-    if primary && !usable {
+    if place == Place::Primary && !usable {
+        let revive = revive(key, version);
         report.fail(
             CHECK,
             format!("{shown} should make new hashes: nothing can be rotated"),
-            format!(
-                "set mac.version to an enabled version, or: {}",
-                revive(key, version)
-            ),
+            format!("set mac.version to an enabled version, or: {revive}"),
         );
     }
     match used {
         Some(used) if usable => report.ok(CHECK, format!("{shown} hashed {}", used.counts())),
-        Some(used) => report.fail(
-            CHECK,
-            format!("{shown} hashed {}, which nobody can verify now", used.counts()),
-            format!("{REVIVE}: {}", revive(key, version)),
-        ),
-        // Not known, or gone already.
-        None if usage.is_none() || matches!(state, VersionState::Destroyed | VersionState::DestroyScheduled) => {}
-        None if primary => report.ok(CHECK, format!("{shown} makes new hashes; none lives yet")),
-        None if newer => report.ok(
-            CHECK,
-            format!("{shown} is not used yet: it makes new hashes once mac.version is {number}"),
-        ),
-        None => report.ok(
+        Some(used) => {
+            let (counts, revive) = (used.counts(), revive(key, version));
+            report.fail(
+                CHECK,
+                format!("{shown} hashed {counts}, which nobody can verify now"),
+                format!("{REVIVE}: {revive}"),
+            );
+        }
+        None => unused(key, version, place, &shown, usage, report),
+    }
+}
+
+/// Says what can be done with a version that hashed nothing alive, as far as that is known.
+fn unused(
+    key: &KeyName,
+    version: &KeyVersion,
+    place: Place,
+    shown: &str,
+    usage: Option<&Usage<'_>>,
+    report: &mut Report,
+) {
+    let gone = [VersionState::DestroyScheduled, VersionState::Destroyed].contains(&version.state);
+    let Some(usage) = usage.filter(|_| !gone) else {
+        return;
+    };
+    match place {
+        Place::Primary => report.ok(CHECK, format!("{shown} makes new hashes; none lives yet")),
+        Place::Newer => report.ok(
             CHECK,
             format!(
-                "{shown} is used by no living version of this store and may be destroyed: {} (docs/operations.md, \"New pepper\", says what to wait for)",
-                gcloud(key, "destroy", version)
+                "{shown} is not used yet: it makes new hashes once mac.version is {}",
+                version.number
             ),
         ),
+        // A store without any secret is more likely a new or the wrong one than a reason to destroy something.
+        Place::Older if usage.is_empty() => {}
+        Place::Older => {
+            let destroy = gcloud(key, "destroy", version);
+            report.ok(
+                CHECK,
+                format!("{shown} is used by no living version of this store and may be destroyed: {destroy} ({WAIT})"),
+            );
+        }
     }
 }
 

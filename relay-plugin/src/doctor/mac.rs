@@ -140,7 +140,8 @@ async fn available(opened: &Opened, usage: &Usage<'_>, report: &mut Report) {
 
 /// Which of the key files are still needed. Nothing is said while that is not known.
 fn files_in_use(key: &LocalMacKey, usage: Option<&Usage<'_>>, report: &mut Report) {
-    let Some(usage) = usage else {
+    // A store without any secret is more likely a new or the wrong one than a reason to destroy something.
+    let Some(usage) = usage.filter(|usage| !usage.is_empty()) else {
         return;
     };
     for key_ref in key.key_refs() {

@@ -1,0 +1,215 @@
+//! Secrets hashed by a key in Cloud KMS, through a real relay process: a rotation, a new pepper, and the key service away.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::num::NonZeroU64;
+
+use keyturn_admin::session::RequestError;
+use keyturn_proto::notify::Outcome;
+use keyturn_proto::{Action, ErrorClass, VersionId};
+use keyturn_store::fake_kms::{Failure, FakeKms, Method};
+use keyturn_store::verifier::Which;
+use keyturn_tests::steady::{Wish, carry_through};
+use keyturn_tests::trail::Trail;
+use keyturn_tests::verdict::{Held, Judge};
+use keyturn_tests::wire::Wire;
+use keyturn_tests::world::{CLIENT, reason, set};
+use keyturn_tests::{World, eventually, kms};
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_keyturn-under-test");
+const FIRST: NonZeroU64 = NonZeroU64::MIN;
+
+/// A relay that hashes with version 1 of the server's key and logs all that it may.
+async fn world(server: &FakeKms) -> World {
+    World::new(PROGRAM, |config| {
+        kms::configure(config, server, FIRST);
+        set(config, "log", "level", "trace");
+    })
+    .await
+}
+
+async fn key_ref(world: &World, version: VersionId) -> String {
+    let store = Trail::of(world).store;
+    let versions = keyturn_store::store::SecretStore::versions(&store, &CLIENT.parse().unwrap());
+    let mut versions = versions.await.unwrap();
+    versions.retain(|known| known.version_id == version);
+    versions.remove(0).mac_key_ref
+}
+
+async fn mac_state(web: &str) -> Option<String> {
+    let answer = reqwest::get(format!("{web}/readyz")).await.ok()?;
+    let body: Value = answer.json().await.ok()?;
+    Some(body["checks"]["mac"]["state"].as_str()?.to_owned())
+}
+
+/// None of the secrets, in the log of a relay that logs all that it may.
+fn log_is_clean(world: &World, held: &[&str]) {
+    let log = world.log();
+    assert!(log.contains("keyturn"), "it does log");
+    for secret in held {
+        assert!(!log.contains(secret), "a secret is in the log");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_pepper_hashes_what_is_new_and_the_old_one_goes_on_verifying() {
+    let server = FakeKms::start().await.unwrap();
+    let mut world = world(&server).await;
+    let (relay, mut alice, mut bob, group) = world.with_group().await;
+    let (_, first) = world.rotate(&mut alice, &mut bob, &group).await;
+    let held = Held::default();
+    held.note(&first);
+    let old = first.notify.header.version_id;
+    assert_eq!(key_ref(&world, old).await, server.key().version(FIRST));
+    assert_eq!(
+        first.notify.header.mac_key_ref,
+        server.key().version(FIRST),
+        "the admins see which key hashed it"
+    );
+
+    // The operator makes a new version, names it, and starts again.
+    let second = server.add_version(server.key());
+    tokio::task::spawn_blocking(|| relay.terminate())
+        .await
+        .unwrap();
+    world.configure(|config| kms::configure(config, &server, second));
+    let relay = world.relay().await;
+    let before = server.asked().len();
+    let wish = Wish::new(Action::Rotation, &group, reason("after the new pepper"));
+    carry_through(world.issuer.signer(), &mut alice, &mut bob, &wish, &held).await;
+
+    let judge = Judge::with(&world, CLIENT, kms::key(&server, second));
+    let mut wire = Wire::connect(&relay.url).await;
+    let new = judge
+        .promoted(&mut wire, old, &wish.id, &held, "after the new pepper")
+        .await;
+    assert_eq!(key_ref(&world, new).await, server.key().version(second));
+    assert_eq!(key_ref(&world, old).await, server.key().version(FIRST));
+    let new_secret = held.secret(new);
+    let old_secret = held.secret(old);
+    assert_eq!(
+        judge.verify(&old_secret).await,
+        Some((old, Which::Previous)),
+        "by version 1"
+    );
+    assert_eq!(
+        judge.verify(&new_secret).await,
+        Some((new, Which::Current)),
+        "by version 2"
+    );
+    let asked = server.asked();
+    let of = |number| {
+        let name = server.key().version(number);
+        asked[before..]
+            .iter()
+            .filter(|asked| **asked == name)
+            .count()
+    };
+    assert!(of(FIRST) >= 1 && of(second) >= 3, "{asked:?}");
+
+    // An instance that was not restarted yet verifies both as well.
+    let late = Judge::with(&world, CLIENT, kms::key(&server, FIRST));
+    assert_eq!(late.verify(&new_secret).await, Some((new, Which::Current)));
+    log_is_clean(&world, &[&old_secret, &new_secret]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_key_service_is_away_nothing_changes_and_afterwards_all_goes_on() {
+    let server = FakeKms::start().await.unwrap();
+    let mut world = world(&server).await;
+    let (relay, mut alice, mut bob, group) = world.with_group().await;
+    let (_, first) = world.rotate(&mut alice, &mut bob, &group).await;
+    let (old, secret) = (
+        first.notify.header.version_id,
+        first.notify.secret.expose().to_owned(),
+    );
+    eventually("the key is ready", async || {
+        (mac_state(&relay.web).await? == "ready").then_some(())
+    })
+    .await;
+    let trail = Trail::of(&world);
+    let versions_before = versions(&trail);
+
+    for failure in [Failure::Reset, Failure::Hang, Failure::CorruptMac] {
+        let is_away = failure != Failure::CorruptMac;
+        server.fail(failure);
+        let asked = world
+            .ask(&mut alice, &group, Action::Rotation, reason("away"))
+            .await;
+        let Err(RequestError::Refused { class, .. }) = asked else {
+            panic!("not refused: {asked:?}")
+        };
+        assert_eq!(class, ErrorClass::InternalError, "all that is said");
+        let word = if is_away {
+            "mac.unavailable"
+        } else {
+            "mac.integrity"
+        };
+        let record = trail.wait("rotation.canceled", word).await;
+        let judge = Judge::with(&world, CLIENT, kms::key(&server, FIRST));
+        let client = judge.client().await;
+        assert_eq!(client.current_version, Some(old));
+        assert_eq!(
+            (client.previous_version, client.active_rotation),
+            (None, None)
+        );
+        assert_eq!(versions(&trail), versions_before, "no version was recorded");
+        let cancelled = judge.rotation(&record.rotation_id.unwrap()).await.unwrap();
+        assert_eq!(cancelled.outcome, Some(Outcome::Canceled));
+        server.heal();
+    }
+    server.fail(Failure::Reset);
+    let asked = world
+        .ask(&mut alice, &group, Action::Rotation, reason("still away"))
+        .await;
+    assert!(asked.is_err());
+    eventually("it is known to be away", async || {
+        (mac_state(&relay.web).await? == "not_ready").then_some(())
+    })
+    .await;
+
+    server.heal();
+    eventually("it is known to be back", async || {
+        (mac_state(&relay.web).await? == "ready").then_some(())
+    })
+    .await;
+    let judge = Judge::with(&world, CLIENT, kms::key(&server, FIRST));
+    assert_eq!(judge.verify(&secret).await, Some((old, Which::Current)));
+    let (_, second) = world.rotate(&mut alice, &mut bob, &group).await;
+    let new = second.notify.header.version_id;
+    let new_secret = second.notify.secret.expose();
+    assert_eq!(judge.verify(new_secret).await, Some((new, Which::Current)));
+    assert_eq!(judge.verify(&secret).await, Some((old, Which::Previous)));
+    log_is_clean(&world, &[&secret, new_secret]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_relay_starts_without_the_key_service_and_a_revoke_needs_none() {
+    let server = FakeKms::start().await.unwrap();
+    let mut world = world(&server).await;
+    let (relay, mut alice, mut bob, group) = world.with_group().await;
+    let (_, first) = world.rotate(&mut alice, &mut bob, &group).await;
+    let secret = first.notify.secret.expose().to_owned();
+    tokio::task::spawn_blocking(|| relay.terminate())
+        .await
+        .unwrap();
+    server.fail(Failure::Reset);
+    let relay = world.relay().await;
+    eventually("it says what is missing", async || {
+        (mac_state(&relay.web).await? == "not_ready").then_some(())
+    })
+    .await;
+    let signed = server.calls(Method::Sign);
+    assert!(signed > 1, "it did ask");
+    let wish = Wish::new(Action::Revoke, &group, reason("leaked"));
+    keyturn_tests::steady::insist(world.issuer.signer(), &mut alice, &wish).await;
+    server.heal();
+    let judge = Judge::with(&world, CLIENT, kms::key(&server, FIRST));
+    assert_eq!(judge.verify(&secret).await, None);
+}
+
+fn versions(trail: &Trail) -> Vec<(String, String, String)> {
+    let mut documents = trail.documents();
+    documents.retain(|(table, _, _)| table == "version");
+    documents
+}
