@@ -58,6 +58,7 @@ impl Patient {
             last_rotation_at: None,
             policy: Default::default(),
             active_rotation: None,
+            fence: 0,
             snapshot: Vec::new(),
         };
         let version = VersionDoc {
