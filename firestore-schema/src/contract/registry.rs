@@ -10,7 +10,8 @@ use super::fixture::{
 };
 use super::world::conflict;
 use crate::documents::{
-    AdminDoc, AdminGroupDoc, ClientStatus, GroupState, PolicyOverrides, ProvenKey, VersionState,
+    AdminDoc, AdminGroupDoc, ClientStatus, GroupState, Origin, PolicyOverrides, ProvenKey,
+    VersionDoc, VersionState,
 };
 use crate::store::StoreError;
 
@@ -18,6 +19,8 @@ super::case_list![
     a_client_is_created_once_with_its_first_version,
     a_client_can_begin_without_a_version,
     a_first_version_must_be_the_clients_own_and_current,
+    an_imported_version_keeps_its_bcrypt_setting,
+    what_is_derived_from_a_secret_belongs_to_its_origin,
     clients_are_listed_in_pages,
     a_suspension_withdraws_the_rotation_and_is_lifted_by_the_operator,
     revoking_a_client_retires_everything_for_good,
@@ -60,6 +63,76 @@ async fn a_client_can_begin_without_a_version(w: World) {
     w.promoted(1, NOW).await;
     let rotation = w.rotation(&operation(1)).await;
     assert_eq!((rotation.old_version, rotation.grace_until), (None, None));
+}
+
+fn imported(prehash: Option<&str>) -> VersionDoc {
+    VersionDoc {
+        origin: Origin::Imported,
+        prefilter: None,
+        prehash: prehash.map(str::to_owned),
+        ..version(1, None, VersionState::Current, NOW)
+    }
+}
+
+/// bcrypt's identifier, cost and salt.
+const SETTING: &str = "$2b$10$abcdefghijklmnopqrstuu";
+
+async fn an_imported_version_keeps_its_bcrypt_setting(w: World) {
+    let record = audit("client.imported", NOW);
+    let first = imported(Some(SETTING));
+    let created = w
+        .store
+        .create_client(client(client_id()), Some(first.clone()), record);
+    created.await.unwrap();
+    assert_eq!(w.version(version_id(1)).await, first);
+    assert_eq!(
+        w.client().await.snapshot[0].prehash.as_deref(),
+        Some(SETTING)
+    );
+    for n in [REQUESTER, SECOND, THIRD] {
+        let audit = audit("admin.enrolled", NOW);
+        w.store.put_admin(admin(n, false), audit).await.unwrap();
+    }
+    // It goes through its grace like any other, and the one that replaces it has none.
+    w.promoted(2, NOW).await;
+    let snapshot = w.client().await.snapshot;
+    let settings: Vec<_> = snapshot.iter().map(|entry| &entry.prehash).collect();
+    assert_eq!(settings, [&None, &Some(SETTING.to_owned())]);
+    w.check_snapshot().await;
+}
+
+async fn what_is_derived_from_a_secret_belongs_to_its_origin(w: World) {
+    let create = |first| {
+        let audit = audit("client.imported", NOW);
+        w.store
+            .create_client(client(client_id()), Some(first), audit)
+    };
+    let generated = VersionDoc {
+        origin: Origin::Generated,
+        ..imported(Some(SETTING))
+    };
+    let with_prefilter = VersionDoc {
+        prefilter: Some("00000001".to_owned()),
+        ..imported(None)
+    };
+    let with_ack_key = VersionDoc {
+        ack_public_key: Some("key".to_owned()),
+        ..imported(None)
+    };
+    let malformed = [
+        "",
+        "$2b$10$",
+        "$2x$10$abcdefghijklmnopqrstuu",
+        "$2b$31$abcdefghijklmnopqrstuu",
+    ];
+    let malformed = malformed.map(|setting| imported(Some(setting)));
+    for version in [generated, with_prefilter, with_ack_key]
+        .into_iter()
+        .chain(malformed)
+    {
+        conflict(create(version).await, "version.malformed");
+    }
+    assert_eq!(w.store.client(&client_id()).await.unwrap(), None);
 }
 
 async fn a_first_version_must_be_the_clients_own_and_current(w: World) {

@@ -100,7 +100,7 @@ impl Book {
         let usable = |now: UnixMs| {
             self.clients
                 .get(client_id)
-                .filter(|cached| now.since(cached.true_at()) < self.trust.max_stale)
+                .filter(|cached| cached.age(now) < self.trust.max_stale)
         };
         let failed_lately = self.failed.get(&id).is_some_and(|until| now < until);
         if let (true, Some(cached)) = (failed_lately, usable(now)) {
@@ -116,12 +116,12 @@ impl Book {
         };
         let read = self.reads.join(id.clone(), read).await;
         read.or_else(|error: SourceError| {
-            tracing::warn!(%error, "verify source");
             // Failing can take its time, and what is known has grown older meanwhile.
             let took = asked.elapsed();
             let now = now.plus(took);
             let pause = (took * 4).max(RETRY).min(self.trust.snapshot_ttl);
             self.failed.insert(id, now.plus(pause));
+            tracing::warn!(%error, "a client cannot be read");
             usable(now).ok_or(VerifyError::Unavailable {
                 cause: "the source of verify snapshots does not answer",
             })

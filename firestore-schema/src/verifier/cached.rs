@@ -94,15 +94,18 @@ impl Cached {
     pub(super) fn is_fresh(&self, trust: &Trust, now: UnixMs) -> bool {
         let heard = self.coverage.as_ref().is_some_and(|coverage| {
             coverage.touch();
-            coverage.is_open() && now.since(coverage.true_at()) < trust.heartbeat_limit
+            coverage.is_open() && age(coverage.true_at(), now) < trust.heartbeat_limit
         });
-        heard || now.since(self.true_at()) < trust.snapshot_ttl
+        heard || self.age(now) < trust.snapshot_ttl
     }
 
-    /// As late as when it is known to have been so.
-    pub(super) fn true_at(&self) -> UnixMs {
-        let heard = self.coverage.as_ref().map_or(UnixMs(0), Coverage::true_at);
-        heard.max(self.read_at)
+    /// How long ago it was last known to be so.
+    pub(super) fn age(&self, now: UnixMs) -> Duration {
+        let heard = self
+            .coverage
+            .as_ref()
+            .map_or(Duration::MAX, |coverage| age(coverage.true_at(), now));
+        heard.min(age(self.read_at, now))
     }
 
     /// The versions that may verify, current first.
@@ -111,6 +114,14 @@ impl Cached {
             .iter()
             .filter_map(|slot| slot.entry.as_ref().map(|entry| entry.version_id))
     }
+}
+
+/// What comes from the future is of no known age: the clock has been set back.
+fn age(at: UnixMs, now: UnixMs) -> Duration {
+    if at > now.plus(TOLERANCE) {
+        return Duration::MAX;
+    }
+    now.since(at)
 }
 
 impl Slot {

@@ -86,12 +86,7 @@ struct Shown {
 pub fn run(args: &Import) -> Result<(), CliError> {
     operate::run(&args.config, async |op| {
         let mac = (op.mac)()?;
-        let importer = Importer {
-            store: op.store,
-            mac: mac.as_ref(),
-            now: op.now,
-            dry_run: args.dry_run,
-        };
+        let importer = Importer::new(op.store, mac.as_ref(), op.now, args.dry_run);
         match (&args.input.from, &args.client_id) {
             (Some(file), _) => many(op, &importer, file, args.json).await,
             (None, Some(client_id)) => one(op, &importer, client_id, args).await,

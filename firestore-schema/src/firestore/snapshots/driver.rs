@@ -1,7 +1,6 @@
 //! Carries out what the machine says, and tells it what happens.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use keyturn_proto::{ClientId, UnixMs};
@@ -127,10 +126,9 @@ impl Driver {
             Do::Probe => {
                 let (shared, probed) = (Arc::clone(&self.shared), self.probed.clone());
                 self.probe = Some(Task(tokio::spawn(async move {
-                    let written = shared.reads.heartbeat().await;
-                    shared.away.store(written.is_err(), Ordering::Relaxed);
+                    let written = shared.reads.heartbeat().await.ok().flatten();
                     // Without a driver nobody needs to know.
-                    let _nobody = probed.send(written.ok().flatten()).await;
+                    let _nobody = probed.send(written).await;
                 })));
             }
         }
@@ -158,7 +156,7 @@ impl Driver {
 
     fn show(&self) {
         let standing = self.with(|watch, now| watch.standing(now));
-        let away = self.shared.away.load(Ordering::Relaxed);
+        let away = self.shared.reads.away();
         let mode = match (standing.live, away) {
             (true, _) => Mode::Live,
             (false, false) => Mode::ReadThrough,

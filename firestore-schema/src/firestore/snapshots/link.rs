@@ -1,5 +1,6 @@
 //! Reading one document, on a connection that is replaced when it does not answer.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -27,6 +28,8 @@ const TRIES: u32 = 2;
 pub(super) struct ReadLink {
     settings: FirestoreSettings,
     db: RwLock<Arc<FirestoreDb>>,
+    /// Whether Firestore did not answer the last time it was asked.
+    away: AtomicBool,
     /// Held by the one who replaces the connection.
     replacing: Mutex<()>,
 }
@@ -36,6 +39,7 @@ impl ReadLink {
         Ok(Self {
             db: RwLock::new(Arc::new(open::connect(settings).await?)),
             settings: settings.clone(),
+            away: AtomicBool::new(false),
             replacing: Mutex::new(()),
         })
     }
@@ -68,7 +72,18 @@ impl ReadLink {
         Ok(written.and_then(|at| codec::unix_ms(at).ok()))
     }
 
+    /// Whether nothing can be read at present, as far as is known.
+    pub(super) fn away(&self) -> bool {
+        self.away.load(Ordering::Relaxed)
+    }
+
     async fn document(&self, path: &Path) -> Result<Option<Document>, SourceError> {
+        let found = self.ask(path).await;
+        self.away.store(found.is_err(), Ordering::Relaxed);
+        found
+    }
+
+    async fn ask(&self, path: &Path) -> Result<Option<Document>, SourceError> {
         let mut left = TRIES;
         loop {
             left -= 1;

@@ -14,7 +14,6 @@ mod link;
 mod stream;
 mod wire;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -46,8 +45,6 @@ struct Shared {
     reads: ReadLink,
     watch: Mutex<Watch>,
     wants: mpsc::Sender<ClientId>,
-    /// Whether the last read failed.
-    away: AtomicBool,
     clock: Clock,
 }
 
@@ -73,7 +70,6 @@ impl FirestoreSnapshots {
                 settings,
                 watch: Mutex::new(Watch::new(watch)),
                 wants,
-                away: AtomicBool::new(false),
                 clock,
             }),
             runtime: Handle::current(),
@@ -115,7 +111,6 @@ impl SnapshotSource for FirestoreSnapshots {
         // Before the read: if listening ends meanwhile, this coverage ends with it.
         let coverage = self.shared.watch().coverage(client);
         let read = self.shared.reads.client(client).await;
-        self.shared.away.store(read.is_err(), Ordering::Relaxed);
         let Some(snapshot) = read? else {
             return Ok(None);
         };

@@ -447,6 +447,21 @@ async fn a_server_clock_ahead_of_ours_buys_no_trust() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_set_back_makes_nothing_younger() {
+    let stand = Stand::new(1, WatchSettings::default()).await;
+    stand.pass(3_600 * SECOND).await;
+    stand.at(0).await.unwrap();
+    stand.pass(10 * SECOND).await;
+    *stand.world.now.lock().unwrap() -= 1_800 * SECOND;
+    stand.reads();
+    stand.at(0).await.unwrap();
+    assert_eq!(stand.reads(), 1);
+    stand.world.reads_fail.store(true, Ordering::SeqCst);
+    *stand.world.now.lock().unwrap() -= 1_000 * SECOND;
+    assert!(unavailable(stand.at(0).await));
+}
+
+#[tokio::test]
 async fn clients_beyond_the_targets_are_read_through_and_idle_ones_make_room() {
     let settings = WatchSettings {
         max_targets: 2,

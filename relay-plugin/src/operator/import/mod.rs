@@ -17,6 +17,7 @@ use keyturn_store::documents::{
 };
 use keyturn_store::mac::{MacError, MacKey, SecretHash};
 use keyturn_store::store::{Store, StoreError};
+use tokio::sync::OnceCell;
 
 use super::{about_client, audit};
 
@@ -95,19 +96,33 @@ impl Refused {
 }
 
 /// Where entries go.
-#[derive(Clone, Copy)]
 pub struct Importer<'a> {
-    /// The store.
-    pub store: &'a dyn Store,
-    /// Hashes.
-    pub mac: &'a dyn MacKey,
-    /// Now.
-    pub now: UnixMs,
-    /// Look and compare, and write nothing.
-    pub dry_run: bool,
+    store: &'a dyn Store,
+    mac: &'a dyn MacKey,
+    now: UnixMs,
+    dry_run: bool,
+    /// Aliases that are bound, read once for all entries.
+    groups: OnceCell<Vec<String>>,
 }
 
-impl Importer<'_> {
+impl<'a> Importer<'a> {
+    /// `mac` hashes; a `dry_run` looks and compares, and writes nothing.
+    #[must_use]
+    pub const fn new(
+        store: &'a dyn Store,
+        mac: &'a dyn MacKey,
+        now: UnixMs,
+        dry_run: bool,
+    ) -> Self {
+        Self {
+            store,
+            mac,
+            now,
+            dry_run,
+            groups: OnceCell::const_new(),
+        }
+    }
+
     /// Brings in one client.
     ///
     /// # Errors
@@ -159,8 +174,12 @@ impl Importer<'_> {
         if groups.is_empty() {
             return Err(Refused::NoGroup);
         }
-        let bound = self.store.groups().await?;
-        let unbound = |alias: &&String| !bound.iter().any(|group| group.alias == **alias);
+        let read = async || {
+            let bound = self.store.groups().await?;
+            Ok::<_, StoreError>(bound.into_iter().map(|group| group.alias).collect())
+        };
+        let bound: &Vec<String> = self.groups.get_or_try_init(read).await?;
+        let unbound = |alias: &&String| !bound.contains(alias);
         match groups.iter().find(unbound) {
             Some(alias) => Err(Refused::UnknownGroup(alias.clone())),
             None => Ok(()),

@@ -49,12 +49,7 @@ impl World {
     }
 
     fn importer(&self, dry_run: bool) -> Importer<'_> {
-        Importer {
-            store: &self.store,
-            mac: &self.mac,
-            now: NOW,
-            dry_run,
-        }
+        Importer::new(&self.store, &self.mac, NOW, dry_run)
     }
 
     async fn import(&self, entry: &Entry) -> Result<Imported, Refused> {
