@@ -15,11 +15,17 @@ use std::hint::black_box;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
+use keyturn_proto::{ClientId, PresentedSecret, Secret, UnixMs, VersionId};
+use keyturn_store::documents::{ClientStatus, SnapshotEntry, VersionState};
 use keyturn_store::emulator::Emulator;
-use keyturn_store::verifier::VerifyError;
+use keyturn_store::mac::{LocalMacKey, MacKey as _};
+use keyturn_store::verifier::{
+    ClientSnapshot, Settings, SnapshotSource, SourceError, Verified, Verifier, VerifyError,
+};
 
 use proxy::Proxy;
-use world::{CLIENT, Relay, Server};
+use world::{CLIENT, HERE, Relay, Server, mac, now};
 
 const REVOCATIONS: usize = 300;
 const TIME: Duration = Duration::from_secs(2);
@@ -57,7 +63,7 @@ async fn measure() -> ExitCode {
         "reads of Firestore meanwhile",
         server.reads()
     );
-    let local = world::local(CLIENT, &secret).await;
+    let local = local(CLIENT, &secret).await;
     let beside = rate("verify, warm, on a local source", async || {
         black_box(local.verify(CLIENT, &secret).await).unwrap();
     })
@@ -122,4 +128,50 @@ async fn rate(name: &str, mut work: impl AsyncFnMut()) -> f64 {
     let rate = f64::from(done) / start.elapsed().as_secs_f64();
     println!("{name:<44} {rate:>12.0} /s");
     rate
+}
+
+/// A verifier with the same key and a source that is in memory, to compare with.
+async fn local(client: &str, secret: &Secret) -> Local {
+    let client_id: ClientId = client.parse().unwrap();
+    let version_id = VersionId::generate(now()).unwrap();
+    let made = mac().sign(&client_id, &version_id, secret.expose()).await;
+    let made = made.unwrap_or_else(|_| unreachable!("a local key signs"));
+    let entry = SnapshotEntry {
+        version_id,
+        state: VersionState::Current,
+        not_before: UnixMs(0),
+        not_after: None,
+        secret_hash: made.hash.as_str().to_owned(),
+        mac_key_ref: made.key_ref,
+        prefilter: None,
+        prehash: None,
+    };
+    let snapshot = ClientSnapshot {
+        status: ClientStatus::Active,
+        entries: vec![entry],
+        revision: 0,
+        coverage: None,
+    };
+    let verifier = Verifier::new(Memory(client_id, snapshot), mac(), Settings::default());
+    Local(verifier.unwrap())
+}
+
+/// See [`local`].
+struct Local(Verifier<Memory, LocalMacKey>);
+
+/// One client.
+struct Memory(ClientId, ClientSnapshot);
+
+#[async_trait]
+impl SnapshotSource for Memory {
+    async fn snapshot(&self, client: &ClientId) -> Result<Option<ClientSnapshot>, SourceError> {
+        Ok((*client == self.0).then(|| self.1.clone()))
+    }
+}
+
+impl Local {
+    async fn verify(&self, client: &str, secret: &Secret) -> Result<Verified, VerifyError> {
+        let secret = PresentedSecret::new(secret.expose());
+        self.0.verify(client, &secret, HERE, now()).await
+    }
 }

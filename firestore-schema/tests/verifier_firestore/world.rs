@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use keyturn_proto::{ClientId, PresentedSecret, RotationId, Secret, UnixMs, VersionId};
 use keyturn_store::documents::{
-    Actor, AuditRecord, ClientDoc, ClientStatus, Origin, SnapshotEntry, VersionDoc, VersionState,
+    Actor, AuditRecord, ClientDoc, ClientStatus, Origin, VersionDoc, VersionState,
 };
 use keyturn_store::firestore::snapshots::FirestoreSnapshots;
 use keyturn_store::firestore::{FirestoreSettings, FirestoreStore};
@@ -25,7 +25,7 @@ use super::proxy::Proxy;
 pub const CLIENT: &str = "ext-totp-svc";
 /// Long enough for a machine with other work; no test waits for it when all is well.
 pub const DEADLINE: Duration = Duration::from_secs(60);
-const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const BEAT: Duration = Duration::from_millis(200);
 
 /// Everything a little faster than in production, so that a test does not wait for minutes.
@@ -45,7 +45,7 @@ pub fn now() -> UnixMs {
     UnixMs(u64::try_from(since.as_millis()).unwrap())
 }
 
-fn mac() -> LocalMacKey {
+pub fn mac() -> LocalMacKey {
     LocalMacKey::from_keys(&[7; 32], &[])
 }
 
@@ -244,51 +244,5 @@ pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
     while !holds().await {
         assert!(tokio::time::Instant::now() < deadline, "never: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// A verifier with the same key and a source that is in memory, to compare with.
-pub async fn local(client: &str, secret: &Secret) -> Local {
-    let client_id: ClientId = client.parse().unwrap();
-    let version_id = VersionId::generate(now()).unwrap();
-    let made = mac().sign(&client_id, &version_id, secret.expose()).await;
-    let made = made.unwrap_or_else(|_| unreachable!("a local key signs"));
-    let entry = SnapshotEntry {
-        version_id,
-        state: VersionState::Current,
-        not_before: UnixMs(0),
-        not_after: None,
-        secret_hash: made.hash.as_str().to_owned(),
-        mac_key_ref: made.key_ref,
-        prefilter: None,
-        prehash: None,
-    };
-    let snapshot = ClientSnapshot {
-        status: ClientStatus::Active,
-        entries: vec![entry],
-        revision: 0,
-        coverage: None,
-    };
-    let verifier = Verifier::new(Memory(client_id, snapshot), mac(), Settings::default());
-    Local(verifier.unwrap())
-}
-
-/// See [`local`].
-pub struct Local(Verifier<Memory, LocalMacKey>);
-
-/// One client.
-pub struct Memory(ClientId, ClientSnapshot);
-
-#[async_trait]
-impl SnapshotSource for Memory {
-    async fn snapshot(&self, client: &ClientId) -> Result<Option<ClientSnapshot>, SourceError> {
-        Ok((*client == self.0).then(|| self.1.clone()))
-    }
-}
-
-impl Local {
-    pub async fn verify(&self, client: &str, secret: &Secret) -> Result<Verified, VerifyError> {
-        let secret = PresentedSecret::new(secret.expose());
-        self.0.verify(client, &secret, HERE, now()).await
     }
 }

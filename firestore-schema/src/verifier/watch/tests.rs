@@ -24,6 +24,9 @@ fn client(n: u32) -> ClientId {
     format!("client-{n}").parse().unwrap()
 }
 
+/// Its number, and its targets.
+type Stream = (u64, Vec<(TargetId, ClientId)>);
+
 /// A server with one document per client, and a stream that tells of them unless the test says otherwise.
 #[derive(Default)]
 struct World {
@@ -32,7 +35,7 @@ struct World {
     book: Mutex<Option<Arc<Book>>>,
     documents: Mutex<Vec<(ClientId, ClientSnapshot)>>,
     /// Open stream and its targets.
-    stream: Mutex<Option<(u64, Vec<(TargetId, ClientId)>)>>,
+    stream: Mutex<Option<Stream>>,
     reads: AtomicU32,
     reads_fail: AtomicBool,
     /// Nothing comes through any more.
@@ -257,7 +260,7 @@ impl Stand {
             }
             let todo = self.world.with(Watch::tick);
             self.world.carry_out(todo);
-            let beat = self.world.now().0 % (5 * SECOND) == 0;
+            let beat = self.world.now().0.is_multiple_of(5 * SECOND);
             if beat && !self.world.no_heartbeat.load(Ordering::SeqCst) {
                 self.world.consistent();
             }
