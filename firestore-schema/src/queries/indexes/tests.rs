@@ -183,10 +183,10 @@ fn without_any_one_of_its_indexes_some_query_is_not_served() {
     assert!(all().all(|query| serves(&made, query).unwrap()));
     let indexes = made["indexes"].as_array().unwrap();
     assert!(indexes.len() >= 8, "{}", indexes.len());
-    for left_out in 0..indexes.len() {
+    for (place, left_out) in indexes.iter().enumerate() {
         let mut less = made.clone();
-        less["indexes"].as_array_mut().unwrap().remove(left_out);
-        let unserved = all().filter(|query| !serves(&less, query).unwrap()).count();
-        assert!(unserved > 0, "nobody needs {}", indexes[left_out]);
+        less["indexes"].as_array_mut().unwrap().remove(place);
+        let served = all().all(|query| serves(&less, query).unwrap());
+        assert!(!served, "nobody needs {left_out}");
     }
 }
