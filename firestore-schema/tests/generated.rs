@@ -53,6 +53,12 @@ fn the_document_schemas_are_made_from_the_types() {
 }
 
 #[test]
+fn the_page_of_audit_events_is_made_from_the_list() {
+    let path = crate_folder().join("../docs/generated/audit-events.md");
+    settle(path, &keyturn_store::audit::events::page());
+}
+
+#[test]
 fn the_worked_example_of_a_chain_is_made_by_the_code() {
     let example = keyturn_store::audit::vector::example().unwrap();
     let text = serde_json::to_string_pretty(&example).unwrap() + "\n";

@@ -13,6 +13,7 @@
 
 mod chain;
 pub mod encode;
+pub mod events;
 mod seal;
 pub mod vector;
 mod verify;

@@ -216,6 +216,14 @@ pub(super) fn check_ours(db: &Connection) -> Result<(), SchemaError> {
     }
 }
 
+/// The schema as it was first, for tests of the steps that follow.
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(super) fn first(db: &Connection) {
+    db.execute_batch(STEP_1).unwrap();
+    db.pragma_update(None, "user_version", 1).unwrap();
+}
+
 /// Brings the file to the newest schema, in one transaction; two processes that start together apply it once.
 pub(super) fn migrate(db: &mut Connection, instance: &Instance) -> Result<(), SchemaError> {
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;

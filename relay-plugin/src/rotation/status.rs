@@ -1,9 +1,10 @@
-//! The `status` action: how the client stands. Changes nothing.
+//! The `status` action: how the client stands. Changes nothing, and is recorded all the same: somebody was told.
 
 use keyturn_proto::ErrorClass;
 use keyturn_proto::notify::NotifyState;
 use keyturn_store::documents::{ClientStatus, VersionState};
 
+use super::audit::Entry;
 use super::engine::Engine;
 use super::failure::Failure;
 use super::request::Authorised;
@@ -25,6 +26,8 @@ impl Engine {
             ClientStatus::Suspended => "suspended",
             ClientStatus::Revoked => "revoked",
         };
+        let told = Entry::of_permit(self.now(), authorised.permit(), "status.told");
+        self.store().append(told.done()).await?;
         Ok(NotifyState::Status {
             client_status: client_status.to_owned(),
             current_version: client.current_version,

@@ -106,3 +106,65 @@ async fn a_flood_of_worthless_acks_fills_neither_the_group_nor_the_audit_trail()
     let told = world.alice.told.iter().filter(refusals).count();
     assert!(told <= crate::core::answers::ACKS as usize, "{told}");
 }
+
+/// Bob was sealed the secret and has acked; then the operator revokes him.
+#[tokio::test]
+async fn an_admin_revoked_during_a_rotation_takes_its_secret_along() {
+    use keyturn_store::documents::VersionState;
+
+    let mut world = World::new().await;
+    let id = world.rotate();
+    let version = world.delivered(&id).await;
+    let (group, now) = (world.group.clone(), world.now());
+    let ack = world.alice.proven_ack(&group, &version, now);
+    world.alice.ack(&group, &ack, now);
+    world.wait_audit("ack.recorded", "proven").await;
+
+    let bob = world.bob.npub();
+    let withdrawn = crate::operator::admins::revoke(&world.store, &bob, world.now());
+    let withdrawn = withdrawn.await.unwrap();
+    assert_eq!(withdrawn.len(), 1);
+    assert_eq!(
+        (&withdrawn[0].rotation_id, &withdrawn[0].client_id),
+        (&id, &world.client)
+    );
+    world
+        .wait_audit("rotation.canceled", "reader.revoked")
+        .await;
+    assert_eq!(world.over(&id).await.outcome, Some(Outcome::Canceled));
+    assert_eq!(world.client().await.current_version, Some(world.first));
+    let versions = world.versions_of(&id).await;
+    assert!(versions.iter().all(|v| v.state == VersionState::Cancelled));
+
+    // What Bob still sends is worth nothing.
+    let ack = world.bob.proven_ack(&group, &version, world.now());
+    world.bob.ack(&group, &ack, world.now());
+    world.wait_audit("ack.refused", "admin.revoked").await;
+    let again = crate::operator::admins::revoke(&world.store, &bob, world.now());
+    assert_eq!(again.await.unwrap(), []);
+}
+
+/// The operator's command may die between the revocation and the withdrawal; then the next ack finds out.
+#[tokio::test]
+async fn a_reader_revoked_behind_our_back_ends_the_rotation_at_the_next_ack() {
+    use keyturn_store::store::Registry;
+
+    let mut world = World::new().await;
+    let id = world.rotate();
+    let version = world.delivered(&id).await;
+    let mut alice = world
+        .store
+        .admin(&world.alice.npub())
+        .await
+        .unwrap()
+        .unwrap();
+    alice.active = false;
+    let audit = world.entry("admin.revoked");
+    world.store.put_admin(alice, audit).await.unwrap();
+    world.bob_acks(&version).await;
+    assert_eq!(world.over(&id).await.outcome, Some(Outcome::Canceled));
+    world
+        .wait_audit("rotation.canceled", "reader.revoked")
+        .await;
+    assert_eq!(world.client().await.current_version, Some(world.first));
+}

@@ -7,7 +7,7 @@ use keyturn_store::audit::Chain;
 use keyturn_store::documents::AuditEntry;
 use keyturn_store::store::{Store, Stored};
 
-use super::PAGE;
+use super::{PAGE, page};
 use crate::operator::OperatorError;
 
 /// What is wanted of the trail.
@@ -46,18 +46,13 @@ pub async fn export(
     match &scope.client {
         Some(client) => {
             let id = Chain::Client(client.clone()).id();
-            let mut from = 1;
+            let mut after: Option<String> = None;
             loop {
-                let page = store.chain(&id, from, PAGE).await?;
-                let Some(last) = page.last() else { break };
-                let place = last
-                    .id
-                    .rsplit_once('-')
-                    .and_then(|(_, seq)| seq.parse::<u64>().ok());
-                from = place.map_or(from, |seq| seq + 1);
-                let full = page.len() == PAGE;
-                write(page)?;
-                if !full || place.is_none() {
+                let entries = page(store, &id, after.as_deref()).await?;
+                let last = entries.last().filter(|_| entries.len() == PAGE);
+                after = last.map(|entry| entry.id.clone());
+                write(entries)?;
+                if after.is_none() {
                     break;
                 }
             }

@@ -10,5 +10,23 @@ pub use export::{Scope, export};
 pub use noted::{InvalidNote, Noted};
 pub use verify::{ChainReport, verify_all, verify_client, verify_file};
 
+use keyturn_store::documents::AuditEntry;
+use keyturn_store::store::{Store, StoreError, Stored};
+
 /// Entries and heads read from the store at once.
 const PAGE: usize = 500;
+
+/// The entries of one chain after the one with the id `after`. Goes on from ids, never from what an entry says of itself: whatever somebody planted there
+/// is passed once.
+async fn page(
+    store: &dyn Store,
+    chain: &str,
+    after: Option<&str>,
+) -> Result<Vec<Stored<AuditEntry>>, StoreError> {
+    let Some(after) = after else {
+        return store.chain(chain, 0, PAGE).await;
+    };
+    let mut page = store.entries(Some(after), PAGE).await?;
+    page.retain(|entry| entry.id.split_once('-').is_some_and(|(id, _)| id == chain));
+    Ok(page)
+}

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::io::BufRead;
 
 use keyturn_proto::ClientId;
-use keyturn_store::audit::{Chain, ChainCheck, Finding, chain_id};
+use keyturn_store::audit::{Chain, ChainCheck, Finding, chain_id, entry_id};
 use keyturn_store::documents::{AuditChainDoc, AuditEntry};
 use keyturn_store::store::{Store, Stored};
 use serde::Serialize;
 
-use super::PAGE;
 use super::noted::{Noted, Notes};
+use super::{PAGE, page};
 use crate::operator::OperatorError;
 
 /// What was found in one chain.
@@ -84,6 +84,11 @@ pub async fn verify_all(
             after = Some(entry.id);
             continue;
         };
+        if entry.id < entry_id(id, 0) {
+            tell(stray(&entry.id))?;
+            after = Some(entry.id);
+            continue;
+        }
         if store.chain_head(id).await?.is_none() {
             tell(verify_one(store, id, &mut notes).await?)?;
         }
@@ -124,11 +129,13 @@ async fn verify_one(
 ) -> Result<ChainReport, OperatorError> {
     let mut check = ChainCheck::new(id);
     notes.expect(id, &mut check);
+    let mut after: Option<String> = None;
     loop {
-        let page = store.chain(id, check.last() + 1, PAGE).await?;
-        page.iter().for_each(|entry| check.push(entry));
-        if page.len() < PAGE {
-            break;
+        let entries = page(store, id, after.as_deref()).await?;
+        entries.iter().for_each(|entry| check.push(entry));
+        match entries.last() {
+            Some(last) if entries.len() == PAGE => after = Some(last.id.clone()),
+            _ => break,
         }
     }
     let head = store.chain_head(id).await?;
