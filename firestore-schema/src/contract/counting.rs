@@ -7,8 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use keyturn_proto::device::DeviceId;
 use keyturn_proto::{ClientId, Npub, RotationId, UnixMs, VersionId};
 
+use crate::devices::documents::DeviceDoc;
+use crate::devices::store::{Answer, Change, DeviceStore};
 use crate::documents::{
     ActiveRotation, AdminDoc, AdminGroupDoc, AuditChainDoc, AuditEntry, AuditRecord, ClientDoc,
     ClientStatus, GroupState, OutboxDoc, PolicyOverrides, ProvenKey, RotationDoc, VersionDoc,
@@ -121,4 +124,12 @@ counted!(AuditTrail {
     read chain(id: &str, from_seq: u64, limit: usize) -> Vec<Stored<AuditEntry>>;
     read entries(after: Option<&str>, limit: usize) -> Vec<Stored<AuditEntry>>;
     read ping() -> ();
+});
+
+counted!(DeviceStore {
+    write change_device(id: &DeviceId, change: Change, now: UnixMs) -> Answer;
+    read device(id: &DeviceId) -> Option<DeviceDoc>;
+    read devices(after: Option<&DeviceId>, limit: usize) -> Vec<DeviceDoc>;
+    read devices_due(now: UnixMs, limit: usize) -> Vec<DeviceDoc>;
+    read devices_of(owner: &str, limit: usize) -> Vec<DeviceDoc>;
 });
