@@ -132,6 +132,14 @@ pub const EVENTS: &[(&str, &[Event])] = &[
                 "an MLS signature key was proven for an admin",
             ),
             change("client.added", "a client without a secret yet"),
+            change(
+                "client.imported",
+                "a client with the secret it has, by its hash or its plaintext",
+            ),
+            alone(
+                "client.import_refused",
+                "an import that is not what it should be",
+            ),
             change("client.activated", "back in service"),
             change(
                 "client.suspended",
