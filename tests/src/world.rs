@@ -5,11 +5,13 @@
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyturn::admission::SeedKey;
+use keyturn::config::{Config, Environment};
 use keyturn::crash::Point;
-use keyturn::operator::{admins, clients, groups};
+use keyturn::operator::{admins, clients, groups, open_store};
 use keyturn::quickstart::issuer::{DevIssuer, DevSigner};
 use keyturn::quickstart::setup::Layout;
 use keyturn_admin::clock::{Clock as _, SystemClock};
@@ -20,6 +22,7 @@ use keyturn_proto::notify::{NotifyState, Outcome};
 use keyturn_proto::{Action, ClientId, MlsGroupId, Npub, Params, RotationId, UnixMs};
 use keyturn_store::documents::ClientScope;
 use keyturn_store::sqlite::SqliteStore;
+use keyturn_store::store::Store;
 use nostr::{Keys, RelayUrl};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -137,9 +140,15 @@ impl World {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    /// The operator's view of the store; the relay may run meanwhile.
+    /// The embedded store, as the operator sees it; the relay may run meanwhile.
     pub fn store(&self) -> SqliteStore {
         SqliteStore::open(&self.layout.store()).unwrap()
+    }
+
+    /// The store that the configuration names, as the operator's commands open it; the relay may run meanwhile.
+    pub async fn operator(&self) -> Arc<dyn Store> {
+        let config = Config::load(&self.layout.config(), Environment::default()).unwrap();
+        open_store(&config).await.unwrap()
     }
 
     /// The relay's own npub.
@@ -169,9 +178,14 @@ impl World {
             new_seed: false,
             issuer: "keyturn-tests".to_owned(),
         };
-        admins::enrol(&self.store(), &self.seed_key(), enrolment, now())
-            .await
-            .unwrap()
+        admins::enrol(
+            self.operator().await.as_ref(),
+            &self.seed_key(),
+            enrolment,
+            now(),
+        )
+        .await
+        .unwrap()
     }
 
     pub fn seed_key(&self) -> SeedKey {
@@ -189,16 +203,23 @@ impl World {
             nostr_group_id: None,
             welcomers: vec![self.npub(welcomer)],
         };
-        groups::bind(&self.store(), binding, now()).await.unwrap();
+        groups::bind(self.operator().await.as_ref(), binding, now())
+            .await
+            .unwrap();
     }
 
     /// The operator registers a client without a secret.
     pub async fn client(&self, id: &str, aliases: &[&str]) -> ClientId {
         let client: ClientId = id.parse().unwrap();
         let aliases = aliases.iter().map(|&alias| alias.to_owned()).collect();
-        clients::add(&self.store(), client.clone(), aliases, now())
-            .await
-            .unwrap();
+        clients::add(
+            self.operator().await.as_ref(),
+            client.clone(),
+            aliases,
+            now(),
+        )
+        .await
+        .unwrap();
         client
     }
 
