@@ -45,7 +45,7 @@ pub(super) async fn check(
         Err(error) => report.fail(
             CHECK,
             format!("the audit trail cannot be read: {error}"),
-            "deploy firestore.indexes.json (docs/operations.md, \"Firestore\"), and wait until its indexes are built",
+            "deploy firestore.indexes.json (docs/google-cloud.md, \"Rules, indexes, TTL\"), and wait until its indexes are built",
         ),
     }
     Some(store)
@@ -101,10 +101,10 @@ fn mend(error: &ProbeError, settings: &FirestoreSettings) -> String {
         ProbeError::Unreachable => REACH.to_owned(),
         ProbeError::Credentials => credentials(settings),
         ProbeError::NoDatabase => format!(
-            "gcloud firestore databases create --project={project} --database={database} --location=LOCATION --type=firestore-native"
+            "gcloud firestore databases create --project={project} --database={database} --location=REGION --type=firestore-native --delete-protection --enable-pitr"
         ),
         ProbeError::MayNotRead | ProbeError::MayNotWrite => format!(
-            "gcloud projects add-iam-policy-binding {project} --member=serviceAccount:ACCOUNT --role=roles/datastore.user --condition='title=keyturn,expression=resource.name==\"projects/{project}/databases/{database}\"'"
+            "gcloud projects add-iam-policy-binding {project} --member=serviceAccount:ACCOUNT --role=projects/{project}/roles/keyturnRelay --condition=\"expression=resource.name=='projects/{project}/databases/{database}',title=keyturn-database\" (the role: docs/google-cloud.md, \"What each may do\")"
         ),
         ProbeError::Refused { .. } => {
             "look the code up at https://cloud.google.com/firestore/docs/understand-error-codes"
