@@ -1,5 +1,9 @@
 //! Who issues devices' secret_ids: that Vault can be used with our token, and that the token can do what is needed and nothing more.
 
+use std::collections::BTreeSet;
+
+use keyturn_store::store::Store;
+
 use super::{Report, Subject, files};
 use crate::config::{IssuerKind, VaultLogin, VaultSection};
 use crate::devices::issuer::choose::settings;
@@ -9,14 +13,64 @@ use crate::devices::issuer::{Reason, RoleName};
 const CHECK: &str = "devices";
 const POLICY: &str = "give its policy exactly what docs/device-issuer/vault-policy.hcl grants";
 
-pub(super) async fn check(subject: Subject<'_>, roles: &[RoleName], report: &mut Report) {
+/// Devices read at once.
+const PAGE: usize = 500;
+
+pub(super) async fn check(subject: Subject<'_>, store: Option<&dyn Store>, report: &mut Report) {
     match &subject.config.device_issuer.kind {
         IssuerKind::None => {}
         IssuerKind::Embedded { .. } => {
             report.ok(CHECK, "secret_ids are issued by the store itself")
         }
-        IssuerKind::Vault(section) => vault(section, roles, report).await,
+        IssuerKind::Vault(section) => {
+            let roles = match store {
+                Some(store) => roles_of_devices(store, report).await,
+                None => Vec::new(),
+            };
+            vault(section, &roles, report).await;
+        }
     }
+}
+
+/// The roles that devices have, each once.
+async fn roles_of_devices(store: &dyn Store, report: &mut Report) -> Vec<RoleName> {
+    let mut roles = BTreeSet::new();
+    let mut after = None;
+    loop {
+        let page = match store.devices(after.as_ref(), PAGE).await {
+            Ok(page) => page,
+            Err(error) => {
+                report.fail(
+                    CHECK,
+                    format!("the devices cannot be read: {error}"),
+                    "see what is said about the store",
+                );
+                break;
+            }
+        };
+        for device in &page {
+            match device.role.parse() {
+                Ok(role) => drop(roles.insert(role)),
+                Err(_) => report.fail(
+                    CHECK,
+                    format!("{} has a role that cannot be one: {:?}", device.device_id, device.role),
+                    "give it a role of letters, digits, _, - and .",
+                ),
+            }
+        }
+        match page.last() {
+            Some(last) if page.len() == PAGE => after = Some(last.device_id.clone()),
+            _ => break,
+        }
+    }
+    if roles.is_empty() {
+        report.warn(
+            CHECK,
+            "no device is registered, so no role was looked at",
+            "register one, then look again",
+        );
+    }
+    roles.into_iter().collect()
 }
 
 async fn vault(section: &VaultSection, roles: &[RoleName], report: &mut Report) {

@@ -62,7 +62,7 @@ pub async fn examine(subject: Subject<'_>) -> Report {
     mac::check(subject, store.as_deref(), &mut report).await;
     mls::check(subject, store.as_deref(), running, &mut report).await;
     issuer::check(subject, &mut report).await;
-    device_issuer::check(subject, &[], &mut report).await;
+    device_issuer::check(subject, store.as_deref(), &mut report).await;
     report
 }
 

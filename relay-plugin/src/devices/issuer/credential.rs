@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::Sha256;
 use zeroize::Zeroizing;
 
 /// The text of a secret_id or of a wrapping token.
@@ -29,7 +27,7 @@ impl CredentialText {
         Self(text)
     }
 
-    /// The text. Called where the command is composed, and by [`Credential::proof`].
+    /// The text. Called where the command is composed and where the expected proof is made.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -37,24 +35,11 @@ impl CredentialText {
 }
 
 impl Credential {
-    /// What is handed to the device.
+    /// What is handed to the device; the key of the proof that it got it.
     #[must_use]
     pub fn text(&self) -> &CredentialText {
         match self {
             Self::SecretId(text) | Self::Wrapped { token: text, .. } => text,
         }
-    }
-
-    /// The `proof` that an `auth_result` for this credential must carry: HMAC-SHA-256 under the text handed to the device, over the nonce (protocol.md §8).
-    /// A wrapped secret_id is not known to the service, so there the wrapping token is the key.
-    #[must_use]
-    pub fn proof(&self, nonce: &str) -> [u8; 32] {
-        #[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
-        let mac = Hmac::<Sha256>::new_from_slice(self.text().expose().as_bytes())
-            .expect("a key of any length");
-        mac.chain_update(nonce.as_bytes())
-            .finalize()
-            .into_bytes()
-            .into()
     }
 }

@@ -71,11 +71,6 @@ impl Circuit {
             self.trying = false;
         }
     }
-
-    /// The one that tried was given up before it ended.
-    pub(super) fn abandoned(&mut self) {
-        self.trying = false;
-    }
 }
 
 #[cfg(test)]
@@ -128,15 +123,5 @@ mod tests {
             assert_eq!(circuit.ask(now), Leave::Try);
             circuit.bad(true, now);
         }
-    }
-
-    #[test]
-    fn an_abandoned_try_lets_the_next_one_try() {
-        let now = Instant::now();
-        let mut circuit = opened(now);
-        let later = now + FIRST_PAUSE;
-        assert_eq!(circuit.ask(later), Leave::Try);
-        circuit.abandoned();
-        assert_eq!(circuit.ask(later), Leave::Try);
     }
 }

@@ -16,11 +16,13 @@ pub(super) struct Gate {
     max_wait: Duration,
 }
 
-/// Leave for one exchange. What became of it is reported; one that is dropped without a report was given up.
+/// Leave for one exchange. What became of it is reported; one that is dropped without a report was given up by somebody who had waited too long, which
+/// speaks against Vault as much as a timeout of ours.
 pub(super) struct Pass<'a> {
     gate: &'a Gate,
     _permit: SemaphorePermit<'a>,
     tries: bool,
+    reported: bool,
 }
 
 impl Gate {
@@ -48,6 +50,7 @@ impl Gate {
                 gate: self,
                 _permit: permit,
                 tries: leave == Leave::Try,
+                reported: false,
             }),
             Leave::Wait(pause) => Err(Failure::retryable(Reason::CircuitOpen, pause)),
         }
@@ -69,11 +72,11 @@ impl Pass<'_> {
             .as_ref()
             .is_ok_and(|answer| answer.status.as_u16() == 500);
         let bad = failure.is_some_and(|failure| failure.of_the_server()) && !plain;
-        let tries = std::mem::take(&mut self.tries);
+        self.reported = true;
         let mut circuit = self.gate.circuit();
         if bad {
-            circuit.bad(tries, Instant::now());
-        } else if tries || !plain {
+            circuit.bad(self.tries, Instant::now());
+        } else if self.tries || !plain {
             circuit.good();
         }
     }
@@ -81,8 +84,8 @@ impl Pass<'_> {
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        if self.tries {
-            self.gate.circuit().abandoned();
+        if !self.reported {
+            self.gate.circuit().bad(self.tries, Instant::now());
         }
     }
 }
