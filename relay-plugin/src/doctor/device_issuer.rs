@@ -53,7 +53,10 @@ async fn roles_of_devices(store: &dyn Store, report: &mut Report) -> Vec<RoleNam
                 Ok(role) => drop(roles.insert(role)),
                 Err(_) => report.fail(
                     CHECK,
-                    format!("{} has a role that cannot be one: {:?}", device.device_id, device.role),
+                    format!(
+                        "{} has a role that cannot be one: {:?}",
+                        device.device_id, device.role
+                    ),
                     "give it a role of letters, digits, _, - and .",
                 ),
             }

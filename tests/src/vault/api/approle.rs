@@ -10,6 +10,9 @@ use super::state::{Role, SecretId, Vault};
 use super::tokens::seconds;
 use super::{Ask, Reply, denied, refuse};
 
+/// A namespace and a mount.
+type Place = (String, String);
+
 /// Where every test's device is.
 const DEVICE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -122,7 +125,7 @@ impl Vault {
     }
 
     /// The mount that a path names, and what follows.
-    fn place(&self, ask: &Ask<'_>) -> Result<((String, String), String), (u16, Vec<String>)> {
+    fn place(&self, ask: &Ask<'_>) -> Result<(Place, String), (u16, Vec<String>)> {
         let below = ask.path.trim_start_matches("auth/");
         let mounts = self
             .mounts
