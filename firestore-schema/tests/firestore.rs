@@ -4,6 +4,8 @@
 
 #[path = "firestore/damage.rs"]
 mod damage;
+#[path = "firestore/deployed.rs"]
+mod deployed;
 #[path = "firestore/documents.rs"]
 mod documents;
 #[path = "firestore/faults.rs"]

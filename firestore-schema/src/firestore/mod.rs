@@ -20,6 +20,7 @@ mod call;
 mod codec;
 mod commit;
 mod cost;
+mod deployed;
 mod devices;
 mod fault;
 mod flow;

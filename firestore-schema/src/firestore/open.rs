@@ -59,15 +59,32 @@ struct Inner {
 pub(super) async fn connect(
     settings: &FirestoreSettings,
 ) -> std::result::Result<FirestoreDb, OpenError> {
-    let endpoint = settings.endpoint().to_owned();
     let credentials = if settings.is_emulator() {
-        Credentials::from(Owner::default())
+        Credentials::from(Sent::owner())
     } else {
         DefaultCredentials::default()
             .with_scopes([SCOPE])
             .build()
             .map_err(|_| OpenError::Credentials)?
     };
+    connect_with(settings, credentials).await
+}
+
+/// As somebody who has no credentials at all.
+///
+/// # Errors
+/// [`OpenError::Unreachable`].
+pub(super) async fn connect_as_stranger(
+    settings: &FirestoreSettings,
+) -> std::result::Result<FirestoreDb, OpenError> {
+    connect_with(settings, Credentials::from(Sent::nothing())).await
+}
+
+async fn connect_with(
+    settings: &FirestoreSettings,
+    credentials: Credentials,
+) -> std::result::Result<FirestoreDb, OpenError> {
+    let endpoint = settings.endpoint().to_owned();
     let options = FirestoreDbOptions::new(settings.project.clone())
         .with_database_id(settings.database.clone())
         .with_firebase_api_url(endpoint.clone());
@@ -148,13 +165,32 @@ impl FirestoreStore {
     }
 }
 
-/// What the Firebase tools send to the emulator: it stands above the rules, as a service account does in production. It is no secret.
-#[derive(Debug, Default)]
-struct Owner {
+/// Always the same, and no secret.
+#[derive(Debug)]
+struct Sent {
     tag: EntityTag,
+    headers: HeaderMap,
 }
 
-impl CredentialsProvider for Owner {
+impl Sent {
+    /// What the Firebase tools send to the emulator: it stands above the rules, as a service account does in production.
+    fn owner() -> Self {
+        let owner = HeaderValue::from_static("Bearer owner");
+        Self {
+            tag: EntityTag::default(),
+            headers: HeaderMap::from_iter([(AUTHORIZATION, owner)]),
+        }
+    }
+
+    fn nothing() -> Self {
+        Self {
+            tag: EntityTag::default(),
+            headers: HeaderMap::new(),
+        }
+    }
+}
+
+impl CredentialsProvider for Sent {
     async fn headers(
         &self,
         extensions: Extensions,
@@ -162,11 +198,9 @@ impl CredentialsProvider for Owner {
         if extensions.get::<EntityTag>() == Some(&self.tag) {
             return Ok(CacheableResource::NotModified);
         }
-        let mut headers = HeaderMap::new();
-        headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer owner"));
         Ok(CacheableResource::New {
             entity_tag: self.tag.clone(),
-            data: headers,
+            data: self.headers.clone(),
         })
     }
 

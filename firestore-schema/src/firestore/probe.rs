@@ -46,7 +46,7 @@ pub enum ProbeError {
     /// Anything else; see the code.
     #[error("Firestore refused the {step}: {code}")]
     Refused {
-        /// `read`, `write` or `delete`.
+        /// `read`, `query`, `write` or `delete`.
         step: &'static str,
         /// The gRPC code's name.
         code: &'static str,
@@ -150,12 +150,12 @@ impl FirestoreStore {
         })
     }
 
-    fn soon(&self) -> Instant {
+    pub(super) fn soon(&self) -> Instant {
         Instant::now() + self.timeout()
     }
 }
 
-fn refused(step: &'static str, status: &Status) -> ProbeError {
+pub(super) fn refused(step: &'static str, status: &Status) -> ProbeError {
     match status.code() {
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
             ProbeError::Unreachable

@@ -12,7 +12,9 @@ use keyturn_proto::UnixMs;
 
 use super::codec::{Fields, text_value, time_value, value};
 use super::paths::Path;
+use crate::collections;
 use crate::queries::{Direction, Filter, NAME, Op, Operand, Query, Scope};
+use crate::store::Result;
 
 /// One query of the catalogue with what the asker gives.
 #[derive(Clone, Debug)]
@@ -35,6 +37,30 @@ impl Ask {
             parent: None,
             only: None,
             limit: usize::MAX,
+        }
+    }
+
+    /// With something for everything that the asker gives: to see whether it is served, not what it finds. `documents` is the name that those of documents begin with.
+    ///
+    /// # Errors
+    /// [`crate::store::StoreError::InvalidId`].
+    pub(super) fn example(query: &'static Query, documents: &str) -> Result<Self> {
+        let mut ask = Self::new(query).limit(1);
+        for filter in query.filters {
+            ask = match filter.operand {
+                Operand::AnyText(it) => ask.text(it.example),
+                Operand::AnyTime(_) => ask.time(UnixMs(0)),
+                Operand::AnyName(it) => {
+                    let collection = query.collection;
+                    ask.name(format!("{documents}/{collection}/{}", it.example))
+                }
+                Operand::Text(_) | Operand::Texts(_) | Operand::Epoch | Operand::Nothing => ask,
+            };
+        }
+        let lies_in = collections::ALL.iter().find(|it| it.id == query.collection);
+        match (query.scope, lies_in.and_then(|it| it.parent)) {
+            (Scope::Collection, Some(above)) => Ok(ask.below(Path::new(above, above, "a")?)),
+            (Scope::Collection, None) | (Scope::CollectionGroup, _) => Ok(ask),
         }
     }
 

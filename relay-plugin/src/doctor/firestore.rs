@@ -39,6 +39,11 @@ pub(super) async fn check(
             }
         }
     }
+    indexes(&store, settings, report).await;
+    // The emulator's rules, or that it has none, are the business of whoever started it.
+    if !settings.is_emulator() {
+        strangers(&store, settings, report).await;
+    }
     let store: Arc<dyn Store> = Arc::new(store);
     match store.read(None, 1).await {
         Ok(_) => report.ok(CHECK, "the audit trail can be read"),
@@ -49,6 +54,43 @@ pub(super) async fn check(
         ),
     }
     Some(store)
+}
+
+/// Every query is asked once: only Firestore knows which indexes it has.
+async fn indexes(store: &FirestoreStore, settings: &FirestoreSettings, report: &mut Report) {
+    match store.unserved().await {
+        Ok(unserved) if unserved.is_empty() => report.ok(CHECK, "every query has its index"),
+        Ok(unserved) => report.fail(
+            CHECK,
+            format!("no index for: {}", unserved.join(", ")),
+            format!(
+                "in firestore-schema: firebase deploy --only firestore --project {project}; then wait until they are built: gcloud firestore indexes composite list --project={project} --database={database}",
+                project = settings.project,
+                database = settings.database
+            ),
+        ),
+        Err(error) => report.fail(CHECK, error.to_string(), mend(&error, settings)),
+    }
+}
+
+/// People come in under the rules; whoever has no credentials at all must be refused by them.
+async fn strangers(store: &FirestoreStore, settings: &FirestoreSettings, report: &mut Report) {
+    match store.open_to_strangers().await {
+        Ok(false) => report.ok(CHECK, "the security rules keep strangers out"),
+        Ok(true) => report.fail(
+            CHECK,
+            "anybody can read the clients' documents, without any credentials",
+            format!(
+                "at once, in firestore-schema: firebase deploy --only firestore --project {}",
+                settings.project
+            ),
+        ),
+        Err(error) => report.warn(
+            CHECK,
+            format!("whether the security rules keep strangers out is not known: {error}"),
+            mend(&error, settings),
+        ),
+    }
 }
 
 const REACH: &str = "look at store.endpoint, the name server, the firewall (TCP 443 to firestore.googleapis.com), and a proxy in between: gRPC needs HTTP/2";
