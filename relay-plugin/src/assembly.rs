@@ -31,15 +31,18 @@ use crate::{
         member_thread::MemberThread,
         service_member::{Parts, ServiceMember},
     },
-    devices::issuer::{
-        choose::{Chosen, choose},
-        embedded::{self, login::AppRoleLogin},
+    devices::{
+        self,
+        issuer::{
+            choose::{Chosen, choose},
+            embedded::{self, login::AppRoleLogin},
+        },
     },
     mac,
     rotation::{self, ports::Clock as _},
     service::{ChallengeIssuer, ChallengeUnavailable, Ports, Service, ServiceFactory, StartError},
     store::{self, Stores},
-    web::readiness::Check,
+    web::{Webhook, readiness::Check},
 };
 
 /// How long this instance may act before it has to renew its lease.
@@ -74,6 +77,8 @@ struct Running {
     core: Mutex<Option<CoreHandle>>,
     admission: Arc<Admission>,
     device_issuer: Option<Chosen>,
+    devices: Mutex<Option<devices::start::Running>>,
+    webhook: Option<Arc<Webhook>>,
 }
 
 #[async_trait]
@@ -116,7 +121,7 @@ impl ServiceFactory for Assembly {
             Arc::clone(&admission),
             readiness.register("jwks"),
             config.issuer.refresh_min_interval,
-            stopping,
+            stopping.clone(),
         ));
         let clock = Arc::new(SystemClock);
         let device_issuer = choose(
@@ -130,6 +135,36 @@ impl ServiceFactory for Assembly {
             store.clone(),
         )
         .map_err(failed("devices"))?;
+        // Before the core: devices are served whether or not the relay or its groups are.
+        let devices = match (&config.mqtt.broker, &device_issuer) {
+            (Some(broker), Some(chosen)) => {
+                let needs = devices::start::Needs {
+                    devices: store.clone(),
+                    store: store.clone(),
+                    issuer: Arc::clone(&chosen.issuer),
+                    clock: clock.clone(),
+                    identity,
+                    stopping,
+                };
+                let started = devices::start::start(&config, broker, needs);
+                Some(started.map_err(failed("devices"))?)
+            }
+            (Some(_), None) | (None, _) => None,
+        };
+        let webhook = match (&devices, &config.mqtt.webhook_secret) {
+            (Some(running), Some(secret)) => {
+                let secret = secret.text().map_err(failed("devices"))?;
+                if secret.expose().len() < 32 {
+                    return Err(StartError {
+                        part: "devices",
+                        reason: "mqtt.webhook_secret: expected at least 32 characters".to_owned(),
+                    });
+                }
+                let door = Webhook::new(Arc::clone(&running.devices), secret.expose());
+                Some(Arc::new(door))
+            }
+            (Some(_), None) | (None, _) => None,
+        };
         let service = ServiceMember::new(Parts {
             member,
             identity,
@@ -159,6 +194,8 @@ impl ServiceFactory for Assembly {
             core: Mutex::new(Some(core)),
             admission,
             device_issuer,
+            devices: Mutex::new(devices),
+            webhook,
         }))
     }
 }
@@ -178,15 +215,33 @@ impl Service for Running {
         self.device_issuer.as_ref()?.login.clone()
     }
 
+    fn webhook(&self) -> Option<Arc<Webhook>> {
+        self.webhook.clone()
+    }
+
     async fn shutdown(&self, deadline: Instant) {
         let core = self
             .core
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let Some(core) = core {
-            core.shutdown(deadline).await;
-        }
+        let devices = self
+            .devices
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        tokio::join!(
+            async {
+                if let Some(core) = core {
+                    core.shutdown(deadline).await;
+                }
+            },
+            async {
+                if let Some(devices) = devices {
+                    devices.shutdown(deadline).await;
+                }
+            },
+        );
         self.admission.flush_trail(SystemClock.now(), true).await;
     }
 }

@@ -211,6 +211,7 @@ impl Worker {
         runtime.block_on(async move {
             let (challenges, issuer) = watch::channel(None);
             let (approle, logins) = watch::channel(None);
+            let (webhook, calls) = watch::channel(None);
             let web_stopping = CancellationToken::new();
             let web = web::Web {
                 config: Arc::clone(&self.config),
@@ -218,11 +219,13 @@ impl Worker {
                 metrics: metrics::install(),
                 challenges: issuer,
                 approle: logins,
+                webhook: calls,
                 stopping: web_stopping.clone(),
             };
             let web = tokio::spawn(web.serve(listener));
             let core = self.start_core(queue, service, &challenges).await;
             approle.send_replace(core.as_ref().and_then(|core| core.approle()));
+            webhook.send_replace(core.as_ref().and_then(|core| core.webhook()));
             self.entrance.stopping.cancelled().await;
             let deadline = (*self.ends.borrow()).unwrap_or_else(|| Instant::now() + DROP_DEADLINE);
             if let Some(core) = core

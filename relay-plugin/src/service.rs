@@ -18,8 +18,10 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::ValidatedConfig, delivery::port::RelayPort,
-    devices::issuer::embedded::login::AppRoleLogin, web::readiness::Readiness,
+    config::ValidatedConfig,
+    delivery::port::RelayPort,
+    devices::issuer::embedded::login::AppRoleLogin,
+    web::{Webhook, readiness::Readiness},
 };
 
 /// An event that a client sent to the relay and that concerns us.
@@ -156,6 +158,11 @@ pub trait Service: Send + Sync + 'static {
 
     /// What answers `POST /kr/v1/approle/login`, where secret_ids of our own are issued.
     fn approle(&self) -> Option<Arc<AppRoleLogin>> {
+        None
+    }
+
+    /// What answers `POST /kr/v1/mqtt/webhook`, where a broker hands messages over by HTTP.
+    fn webhook(&self) -> Option<Arc<Webhook>> {
         None
     }
 

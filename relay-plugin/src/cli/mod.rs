@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod audit;
 pub mod client;
+pub mod device;
 pub mod doctor;
 pub mod group;
 pub mod import;
@@ -54,6 +55,9 @@ enum Command {
     /// Register, list and show clients
     #[command(subcommand)]
     Client(client::ClientCommand),
+    /// Say which devices get a secret_id over MQTT
+    #[command(subcommand)]
+    Device(device::DeviceCommand),
     /// Bind admin groups to aliases
     #[command(subcommand)]
     Group(group::GroupCommand),
@@ -155,6 +159,7 @@ fn run(command: Command, core: impl FnOnce() -> Box<dyn ServiceFactory>) -> Resu
         Command::Serve { config } => Ok(serve::run(config.load()?, core())?),
         Command::Admin(command) => admin::run(command),
         Command::Client(command) => client::run(command),
+        Command::Device(command) => device::run(command),
         Command::Group(command) => group::run(command),
         Command::Audit(command) => audit::run(command),
         Command::Doctor(args) => doctor::run(&args),

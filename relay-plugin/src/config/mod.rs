@@ -8,6 +8,7 @@ mod device_issuer;
 mod duration;
 mod error;
 mod mac;
+mod mqtt;
 mod rules;
 mod secret;
 mod sections;
@@ -23,6 +24,7 @@ use std::{
 pub use device_issuer::{DeviceIssuer, IssuerKind, VaultLogin, VaultSection};
 pub use error::ConfigError;
 pub use mac::{CloudKms, Mac};
+pub use mqtt::{Broker, Devices, Mqtt};
 pub use rules::{Admission, Algorithm, Issuer, JwksSource, Policy, TotpPolicy};
 pub use secret::{SecretKey, SecretRef, SecretText, read_private};
 pub use sections::{
@@ -55,8 +57,12 @@ pub struct ValidatedConfig {
     pub admission: Admission,
     /// `[policy]`.
     pub policy: Policy,
+    /// `[devices]`.
+    pub devices: Devices,
     /// `[devices.issuer]`.
     pub device_issuer: DeviceIssuer,
+    /// `[mqtt]`.
+    pub mqtt: Mqtt,
     /// `[outbox]`.
     pub outbox: Outbox,
     /// `[queue]`.
@@ -110,11 +116,21 @@ impl Config {
             issuer: Issuer::read(&mut keys, profile)?,
             admission: Admission::read(&mut keys)?,
             policy: Policy::read(&mut keys, profile)?,
+            devices: Devices::read(&mut keys, profile)?,
             device_issuer: DeviceIssuer::read(&mut keys)?,
+            mqtt: Mqtt::read(&mut keys, profile)?,
             outbox: Outbox::read(&mut keys)?,
             queue: Queue::read(&mut keys)?,
             log: Log::read(&mut keys)?,
         };
+        let nobody = matches!(config.device_issuer.kind, IssuerKind::None);
+        if config.mqtt.broker.is_some() && nobody {
+            return Err(ConfigError::Conflict {
+                key: "mqtt.url".to_owned(),
+                reason: "is given, and devices.issuer.kind names nobody who issues secret_ids"
+                    .to_owned(),
+            });
+        }
         Ok((config, keys.finish()?))
     }
 }

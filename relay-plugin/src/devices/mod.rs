@@ -19,6 +19,7 @@ pub mod outgoing;
 pub mod queue;
 pub mod refusals;
 pub mod settings;
+pub mod start;
 pub mod upkeep;
 pub mod work;
 

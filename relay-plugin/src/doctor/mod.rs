@@ -12,6 +12,7 @@ mod issuer;
 mod kms;
 mod mac;
 mod mls;
+mod mqtt;
 mod ports;
 mod registry;
 mod relay;
@@ -63,6 +64,7 @@ pub async fn examine(subject: Subject<'_>) -> Report {
     mls::check(subject, store.as_deref(), running, &mut report).await;
     issuer::check(subject, &mut report).await;
     device_issuer::check(subject, store.as_deref(), &mut report).await;
+    mqtt::check(subject, &mut report).await;
     report
 }
 

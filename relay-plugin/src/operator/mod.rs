@@ -5,6 +5,7 @@
 
 pub mod admins;
 pub mod clients;
+pub mod devices;
 pub mod groups;
 pub mod import;
 pub mod proofs;
@@ -102,6 +103,22 @@ pub enum OperatorError {
     /// The MAC key.
     #[error("MAC key: {0}")]
     MacKey(#[from] keyturn_store::mac::KeyFileError),
+    /// A device that cannot be put on the list like that.
+    #[error("{device}: {reason}")]
+    Device {
+        /// Which.
+        device: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A line of an import of devices.
+    #[error("line {line}: {reason}")]
+    Import {
+        /// Which.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The async runtime.
     #[error("cannot start the runtime: {0}")]
     Runtime(std::io::Error),

@@ -7,6 +7,7 @@ mod approle;
 pub mod readiness;
 mod routes;
 mod serve;
+mod webhook;
 
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
@@ -19,6 +20,7 @@ use crate::{
     service::ChallengeIssuer,
 };
 use readiness::Readiness;
+pub use webhook::Webhook;
 
 /// How often histograms are condensed; without it they grow.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -35,6 +37,8 @@ pub struct Web {
     pub challenges: watch::Receiver<Option<Arc<dyn ChallengeIssuer>>>,
     /// Behind `/kr/v1/approle/login`; `None` where no secret_ids of our own are issued, and until the core is up.
     pub approle: watch::Receiver<Option<Arc<AppRoleLogin>>>,
+    /// Behind `/kr/v1/mqtt/webhook`; `None` where brokers hand nothing over, and until the core is up.
+    pub webhook: watch::Receiver<Option<Arc<Webhook>>>,
     /// Ends it.
     pub stopping: CancellationToken,
 }

@@ -13,7 +13,7 @@ use axum::{
 use keyturn_proto::nonce::CHALLENGE_PATH;
 use serde_json::json;
 
-use super::{Web, approle};
+use super::{Web, approle, webhook};
 
 type Shared = State<Arc<Web>>;
 
@@ -24,6 +24,7 @@ pub(super) fn router(web: Web) -> Router {
         .route("/metrics", get(metrics))
         .route(CHALLENGE_PATH, get(challenge))
         .route(approle::PATH, post(approle::log_in))
+        .route(webhook::PATH, post(webhook::receive))
         .fallback(|| async {
             problem(
                 StatusCode::NOT_FOUND,

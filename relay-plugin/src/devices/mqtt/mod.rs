@@ -67,6 +67,39 @@ pub async fn run(
     take_in.abort();
 }
 
+/// Why the broker cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProbeError {
+    /// No connection, for a stable reason.
+    #[error("no connection: {0}")]
+    Connection(&'static str),
+    /// It does not let us read.
+    #[error("the subscription was refused")]
+    Subscription,
+}
+
+/// Connects once, subscribes, and goes again. Nothing is acknowledged.
+///
+/// # Errors
+/// [`ProbeError`].
+pub async fn probe(options: &Options) -> Result<(), ProbeError> {
+    let (client, mut wire) = wire::open(options);
+    wire.start_clean();
+    let found = loop {
+        match wire.poll().await {
+            Seen::Subscribed(true) => break Ok(()),
+            Seen::Subscribed(false) => break Err(ProbeError::Subscription),
+            Seen::Lost(lost) => break Err(ProbeError::Connection(lost.why)),
+            Seen::Connected(_) | Seen::Message(_) | Seen::Nothing => {}
+        }
+    };
+    if found.is_ok() {
+        client.disconnect().await;
+        let _ = tokio::time::timeout(GOODBYE, wire.poll()).await;
+    }
+    found
+}
+
 /// The task that polls.
 struct Link {
     reconnect: (Duration, Duration),
