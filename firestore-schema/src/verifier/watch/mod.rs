@@ -158,6 +158,7 @@ pub struct Watch {
     number: u64,
     session: Arc<Session>,
     heartbeat_heard: bool,
+    opened_at: UnixMs,
     failures: u32,
     targets: Targets,
     /// The last proof of any stream.
@@ -176,6 +177,7 @@ impl Watch {
             number: 0,
             session: Arc::default(),
             heartbeat_heard: false,
+            opened_at: UnixMs(0),
             failures: 0,
             targets: Targets::new(settings.max_targets, settings.idle_after),
             proved_at: None,
@@ -290,6 +292,7 @@ impl Watch {
         self.number += 1;
         self.session = Arc::default();
         self.heartbeat_heard = false;
+        self.opened_at = now;
         self.stream = Stream::Opening { since: now };
         let mut todo = vec![Do::Open(self.number)];
         todo.extend(self.targets.listen_again());
@@ -315,7 +318,10 @@ impl Watch {
         }
         self.session.advance(at);
         self.proved_at = self.proved_at.max(Some(at));
-        self.failures = 0;
+        // One that proves itself and ends again at once is no good either, and every new stream reads every client.
+        if at.since(self.opened_at) >= self.settings.retry_max {
+            self.failures = 0;
+        }
         if matches!(self.stream, Stream::Opening { .. }) {
             self.stream = Stream::Open {
                 probe_at: UnixMs(0),

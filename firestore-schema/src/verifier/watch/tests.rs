@@ -554,6 +554,26 @@ async fn a_stream_that_never_proves_itself_is_given_up_with_growing_pauses() {
 }
 
 #[tokio::test]
+async fn a_stream_that_proves_itself_and_ends_at_once_is_not_opened_in_a_rush() {
+    let mut watch = Watch::new(WatchSettings::default());
+    let mut now = START;
+    let mut opened = 0;
+    while now.0 < START.0 + 600 * SECOND {
+        for what in watch.tick(now) {
+            if let Do::Open(number) = what {
+                opened += 1;
+                watch.heard(number, Heard::Current(vec![HEARTBEAT]), now);
+                watch.heard(number, Heard::Consistent(now), now);
+                assert!(watch.standing(now).live);
+                watch.ended(number, now);
+            }
+        }
+        now = watch.wake_at().max(UnixMs(now.0 + 1));
+    }
+    assert!((60..80).contains(&opened), "{opened}");
+}
+
+#[tokio::test]
 async fn a_document_that_cannot_be_read_or_is_gone_is_not_served_from_memory() {
     let stand = Stand::new(2, WatchSettings::default()).await;
     for n in 0..2 {
