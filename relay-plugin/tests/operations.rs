@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 
 use clap::Parser as _;
 use keyturn::cli::Cli;
+use keyturn::config::{Config, Environment, Store};
 use keyturn_admin::cli::args::Cli as AdminCli;
 
 const NPUB: &str = "npub10xlxvlhemja6c4dqv22uapctqupfhlxm9h8z3k2e72q4k9hcz7vqpkge6d";
@@ -76,6 +77,33 @@ fn every_command_exists() {
         }
     }
     assert!(parsed > 20, "only {parsed} commands were found");
+}
+
+/// The page of the production store shows sections that the example file takes.
+#[test]
+fn the_configuration_of_the_google_cloud_page_is_one() {
+    let page = fs::read_to_string(root().join("docs/google-cloud.md")).unwrap();
+    let (_, shown) = blocks(&page)
+        .into_iter()
+        .find(|(info, _)| info == "toml")
+        .unwrap();
+    let shown: toml::Table = shown.join("\n").parse().unwrap();
+    let example = fs::read_to_string(root().join("keyturn.example.toml")).unwrap();
+    let mut all: toml::Table = example.parse().unwrap();
+    all.extend(shown);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), toml::to_string(&all).unwrap()).unwrap();
+    let none = std::iter::empty::<(String, String)>();
+    let config = Config::load(file.path(), Environment::from_pairs(none)).unwrap();
+    let Store::Firestore(store) = config.store else {
+        panic!("another store");
+    };
+    assert_eq!(store.project, "example-keyturn");
+    // The same database as the one that rules and indexes are deployed to.
+    let deployed = root().join("firestore-schema/firebase.json");
+    let deployed: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(deployed).unwrap()).unwrap();
+    assert_eq!(deployed["firestore"]["database"], store.database.as_str());
 }
 
 #[test]
