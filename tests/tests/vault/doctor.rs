@@ -1,8 +1,14 @@
 //! What `keyturn doctor` finds out about Vault.
 
+use keyturn::clock::SystemClock;
+use keyturn::config::{Config, Environment};
 use keyturn::devices::issuer::Reason;
 use keyturn::devices::issuer::vault::examine;
-use keyturn_tests::vault::{Api, Rvault};
+use keyturn::doctor::{self, Finding, Level, Subject};
+use keyturn::rotation::ports::Clock as _;
+use keyturn_store::devices::{Change, DeviceOptions, DeviceStore as _};
+use keyturn_store::sqlite::SqliteStore;
+use keyturn_tests::vault::{Api, Rvault, Stand};
 use serde_json::json;
 
 use super::behaviour::stand_for_devices;
@@ -90,4 +96,110 @@ async fn a_server_that_cannot_tell_is_not_taken_for_good() {
     assert_eq!(report.server, Ok(()));
     assert_eq!(report.roles[0].1, Ok(()));
     assert!(report.missing.is_err());
+}
+
+/// What `keyturn doctor` says of the issuer, for a store in which one device has the stand's role and one has another.
+async fn findings(stand: &Stand, token: &str) -> Vec<Finding> {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("keyturn.db")).unwrap();
+    for (device, role) in [("pump-7", "river-iot"), ("pump-8", "no-such-role")] {
+        let allow = Change::Allow {
+            role: role.to_owned(),
+            options: DeviceOptions::default(),
+        };
+        let device = device.parse().unwrap();
+        store
+            .change_device(&device, allow, SystemClock.now())
+            .await
+            .unwrap();
+    }
+    let secret = stand.secret("doctor.token", token);
+    let text = format!(
+        "[relay]\ndata_dir = \"relay\"\n[mls]\ndatabase = \"member.db\"\nstorage_key_file = \"mls.key\"\nnostr_secret_key_file = \"nsec\"\n\
+         relays = [\"wss://relay.example.org\"]\n[store]\npath = \"keyturn.db\"\n[mac]\nkey_file = \"mac.key\"\n[issuer]\njwks_file = \"jwks.json\"\n\
+         [admission]\nchallenge_key_file = \"c\"\ntotp_seed_key_file = \"t\"\n[devices.issuer]\nkind = \"vault\"\naddress = \"{}\"\nmount = \"{}\"\n\
+         token_file = \"{}\"\n",
+        stand.settings().address,
+        stand.mount,
+        secret.path().unwrap().display()
+    );
+    let path = folder.path().join("keyturn.toml");
+    let config = Config::parse(&text, &path, Environment::default()).unwrap();
+    let report = doctor::examine(Subject {
+        path: &path,
+        config: &config,
+        now: SystemClock.now(),
+    })
+    .await;
+    let ours = report
+        .findings
+        .into_iter()
+        .filter(|it| it.check == "devices");
+    ours.collect()
+}
+
+fn texts(findings: &[Finding], level: Level) -> Vec<&str> {
+    let of = findings.iter().filter(|it| it.level == level);
+    of.map(|it| it.what.as_str()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_report_names_roles_and_what_the_token_lacks_or_has_too_much() {
+    let api = Api::start().await;
+    let stand = stand_for_devices(&api.operator()).await;
+    let token = stand.least_privileged_token(json!({ "ttl": "1h" })).await;
+    let found = findings(&stand, &token).await;
+    let oks = texts(&found, Level::Ok);
+    assert!(oks.contains(&"the role river-iot is there"), "{found:#?}");
+    assert!(
+        oks.iter()
+            .any(|it| it.starts_with("our token is good for another")),
+        "{found:#?}"
+    );
+    // The policy knows nothing of the second device's role.
+    let fails = texts(&found, Level::Fail);
+    assert!(
+        fails.contains(
+            &"the role no-such-role cannot be read: the issuer's policy does not allow this"
+        ),
+        "{found:#?}"
+    );
+    let missing = format!(
+        "our token may not update auth/{}/role/no-such-role/secret-id",
+        stand.mount
+    );
+    assert!(fails.contains(&missing.as_str()), "{found:#?}");
+    assert!(texts(&found, Level::Warn).is_empty(), "{found:#?}");
+    for finding in &found {
+        assert!(!format!("{finding:?}").contains(&token), "{finding:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_report_refuses_a_root_token_and_a_sealed_server() {
+    let api = Api::start().await;
+    let stand = stand_for_devices(&api.operator()).await;
+    let root = api.operator().token().to_owned();
+    let found = findings(&stand, &root).await;
+    let fails = texts(&found, Level::Fail);
+    assert!(
+        fails.contains(&"our token is a root token: whoever reads it owns Vault"),
+        "{found:#?}"
+    );
+    assert!(!texts(&found, Level::Warn).is_empty(), "{found:#?}");
+    let unknown = format!("there is no role no-such-role at auth/{}", stand.mount);
+    assert!(fails.contains(&unknown.as_str()), "{found:#?}");
+    api.seal(true);
+    let found = findings(&stand, &root).await;
+    let sealed = format!("{} is sealed", api.address());
+    assert!(
+        texts(&found, Level::Fail).contains(&sealed.as_str()),
+        "{found:#?}"
+    );
+    assert!(
+        found
+            .iter()
+            .all(|it| it.level == Level::Ok || it.mend.is_some()),
+        "{found:#?}"
+    );
 }
