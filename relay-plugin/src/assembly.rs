@@ -25,10 +25,16 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admission::{self, Admission},
     clock::SystemClock,
+    cluster::{
+        self, Site,
+        cursor::Cursors,
+        gone::{Gone, Remembering},
+    },
     config::ValidatedConfig,
     core::{self, CoreHandle, Deps},
     delivery::{
         member_thread::MemberThread,
+        port::RelayPort,
         service_member::{Parts, ServiceMember},
     },
     devices::{
@@ -45,8 +51,6 @@ use crate::{
     web::{Webhook, readiness::Check},
 };
 
-/// How long this instance may act before it has to renew its lease.
-const LEASE: Duration = Duration::from_secs(15);
 /// How often the store is asked for work that nobody announced.
 const SWEEP: Duration = Duration::from_secs(5);
 /// First pause after something failed that will pass.
@@ -70,6 +74,8 @@ struct Opened {
     mac: Arc<dyn MacKey>,
     member: MemberThread,
     identity: Npub,
+    /// The same identity, for relays that want to know who asks.
+    keys: Keys,
     admission: Arc<Admission>,
 }
 
@@ -87,6 +93,7 @@ impl ServiceFactory for Assembly {
         let Ports {
             config,
             inbound,
+            feed,
             relay,
             served,
             backlog,
@@ -98,6 +105,7 @@ impl ServiceFactory for Assembly {
         let mac_check = readiness.register("mac");
         let opened = spawn_blocking({
             let config = Arc::clone(&config);
+            let backlog = backlog.clone();
             move || open(&config, backlog)
         });
         let opened = opened.await.map_err(failed("service"))??;
@@ -107,8 +115,10 @@ impl ServiceFactory for Assembly {
             mac,
             member,
             identity,
+            keys,
             admission,
         } = opened;
+        let (to_come, cluster_stop) = (backlog, stopping.clone());
         mls_check.ready();
         tokio::spawn(watch_store(
             Arc::clone(&store),
@@ -165,7 +175,20 @@ impl ServiceFactory for Assembly {
             }
             (Some(_), None) | (None, _) => None,
         };
+        let siblings = config.cluster.siblings.iter().copied().collect();
+        let gone = Gone::default();
+        let relay: Arc<dyn RelayPort> = Arc::new(Remembering::new(relay, gone.clone()));
+        let site = Site {
+            relay: Arc::clone(&relay),
+            served: served.clone(),
+            backlog: to_come,
+            inbound: feed,
+            gone,
+            clock: clock.clone(),
+        };
+        let cluster_store = Arc::clone(&store);
         let service = ServiceMember::new(Parts {
+            siblings,
             member,
             identity,
             store: Arc::clone(&store),
@@ -189,6 +212,11 @@ impl ServiceFactory for Assembly {
                 part: "core",
                 reason: "it ended while it started; see the log".to_owned(),
             });
+        }
+        if !config.cluster.peers.is_empty() {
+            let peers = config.cluster.peers.clone();
+            let cursors = Cursors::open(config.mls.database.with_extension("mirror.json"));
+            cluster::start(site, cluster_store, peers, keys, cursors, cluster_stop);
         }
         Ok(Arc::new(Running {
             core: Mutex::new(Some(core)),
@@ -264,6 +292,13 @@ fn open(config: &ValidatedConfig, backlog: Backlog) -> Result<Opened, StartError
         reason: "mls.nostr_secret_key: expected an nsec or 64 hex digits".to_owned(),
     })?;
     let identity = Npub::from_bytes(keys.public_key().to_bytes());
+    if config.cluster.siblings.contains(&identity) {
+        return Err(StartError {
+            part: "cluster",
+            reason: "cluster.siblings: names this very instance; list the others".to_owned(),
+        });
+    }
+    let nostr_keys = keys.clone();
     let instance = Instance::relay(&identity);
     let Stores { store, approle } = Handle::current()
         .block_on(store::open_all(&config.store, &instance))
@@ -287,6 +322,7 @@ fn open(config: &ValidatedConfig, backlog: Backlog) -> Result<Opened, StartError
         mac: mac.key(),
         member,
         identity,
+        keys: nostr_keys,
         admission: Arc::new(admission),
     })
 }
@@ -300,8 +336,8 @@ fn settings(config: &ValidatedConfig, identity: Npub) -> rotation::Settings {
         require_proven: config.policy.require_proven_ack,
         requester_counts: config.policy.requester_ack_counts,
         retention: config.outbox.retention,
-        keep_withdrawn: None,
-        lease: LEASE,
+        keep_withdrawn: (!config.cluster.siblings.is_empty()).then_some(cluster::HORIZON),
+        lease: config.cluster.lease,
         sweep: SWEEP,
         retry: RETRY,
     }

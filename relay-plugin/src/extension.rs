@@ -16,7 +16,9 @@ use actix::{ActorContext as _, ActorFutureExt as _, AsyncContext as _, WrapFutur
 use actix_web_actors::ws::{CloseCode, CloseReason};
 use keyturn_proto::{UnixMs, kinds};
 use metrics::{counter, gauge};
-use nostr::{Event, EventId, Kind, PublicKey, Tag, Timestamp, secp256k1::schnorr::Signature};
+use nostr::{
+    Event, EventId, JsonUtil as _, Kind, PublicKey, Tag, Timestamp, secp256k1::schnorr::Signature,
+};
 use nostr_extensions::auth::AuthState;
 use nostr_relay::{
     App, Extension, ExtensionMessageResult, Session,
@@ -98,6 +100,7 @@ impl RotationExtension {
             event: converted,
             received_at_ms: arrival.at().0,
             session: session_info(session),
+            stored: false,
             arrival,
         };
         let (refusal, result) = match queue.try_send(inbound) {
@@ -197,6 +200,12 @@ fn concerns(event: &nostr_db::Event, served: Option<&Served>) -> bool {
     }
 }
 
+/// As the extension judges a client's event.
+pub(crate) fn concerns_core(event: &Event, served: Option<&Served>) -> bool {
+    let parsed: Result<nostr_db::Event, _> = event.as_json().parse();
+    parsed.is_ok_and(|event| is_ours(event.kind()) && concerns(&event, served))
+}
+
 fn tag_values<'a>(
     event: &'a nostr_db::Event,
     name: &'a str,
@@ -250,7 +259,7 @@ fn now_ms() -> u64 {
 mod tests {
     use std::collections::HashSet;
 
-    use nostr::{EventBuilder, JsonUtil, Keys};
+    use nostr::{EventBuilder, Keys};
 
     use super::*;
 

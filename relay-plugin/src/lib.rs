@@ -9,6 +9,7 @@ pub mod admission;
 pub mod assembly;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod core;
 pub mod crash;

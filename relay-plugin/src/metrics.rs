@@ -65,6 +65,12 @@ pub const CIPHERTEXTS_DELETED: &str = "keyturn_ciphertexts_deleted_total";
 pub const TAKE_OVERS: &str = "keyturn_take_overs_total";
 /// Whether this instance holds the lease and acts: 1 or 0.
 pub const LEASE_HELD: &str = "keyturn_lease_held";
+/// Events heard from a peer, by `peer` and `result`: new, known, refused, failed.
+pub const MIRRORED: &str = "keyturn_mirrored_total";
+/// Whether a peer is connected and heard completely: 1 or 0, by `peer`.
+pub const MIRROR_PEER_UP: &str = "keyturn_mirror_peer_up";
+/// How far behind a peer this instance is, by `peer`.
+pub const MIRROR_LAG_SECONDS: &str = "keyturn_mirror_lag_seconds";
 /// How long the oldest due work has been waiting.
 pub const DUE_LAG_SECONDS: &str = "keyturn_due_lag_seconds";
 
@@ -131,7 +137,8 @@ pub const ISSUER_SECONDS: &str = "keyturn_issuer_seconds";
 /// From the reservation to the ack quorum.
 pub const QUORUM_SECONDS: &str = "keyturn_quorum_seconds";
 
-const COUNTERS: [(&str, &str); 38] = [
+const COUNTERS: [(&str, &str); 39] = [
+    (MIRRORED, "Events heard from a peer, by peer and result"),
     (INBOUND, "Events that concern Keyturn, by result"),
     (EVENTS_INVALID, "Events that nobody could open"),
     (
@@ -217,7 +224,15 @@ const COUNTERS: [(&str, &str); 38] = [
     ),
 ];
 
-const GAUGES: [(&str, &str); 5] = [
+const GAUGES: [(&str, &str); 7] = [
+    (
+        MIRROR_PEER_UP,
+        "Whether a peer is connected and heard completely, by peer",
+    ),
+    (
+        MIRROR_LAG_SECONDS,
+        "How far behind a peer this instance is, by peer",
+    ),
     (DEVICE_QUEUE, "Requests of devices that wait for the issuer"),
     (
         MQTT_CONNECTED,

@@ -258,6 +258,7 @@ impl Worker {
         let ports = Ports {
             config: Arc::clone(&self.config),
             inbound: queue,
+            feed: self.entrance.inbound.clone(),
             relay: self.entrance.relay.clone(),
             served: self.entrance.served.clone(),
             backlog: self.entrance.backlog.clone(),

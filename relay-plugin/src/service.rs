@@ -37,6 +37,8 @@ pub struct Inbound {
     pub received_at_ms: u64,
     /// Whose connection it came over.
     pub session: SessionInfo,
+    /// It was fetched from a peer's store after we were away: its `created_at` says nothing about its receipt.
+    pub stored: bool,
     /// Its place among what waits to be taken in; dropped when that is done.
     pub arrival: Arrival,
 }
@@ -125,6 +127,8 @@ pub struct Ports {
     pub relay: Arc<dyn RelayPort>,
     /// To be set once the groups are loaded, and kept current.
     pub served: ServedSet,
+    /// The other end of `inbound`, for events from peers.
+    pub feed: mpsc::Sender<Inbound>,
     /// What was handed over and is not taken in yet; for the MLS member.
     pub backlog: Backlog,
     /// Register one check per part that `/readyz` should wait for.

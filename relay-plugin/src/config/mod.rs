@@ -28,7 +28,7 @@ pub use mqtt::{Broker, Devices, Mqtt};
 pub use rules::{Admission, Algorithm, Issuer, JwksSource, Policy, TotpPolicy};
 pub use secret::{SecretKey, SecretRef, SecretText, read_private};
 pub use sections::{
-    Environment as Profile, Log, LogFormat, Mls, Outbox, Queue, Relay, RelayAuth, Web,
+    Cluster, Environment as Profile, Log, LogFormat, Mls, Outbox, Queue, Relay, RelayAuth, Web,
 };
 pub use source::Environment;
 pub use store::Store;
@@ -65,6 +65,8 @@ pub struct ValidatedConfig {
     pub mqtt: Mqtt,
     /// `[outbox]`.
     pub outbox: Outbox,
+    /// `[cluster]`.
+    pub cluster: Cluster,
     /// `[queue]`.
     pub queue: Queue,
     /// `[log]`.
@@ -120,6 +122,7 @@ impl Config {
             device_issuer: DeviceIssuer::read(&mut keys)?,
             mqtt: Mqtt::read(&mut keys, profile)?,
             outbox: Outbox::read(&mut keys)?,
+            cluster: Cluster::read(&mut keys)?,
             queue: Queue::read(&mut keys)?,
             log: Log::read(&mut keys)?,
         };

@@ -234,6 +234,47 @@ impl Outbox {
     }
 }
 
+/// `[cluster]`: other relays on the same store.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// The service npubs of the other instances.
+    pub siblings: Vec<keyturn_proto::Npub>,
+    /// Their relays, to mirror from.
+    pub peers: Vec<String>,
+    /// How long this instance may act before it has to renew its lease.
+    pub lease: Duration,
+}
+
+impl Cluster {
+    pub(super) fn read(keys: &mut Keys) -> Result<Self, ConfigError> {
+        const PEERS: &str = "a list of ws:// or wss:// addresses";
+        let peer = |text: &str| {
+            let relay = text.starts_with("wss://") || text.starts_with("ws://");
+            (relay && nostr::RelayUrl::parse(text).is_ok()).then(|| text.to_owned())
+        };
+        let cluster = Self {
+            siblings: keys
+                .list("cluster.siblings", "a list of npubs", |text| {
+                    text.parse().ok()
+                })?
+                .unwrap_or_default(),
+            peers: keys.list("cluster.peers", PEERS, peer)?.unwrap_or_default(),
+            lease: keys.duration(
+                "cluster.lease",
+                Duration::from_secs(2)..=MINUTE,
+                Duration::from_secs(15),
+            )?,
+        };
+        if cluster.siblings.is_empty() != cluster.peers.is_empty() {
+            return Err(ConfigError::Conflict {
+                key: "cluster.peers".to_owned(),
+                reason: "belongs together with cluster.siblings: give both or neither".to_owned(),
+            });
+        }
+        Ok(cluster)
+    }
+}
+
 /// `[queue]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Queue {

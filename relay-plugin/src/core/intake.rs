@@ -42,6 +42,7 @@ impl Core {
     ) {
         let mut held: VecDeque<Held> = VecDeque::new();
         let mut house = self.engine.now();
+        let mut acting = self.engine.acting();
         loop {
             let room = desk.has_room() && held.len() < MAX_WAITING;
             tokio::select! {
@@ -56,6 +57,11 @@ impl Core {
                         metrics::counter!(names::EVENTS_NOT_STORED).increment(1);
                         tracing::warn!(event = %event.id, "the relay did not store it; not followed");
                     }
+                }
+                // The lease was taken, and everything under way taken up: now what waits in the inbox.
+                Ok(()) = acting.changed() => {
+                    self.prune(true).await;
+                    self.lay_out(desk).await;
                 }
                 () = self.clock.sleep_until(house) => {
                     self.keep_house(desk).await;
@@ -75,9 +81,15 @@ impl Core {
             event,
             received_at_ms,
             session: _,
+            stored,
             arrival,
         } = inbound;
-        let receipt = Receipt::live(UnixMs(received_at_ms));
+        let received_at = UnixMs(received_at_ms);
+        let receipt = if stored {
+            Receipt::stored(received_at)
+        } else {
+            Receipt::live(received_at)
+        };
         match self.service.may_run_ahead(&event).await {
             Ok(true) => self.take_in(&event, receipt, desk).await,
             Ok(false) => {
@@ -113,6 +125,9 @@ impl Core {
     }
 
     async fn keep_house(&self, desk: &mut Desk) {
+        if !self.engine.acts() {
+            self.prune(false).await;
+        }
         if let Err(error) = self.service.keep_house().await {
             tracing::warn!(%error, "some of the house-keeping is left for later");
         }

@@ -45,6 +45,7 @@ impl Core {
             }
         }
         desk.finish().await;
+        self.engine.give_up_lease().await;
     }
 
     /// Lease, recovery, inbox, stored events. Each is tried until it succeeds: without them nothing may be answered.
@@ -52,8 +53,12 @@ impl Core {
         self.relay.attached().await;
         loop {
             match self.prepare_once(desk).await {
-                Ok(true) => return,
-                Ok(false) => tracing::info!("another instance holds the lease; standing by"),
+                Ok(acts) => {
+                    if !acts {
+                        tracing::info!("another instance holds the lease; standing by");
+                    }
+                    return;
+                }
                 Err(error) => tracing::warn!(%error, "not ready yet"),
             }
             let next = self.engine.now().plus(self.retry);
@@ -61,20 +66,21 @@ impl Core {
         }
     }
 
+    /// Whether this instance acts. One that stands by does the same, but for what the lease is for: it recovers nothing and answers nothing.
     async fn prepare_once(&self, desk: &mut Desk) -> Result<bool, ServiceError> {
-        if !self.engine.hold_lease().await? {
-            return Ok(false);
-        }
+        let acts = self.engine.hold_lease().await?;
         self.service.refresh_served().await?;
         self.service.keep_house().await?;
-        let recovered = self.engine.recover().await;
-        recovered.map_err(|failure| failed(failure.reason()))?;
+        if acts {
+            let taken = self.engine.take_charge().await;
+            taken.map_err(|failure| failed(failure.reason()))?;
+        }
         desk.lay_out().await?;
         self.rescan().await?;
         desk.lay_out().await?;
         // Last, because each call makes another.
         self.service.publish_key_package().await?;
-        Ok(true)
+        Ok(acts)
     }
 
     /// Takes in what the relay stored while we were away, in the order it was stored: first the invitations, then what was said in the groups.

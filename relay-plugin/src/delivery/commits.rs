@@ -41,6 +41,14 @@ impl ServiceMember {
             if commit.own {
                 continue;
             }
+            if self.is_sibling(&leaf.npub) {
+                // Its key package may still be on its way. Until its key is proven nothing is sealed; there is nothing to suspend.
+                let proven = self.is_proven_sibling(&leaf).await;
+                let reason = if proven { "proven" } else { "not_proven_yet" };
+                let entry = Entry::by_admin(self.now(), leaf.npub, "roster.sibling", reason);
+                self.audit(entry.group(&alias).event(&event).done()).await;
+                continue;
+            }
             if let Some(reason) = self.stranger(&leaf).await? {
                 let entry = Entry::by_admin(self.now(), leaf.npub, "roster.stranger", reason);
                 self.audit(entry.group(&alias).event(&event).done()).await;
@@ -74,6 +82,14 @@ impl ServiceMember {
             let now = self.now();
             let mut document: AdminGroupDoc = document.clone();
             let alias = document.alias.clone();
+            let address = group.data.nostr_group_id.to_hex();
+            if document.nostr_group_id.as_ref() == Some(&address) {
+                // Approved, and recorded by another instance.
+                let id = group.id.clone();
+                let approved = self.member().call(move |member| member.approve(&id));
+                approved.await?.map_err(failed)?;
+                continue;
+            }
             let event = if document.nostr_group_id.is_some() {
                 alarm(&alias, "group.address_changed");
                 document.nostr_group_id = None;

@@ -36,6 +36,9 @@ pub struct GroupDistributor {
 /// How long to wait for something that has no moment of its own.
 const SHORTLY: Duration = Duration::from_millis(100);
 
+/// How long a sibling's key package may take to get here.
+const SIBLING: Duration = Duration::from_secs(1);
+
 /// A group as the member sees it.
 struct Seen {
     epoch: u64,
@@ -89,6 +92,7 @@ impl GroupDistributor {
             .clone()
             .ok_or_else(|| unfit("group.not_joined"))?;
         let seen = self.see(alias, &id).await?;
+        let seen = self.without_siblings(alias, seen).await?;
         let readers = self.judge(client, alias, &seen.leaves).await?;
         Ok(Roster {
             alias: alias.to_owned(),
@@ -133,6 +137,25 @@ impl GroupDistributor {
             }),
             Err(error) => Err(self.not_sealable(alias, &error)),
         }
+    }
+
+    /// The service members of other instances can open what is sealed, and are no readers: each throws it away. A leaf that bears a sibling's
+    /// name, under a key that the sibling has not signed, keeps anything from being sealed.
+    async fn without_siblings(&self, alias: &str, seen: Seen) -> Result<Seen, AudienceError> {
+        let (siblings, leaves): (Vec<Leaf>, Vec<Leaf>) = seen
+            .leaves
+            .into_iter()
+            .partition(|leaf| self.service.is_sibling(&leaf.npub));
+        for leaf in siblings {
+            if !self.service.is_proven_sibling(&leaf).await {
+                return Err(AudienceError::NotYet {
+                    alias: alias.to_owned(),
+                    reason: "sibling.key_not_proven",
+                    retry_at: self.now().plus(SIBLING),
+                });
+            }
+        }
+        Ok(Seen { leaves, ..seen })
     }
 
     fn not_sealable(&self, alias: &str, error: &SealError) -> AudienceError {
@@ -205,6 +228,10 @@ impl GroupDistributor {
             return Ok(());
         };
         let seen = self.see(alias, id).await.map_err(undelivered)?;
+        let seen = self
+            .without_siblings(alias, seen)
+            .await
+            .map_err(undelivered)?;
         let judged = self.judge(client, alias, &seen.leaves).await;
         judged.map(drop).map_err(undelivered)
     }

@@ -3,11 +3,11 @@
 //! Opening a message destroys its MLS key, so the decision is made inside that very transaction (architecture.md, step 0). What must always
 //! hold: only requests and acks are kept, never anything that bears a secret; a row goes when its effect is in the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use keyturn_mls::{AppMessage, Disposition, InboxRow, MlsGroupId};
 use keyturn_proto::inner::InnerKind;
-use keyturn_proto::{Inner, kinds};
+use keyturn_proto::{Inner, Npub, ServiceNotify, kinds};
 use keyturn_store::documents::AdminGroupDoc;
 use nostr::PublicKey;
 use zeroize::Zeroizing;
@@ -33,6 +33,16 @@ pub(super) struct Dropped {
     pub(super) reason: &'static str,
 }
 
+/// What was made of the messages of one call, beside the inbox.
+#[derive(Default)]
+pub(super) struct Taken {
+    pub(super) dropped: Vec<Dropped>,
+    /// Events that a sibling has answered.
+    pub(super) answered: Vec<String>,
+    /// Messages of a sibling that bear a secret: opened because the ratchet has to advance, and gone.
+    pub(super) notifies: u32,
+}
+
 /// Kinds of rumor that announce a request, and an ack.
 const REQUESTS: [u16; 2] = [kinds::SERVICE_REQUEST, kinds::ROTATE_REQUEST];
 const ACKS: [u16; 2] = [kinds::ROTATE_ACK, kinds::SERVICE_ACK];
@@ -43,8 +53,16 @@ fn is_sent_as(message: &AppMessage, kinds: &[u16]) -> bool {
 }
 
 /// What is made of a message, inside the transaction that opens it.
-pub(super) fn decide(message: &AppMessage, dropped: &mut Vec<Dropped>) -> Disposition {
+pub(super) fn decide(
+    message: &AppMessage,
+    siblings: &HashSet<Npub>,
+    taken: &mut Taken,
+) -> Disposition {
     let kind = std::str::from_utf8(&message.body).map_or(InnerKind::Foreign, Inner::classify);
+    if siblings.contains(&npub(&message.sender)) {
+        return by_a_sibling(message, kind, taken);
+    }
+    let dropped = &mut taken.dropped;
     let mut drop_as = |reason| {
         dropped.push(Dropped {
             sender: message.sender,
@@ -68,6 +86,26 @@ pub(super) fn decide(message: &AppMessage, dropped: &mut Vec<Dropped>) -> Dispos
         InnerKind::Foreign if is_sent_as(message, &ACKS) => drop_as("ack.malformed"),
         InnerKind::Service | InnerKind::Foreign => Disposition::Consume,
     }
+}
+
+/// Another instance's word is for the admins. Nothing of it is kept: not what it seals for them, nor a request, which a service never makes.
+fn by_a_sibling(message: &AppMessage, kind: InnerKind, taken: &mut Taken) -> Disposition {
+    match kind {
+        InnerKind::Notify => taken.notifies += 1,
+        InnerKind::Service => {
+            let notify = serde_json::from_slice::<ServiceNotify>(&message.body);
+            taken
+                .answered
+                .extend(notify.ok().and_then(|notify| notify.in_reply_to));
+        }
+        InnerKind::Request | InnerKind::Ack => taken.dropped.push(Dropped {
+            sender: message.sender,
+            event: message.event_id.to_hex(),
+            reason: "sibling.asks",
+        }),
+        InnerKind::Foreign => {}
+    }
+    Disposition::Consume
 }
 
 impl ServiceMember {

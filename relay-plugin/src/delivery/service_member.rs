@@ -13,9 +13,10 @@ use keyturn_store::documents::{Actor, AdminGroupDoc, AuditRecord, GroupState};
 use keyturn_store::store::Store;
 use nostr::{Event, PublicKey};
 
-use super::inbox::{Dropped, decide};
+use super::inbox::{Dropped, Taken, decide};
 use super::member_thread::{MemberGone, MemberThread};
 use super::port::RelayPort;
+use super::siblings::Family;
 use crate::admission::trail::Trail;
 use crate::metrics as names;
 use crate::rotation::audit::Entry;
@@ -38,6 +39,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Relay addresses that its key packages advertise.
     pub relays: Vec<String>,
+    /// The service members of the other instances: neither admins nor readers.
+    pub siblings: HashSet<Npub>,
 }
 
 /// See the module. Cheap to clone.
@@ -47,6 +50,7 @@ pub struct ServiceMember(Arc<Shared>);
 struct Shared {
     parts: Parts,
     junk: Mutex<Junk>,
+    pub(super) family: Family,
     /// What members of the groups are refused, beside their requests.
     refused: Trail,
 }
@@ -91,6 +95,7 @@ impl ServiceMember {
         Self(Arc::new(Shared {
             parts,
             junk: Mutex::default(),
+            family: Family::default(),
             refused: Trail::counting_as("member.refused_repeatedly"),
         }))
     }
@@ -117,6 +122,14 @@ impl ServiceMember {
 
     pub(super) fn now(&self) -> UnixMs {
         self.0.parts.clock.now()
+    }
+
+    pub(super) fn family(&self) -> &Family {
+        &self.0.family
+    }
+
+    pub(super) fn siblings(&self) -> &HashSet<Npub> {
+        &self.0.parts.siblings
     }
 
     /// Our own npub.
@@ -160,16 +173,33 @@ impl ServiceMember {
 
     async fn group_event(&self, event: &Event, receipt: Receipt) -> Result<bool, ServiceError> {
         let event = event.clone();
-        let (results, dropped) = self
+        let siblings = self.siblings().clone();
+        let (results, taken, scrubbed) = self
             .member()
             .call(move |member| {
-                let mut dropped = Vec::new();
+                let mut taken = Taken::default();
                 let results = member.receive(&event, receipt, &mut |message| {
-                    decide(message, &mut dropped)
+                    decide(message, &siblings, &mut taken)
                 });
-                (results, dropped)
+                // What could have opened it is overwritten; nor may an older version of its page stay in the log.
+                let scrubbed = if taken.notifies > 0 {
+                    member.scrub()
+                } else {
+                    Ok(())
+                };
+                (results, taken, scrubbed)
             })
             .await?;
+        let Taken {
+            dropped,
+            answered,
+            notifies: _,
+        } = taken;
+        self.note_answered(answered).await;
+        if let Err(error) = scrubbed {
+            metrics::counter!(names::ALARMS, "reason" => "member.not_scrubbed").increment(1);
+            tracing::error!(%error, "ALARM: the member's log could not be truncated");
+        }
         for Dropped {
             sender,
             event,

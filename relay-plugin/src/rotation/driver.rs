@@ -112,7 +112,12 @@ impl Engine {
             let pause = match renewed {
                 Ok(held) => {
                     metrics::gauge!(names::LEASE_HELD).set(if held { 1.0 } else { 0.0 });
-                    settings.lease / 3
+                    // Who stands by looks more often: that adds to the time until somebody acts.
+                    if held {
+                        settings.lease / 3
+                    } else {
+                        settings.lease / 8
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the lease could not be renewed");
@@ -143,10 +148,19 @@ impl Engine {
         let now = self.now();
         let settings = self.settings();
         let latest = now.plus(settings.sweep);
-        if !self.acts() {
+        if self.fence().current(now).is_none() {
             // What is due is another instance's.
             metrics::gauge!(names::DUE_LAG_SECONDS).set(0.0);
             return now.plus(settings.retry).min(latest);
+        }
+        if !self.acts() {
+            match self.take_charge().await {
+                Ok(()) => tracing::info!("this instance acts from now on"),
+                Err(failure) => {
+                    tracing::warn!(reason = failure.reason(), "not taken charge yet");
+                    return self.now().plus(settings.retry).min(latest);
+                }
+            }
         }
         match self.one_round(backoff, now).await {
             // A moment is always left for others.

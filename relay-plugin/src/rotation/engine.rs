@@ -11,8 +11,8 @@ use keyturn_proto::notify::NotifyState;
 use keyturn_proto::{Action, RotationId, ServiceNotify, UnixMs};
 use keyturn_store::documents::RotationDoc;
 use keyturn_store::mac::MacKey;
-use keyturn_store::store::Store;
-use tokio::sync::Notify;
+use keyturn_store::store::{Store, StoreError};
+use tokio::sync::{Notify, watch};
 
 use super::failure::Failure;
 use super::lease::Fence;
@@ -50,6 +50,8 @@ pub(super) struct Inner {
     later: Mutex<BTreeSet<RotationId>>,
     delivered: Mutex<HashMap<RotationId, u32>>,
     wake: Notify,
+    /// The fence under which everything under way was taken up.
+    acting: watch::Sender<Option<u64>>,
 }
 
 /// This task's exclusive right to work on one rotation; given back on drop, also by a panic.
@@ -77,6 +79,7 @@ impl Engine {
             later: Mutex::default(),
             delivered: Mutex::default(),
             wake: Notify::new(),
+            acting: watch::Sender::new(None),
         }))
     }
 
@@ -114,10 +117,36 @@ impl Engine {
         self.clock().now()
     }
 
-    /// Whether this instance holds the lease and may act.
+    /// Whether this instance holds the lease, has recovered under it, and may act.
     #[must_use]
     pub fn acts(&self) -> bool {
-        self.fence().current(self.now()).is_some()
+        let fence = self.fence().current(self.now());
+        fence.is_some() && *self.0.acting.borrow() == fence
+    }
+
+    /// Changes when this instance begins to act.
+    #[must_use]
+    pub fn acting(&self) -> watch::Receiver<Option<u64>> {
+        self.0.acting.subscribe()
+    }
+
+    /// After the lease was taken: takes up everything under way, and acts from then on.
+    ///
+    /// # Errors
+    /// [`Failure`]; nothing is answered until it succeeds.
+    pub async fn take_charge(&self) -> Result<(), Failure> {
+        let fence = self.fenced()?;
+        self.recover().await?;
+        self.0.acting.send_replace(Some(fence));
+        Ok(())
+    }
+
+    /// One rotation as the store holds it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn rotation(&self, id: &RotationId) -> Result<Option<RotationDoc>, StoreError> {
+        self.store().rotation(id).await
     }
 
     /// Lets the driver look at the store again.

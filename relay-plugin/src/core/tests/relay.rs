@@ -105,6 +105,7 @@ impl FakeRelay {
                     event,
                     received_at_ms,
                     session: SessionInfo::default(),
+                    stored: false,
                     arrival: state.backlog.arrived(|| UnixMs(received_at_ms)),
                 };
                 // A core that was killed does not listen any more.

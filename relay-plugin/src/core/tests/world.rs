@@ -397,6 +397,7 @@ impl World {
             served: self.served.clone(),
             clock: self.clock.clone(),
             relays: vec![RELAY.to_owned()],
+            siblings: Default::default(),
         });
         self.core = Some(start(Deps {
             gate: Arc::new(self.gate(Arc::clone(&store))),

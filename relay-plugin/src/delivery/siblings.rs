@@ -1,0 +1,139 @@
+//! The service members of other instances, in the groups that this one serves.
+//!
+//! What must always hold: a sibling is who the configuration names, under a key that this npub has signed; it is no admin, no acker and no reader,
+//! and what it seals for the admins is opened here only because the ratchet has to advance, and is thrown away.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use keyturn_mls::{verify_binding, verify_key_package};
+use keyturn_proto::{Npub, UnixMs, kinds};
+use nostr::PublicKey;
+
+use super::port::{By, Scan};
+use super::service_member::{ServiceError, ServiceMember, failed};
+use crate::admission::Leaf;
+
+/// Answered requests and acks remembered.
+const ANSWERED: usize = 10_000;
+/// How many signed events of a sibling are searched for a key.
+const SEARCH: usize = 200;
+
+/// What is known of siblings, in memory.
+#[derive(Default)]
+pub(super) struct Family {
+    proven: Mutex<HashSet<(Npub, Vec<u8>)>>,
+    answered: Mutex<VecDeque<String>>,
+    pruned: Mutex<UnixMs>,
+}
+
+impl ServiceMember {
+    /// Whether `who` is the service member of another instance.
+    pub(super) fn is_sibling(&self, who: &Npub) -> bool {
+        self.siblings().contains(who)
+    }
+
+    /// Whether the sibling behind a leaf has signed its key. A forged leaf under its npub has no such event.
+    pub(super) async fn is_proven_sibling(&self, leaf: &Leaf) -> bool {
+        let pair = (leaf.npub, leaf.signature_key.clone());
+        let known = |family: &Family| {
+            let proven = family.proven.lock().unwrap_or_else(PoisonError::into_inner);
+            proven.contains(&pair)
+        };
+        if known(self.family()) {
+            return true;
+        }
+        match self.signed_keys(leaf.npub).await {
+            Ok(keys) => {
+                let found = keys.into_iter().map(|key| (leaf.npub, key));
+                let family = self.family();
+                let mut proven = family.proven.lock().unwrap_or_else(PoisonError::into_inner);
+                proven.extend(found);
+                proven.contains(&pair)
+            }
+            Err(error) => {
+                tracing::warn!(sibling = %leaf.npub, %error, "its signed key packages could not be searched");
+                false
+            }
+        }
+    }
+
+    async fn signed_keys(&self, who: Npub) -> Result<Vec<Vec<u8>>, ServiceError> {
+        let author = PublicKey::from_slice(who.as_bytes()).map_err(failed)?;
+        let scan = Scan {
+            kinds: vec![
+                kinds::KEY_PACKAGE,
+                kinds::KEY_PACKAGE_LEGACY,
+                keyturn_mls::binding::KIND_BINDING.as_u16(),
+            ],
+            by: By::Authors(vec![author]),
+            since: None,
+            page: SEARCH,
+            after: None,
+        };
+        let page = self.relay().scan(scan).await.map_err(failed)?;
+        let now = self.now();
+        let keys = page.events.iter().filter(|event| event.pubkey == author);
+        let keys = keys.filter_map(|event| match event.kind.as_u16() {
+            kinds::KEY_PACKAGE | kinds::KEY_PACKAGE_LEGACY => verify_key_package(event, now)
+                .ok()
+                .map(|package| package.signature_key()),
+            _ => verify_binding(event).ok().map(|bound| bound.signature_key),
+        });
+        Ok(keys.map(|key| key.as_bytes().to_vec()).collect())
+    }
+
+    /// A sibling has answered these requests or acks: they need no second answer.
+    pub(super) async fn note_answered(&self, events: Vec<String>) {
+        if events.is_empty() {
+            return;
+        }
+        let ids = events.clone();
+        let done = self.member().call(move |member| {
+            for row in member.inbox_after(0, u32::MAX)? {
+                if ids.contains(&row.event_id.to_hex()) {
+                    member.inbox_done(row.id)?;
+                }
+            }
+            Ok::<_, keyturn_mls::error::StoreError>(())
+        });
+        match done.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "an answered row could not be deleted"),
+            Err(error) => tracing::warn!(%error, "an answered row could not be deleted"),
+        }
+        // The answer may have overtaken what it answers.
+        let family = self.family();
+        let mut answered = family
+            .answered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        answered.extend(events);
+        let excess = answered.len().saturating_sub(ANSWERED);
+        answered.drain(..excess);
+    }
+
+    /// Whether a sibling has answered this event.
+    pub(crate) fn was_answered(&self, event: &str) -> bool {
+        let family = self.family();
+        let answered = family
+            .answered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        answered.iter().any(|known| known == event)
+    }
+
+    /// Whether `every` has passed since this last said so.
+    pub(crate) fn prune_is_due(&self, every: Duration) -> bool {
+        let now = self.now();
+        let family = self.family();
+        let mut pruned = family.pruned.lock().unwrap_or_else(PoisonError::into_inner);
+        // A clock set back starts anew.
+        let due = now < *pruned || now.since(*pruned) >= every;
+        if due {
+            *pruned = now;
+        }
+        due
+    }
+}
