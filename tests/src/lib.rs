@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 pub mod attack;
+pub mod cluster;
 pub mod hunt;
 pub mod kms;
 pub mod measure;

@@ -62,6 +62,8 @@ pub struct World {
     pub dir: TempDir,
     pub layout: Layout,
     pub issuer: DevIssuer,
+    /// Service npubs of further relays on the same store.
+    pub siblings: Vec<Npub>,
     program: PathBuf,
     people: BTreeMap<String, Keys>,
 }
@@ -101,6 +103,7 @@ impl World {
             dir,
             layout,
             issuer,
+            siblings: Vec::new(),
             program: PathBuf::from(program),
             people: BTreeMap::new(),
         }
@@ -155,6 +158,13 @@ impl World {
     pub fn service(&self) -> Npub {
         let hex = std::fs::read_to_string(self.dir.path().join("secrets/nostr.key")).unwrap();
         npub(&Keys::parse(hex.trim()).unwrap())
+    }
+
+    /// The npubs of every relay of this world.
+    fn services(&self) -> Vec<Npub> {
+        let mut services = vec![self.service()];
+        services.extend(&self.siblings);
+        services
     }
 
     /// The key of a person of this world; made on first use.
@@ -238,7 +248,7 @@ impl World {
         let url = RelayUrl::parse(&relay.url).unwrap();
         SessionConfig {
             service_url: Some(relay.web.clone()),
-            services: vec![self.service()],
+            services: self.services(),
             welcomers: self.people.values().map(npub).collect(),
             sync_path: Some(home.join("sync.json")),
             settle: SETTLE,
@@ -277,14 +287,14 @@ impl World {
         let new = NewGroup {
             name: name.to_owned(),
             admins: others.iter().map(|other| other.npub()).collect(),
-            members: vec![self.service()],
+            members: self.services(),
         };
         let group = founder.create_group(new, deadline()).await.unwrap().id;
         for other in others.iter_mut() {
             other.sync(deadline()).await.unwrap();
         }
         // Epoch 1 is the creation; every invited one renews its leaf.
-        let wanted = 2 + others.len() as u64;
+        let wanted = 1 + others.len() as u64 + self.services().len() as u64;
         let mut everybody: Vec<&mut AdminSession> = vec![founder];
         everybody.extend(others.iter_mut().map(|other| &mut **other));
         eventually("everybody joined and renewed their leaf", async || {
@@ -385,7 +395,7 @@ pub fn epoch(session: &AdminSession, group: &MlsGroupId) -> u64 {
 }
 
 /// A port that was free a moment ago; the configuration has to name it before the relay has it.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0))
         .unwrap()
         .local_addr()

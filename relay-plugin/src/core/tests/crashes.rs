@@ -232,18 +232,18 @@ async fn while_another_instance_holds_the_lease_nothing_is_done() {
         .lease(lease, "another", other.as_millis() as u64, world.now())
         .await;
     let theirs = held.unwrap();
-    world.start_without_waiting().await;
+    world.start().await;
     let id = world.rotate();
-    tokio::time::timeout(
-        Duration::from_millis(300),
-        world.core.as_ref().unwrap().ready(),
-    )
-    .await
-    .expect_err("it stands by");
+    let service = world.core.as_ref().unwrap().service.clone();
+    world
+        .until("the request is opened and kept", async || {
+            service.inbox(0, 10).await.unwrap().len() == 1
+        })
+        .await;
+    assert!(!world.core.as_ref().unwrap().engine.acts(), "it stands by");
     assert_eq!(world.rotation(&id).await, None);
 
     world.clock.forward(other);
-    assert!(world.core.as_ref().unwrap().ready().await);
     finished(&mut world, &id, Point::AfterInbox).await;
     assert!(world.rotation(&id).await.unwrap().fence > theirs.fence);
 }

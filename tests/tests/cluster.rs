@@ -1,0 +1,258 @@
+//! Two relays on one store: one acts, the other stands by, and takes over when the first is killed at any numbered step, stopped, or ended in
+//! order (docs/architecture.md, "Many relays"). The admins are connected to the relay that lives; what they send and read travels by the mirror.
+//!
+//! What must hold: a rotation records one version, is reserved and promoted once, and every admin sees one secret, whoever carried it through; the
+//! relay that comes back does nothing twice; what was withdrawn from one relay goes from the other and does not come back.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use keyturn::crash::Point;
+use keyturn_admin::AdminSession;
+use keyturn_proto::{Action, MlsGroupId, VersionId};
+use keyturn_store::store::SecretStore as _;
+use keyturn_tests::cluster::{LEASE, Sibling, key_package_of};
+use keyturn_tests::steady::{Wish, carry_through, crashed};
+use keyturn_tests::verdict::{Held, Judge};
+use keyturn_tests::wire::Wire;
+use keyturn_tests::world::{CLIENT, GROUP, reason, set};
+use keyturn_tests::{Relay, World, eventually};
+use nostr::{EventBuilder, Keys, Kind, Tag};
+use serde_json::json;
+use tokio::join;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_keyturn-under-test");
+
+/// Two relays and a first full rotation behind them. The admins are connected to the second; the first acts.
+struct Stage {
+    world: World,
+    sibling: Sibling,
+    judge: Judge,
+    held: Held,
+    alice: AdminSession,
+    bob: AdminSession,
+    group: MlsGroupId,
+    current: VersionId,
+}
+
+impl Stage {
+    async fn set(tune: impl FnOnce(&mut toml::Table)) -> (Self, Relay, Relay) {
+        let mut world = World::new(PROGRAM, |config| {
+            for key in ["client_requests_per_hour", "admin_requests_per_hour"] {
+                set(config, "policy", key, 100_000);
+            }
+            tune(config);
+        })
+        .await;
+        let sibling = Sibling::of(&mut world, PROGRAM);
+        world.enrol("alice").await;
+        world.enrol("bob").await;
+        world.bind(GROUP, "alice").await;
+        world.client(CLIENT, &[GROUP]).await;
+        let first = world.relay().await;
+        let second = sibling.relay().await;
+        key_package_of(world.service(), &second).await;
+        key_package_of(sibling.npub, &first).await;
+        let mut alice = world.admin("alice", &second).await;
+        let mut bob = world.admin("bob", &second).await;
+        let group = world.found(GROUP, &mut alice, &mut [&mut bob]).await;
+        let (_, opened) = world.rotate(&mut alice, &mut bob, &group).await;
+        let held = Held::default();
+        held.note(&opened);
+        let stage = Self {
+            judge: Judge::of(&world, CLIENT),
+            current: opened.notify.header.version_id,
+            world,
+            sibling,
+            held,
+            alice,
+            bob,
+            group,
+        };
+        (stage, first, second)
+    }
+
+    fn wish(&self, why: &str) -> Wish {
+        Wish::new(Action::Rotation, &self.group, reason(why))
+    }
+
+    /// A whole rotation, while `meanwhile` happens to the relays.
+    async fn rotate<T>(&mut self, wish: &Wish, meanwhile: impl Future<Output = T>) -> T {
+        let Self {
+            world,
+            held,
+            alice,
+            bob,
+            ..
+        } = self;
+        let admins = carry_through(world.issuer.signer(), alice, bob, wish, held);
+        join!(admins, meanwhile).1
+    }
+
+    /// It ended well, once, and can be read from `relay`.
+    async fn well(&mut self, wish: &Wish, relay: &Relay, at: &str) {
+        let mut wire = Wire::connect(&relay.url).await;
+        let (judge, old) = (&self.judge, self.current);
+        let new = judge
+            .promoted(&mut wire, old, &wish.id, &self.held, at)
+            .await;
+        judge.recorded_once(&wish.id, at).await;
+        self.current = new;
+    }
+
+    /// The first relay acts again: the second ends in order, and comes back to stand by.
+    async fn hand_back(&self, second: Relay) -> Relay {
+        tokio::task::spawn_blocking(move || second.terminate())
+            .await
+            .unwrap();
+        let first = self.world.service().to_string();
+        eventually("the first relay holds the lease", async || {
+            (self.holder().await? == first).then_some(())
+        })
+        .await;
+        self.sibling.relay().await
+    }
+
+    /// Who holds the lease, by the audit trail: its last change of hands.
+    async fn holder(&self) -> Option<String> {
+        use keyturn_store::store::AuditTrail as _;
+        let trail = self.judge.store.read(None, usize::MAX).await.unwrap();
+        let taken = trail.iter().rev().find(|r| r.event == "lease.taken")?;
+        let words: Vec<&str> = taken.reason.split(' ').collect();
+        words.get(2).map(|&owner| owner.to_owned())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_other_relay_finishes_whatever_the_step_at_which_one_is_killed() {
+    let (mut stage, mut first, mut second) = Stage::set(|_| {}).await;
+    for point in [
+        Point::AfterInbox,
+        Point::AfterAdmit,
+        Point::AfterReserve,
+        Point::AfterSeal,
+        Point::AfterPrepare,
+        Point::AfterOnePublish,
+        Point::AfterPublish,
+        Point::AfterAck,
+        Point::AfterPromote,
+    ] {
+        let at = point.name();
+        println!("kill at {at}");
+        first.arm(point);
+        let wish = stage.wish(at);
+        stage.rotate(&wish, crashed(first)).await;
+        stage.well(&wish, &second, at).await;
+        // It comes back while the other acts, takes in what it missed, and repeats nothing.
+        first = stage.world.relay().await;
+        second = stage.hand_back(second).await;
+        stage.judge.recorded_once(&wish.id, at).await;
+        let mut wire = Wire::connect(&first.url).await;
+        let outbox = stage.judge.store.outbox(&wish.id).await.unwrap();
+        let ids: BTreeSet<String> = outbox.iter().map(|event| event.event_id.clone()).collect();
+        eventually("the first relay has the events too", async || {
+            (wire.stored(ids.clone()).await == ids).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_that_was_stopped_and_wakes_up_does_nothing_twice() {
+    let (mut stage, first, second) = Stage::set(|_| {}).await;
+    for delay in [0, 120, 350] {
+        let at = format!("stopped after {delay} ms");
+        println!("{at}");
+        let wish = stage.wish(&at);
+        let stop = async {
+            // No condition: the moment is what is varied.
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+            first.pause();
+            tokio::time::sleep(LEASE * 2).await;
+            first.go_on();
+        };
+        stage.rotate(&wish, stop).await;
+        stage.well(&wish, &second, &at).await;
+    }
+    let wish = stage.wish("after all");
+    stage.rotate(&wish, async {}).await;
+    stage.well(&wish, &second, "after all").await;
+}
+
+/// Events of the kinds that are mirrored, of people and groups that concern nobody here.
+fn strangers(count: usize) -> Vec<nostr::Event> {
+    let event = |n: usize| {
+        let keys = Keys::generate();
+        let (kind, tag) = match n % 2 {
+            0 => (445, Tag::parse(["h", &"ab".repeat(32)]).unwrap()),
+            _ => (1059, Tag::public_key(Keys::generate().public_key())),
+        };
+        let builder = EventBuilder::new(Kind::from_u16(kind), format!("{n}")).tag(tag);
+        builder.sign_with_keys(&keys).unwrap()
+    };
+    (0..count).map(event).collect()
+}
+
+async fn send(relay: &Relay, events: &[nostr::Event]) -> BTreeSet<String> {
+    let mut wire = Wire::connect(&relay.url).await;
+    for event in events {
+        wire.send(json!(["EVENT", event])).await;
+        let (_, accepted, why) = wire.next_ok().await;
+        assert!(accepted, "{why}");
+    }
+    events.iter().map(|event| event.id.to_hex()).collect()
+}
+
+async fn has_all(relay: &Relay, ids: &BTreeSet<String>) {
+    let mut wire = Wire::connect(&relay.url).await;
+    eventually("everything is mirrored", async || {
+        (wire.stored(ids.clone()).await == *ids).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_mirror_catches_up_after_an_outage_of_either() {
+    let (stage, first, second) = Stage::set(|_| {}).await;
+    let live = send(&first, &strangers(20)).await;
+    has_all(&second, &live).await;
+    second.kill();
+    let missed = send(&first, &strangers(40)).await;
+    let second = stage.sibling.relay().await;
+    has_all(&second, &missed).await;
+    first.kill();
+    let missed = send(&second, &strangers(40)).await;
+    let first = stage.world.relay().await;
+    has_all(&first, &missed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_withdrawn_goes_from_both_relays_and_does_not_come_back() {
+    let short = |config: &mut toml::Table| set(config, "outbox", "retention", "1s");
+    let (mut stage, first, second) = Stage::set(short).await;
+    let wish = stage.wish("to be withdrawn");
+    let mut ids = BTreeSet::new();
+    let watch = async {};
+    stage.rotate(&wish, watch).await;
+    let withdrawn = eventually("the store lists it", async || {
+        let all = stage
+            .judge
+            .store
+            .withdrawn(&Default::default(), 1000)
+            .await
+            .unwrap();
+        let of_wish = all.into_iter().filter(|e| e.rotation_id == wish.id);
+        let found: BTreeSet<String> = of_wish.map(|event| event.event_id).collect();
+        (!found.is_empty()).then_some(found)
+    })
+    .await;
+    ids.extend(withdrawn);
+    for relay in [&first, &second] {
+        let mut wire = Wire::connect(&relay.url).await;
+        eventually("it is gone", async || {
+            wire.stored(ids.clone()).await.is_empty().then_some(())
+        })
+        .await;
+    }
+}
