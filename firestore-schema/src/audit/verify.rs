@@ -289,11 +289,12 @@ impl ChainCheck {
     }
 }
 
-/// A client's chain holds what names the client; an instance's chain what names none.
+/// As [`crate::audit::chain_of`]: a client's chain holds what names the client, a device's what names it and no client, an instance's the rest.
 fn belongs(chain: &str, record: &AuditRecord) -> bool {
-    match &record.client_id {
-        Some(client) => chain.strip_prefix("client:") == Some(client.as_str()),
-        None => chain.starts_with("instance:"),
+    match (&record.client_id, &record.device) {
+        (Some(client), _) => chain.strip_prefix("client:") == Some(client.as_str()),
+        (None, Some(device)) => chain.strip_prefix("device:") == Some(device.device_id.as_str()),
+        (None, None) => chain.starts_with("instance:"),
     }
 }
 

@@ -5,7 +5,7 @@ use keyturn_proto::UnixMs;
 
 use super::*;
 use crate::audit::{Instance, entry_id, seal};
-use crate::documents::Actor;
+use crate::documents::{Actor, AuditDevice};
 
 /// A chain of `n` entries and its head.
 fn chain(n: u64) -> (Vec<Stored<AuditEntry>>, AuditChainDoc) {
@@ -50,6 +50,63 @@ fn an_untouched_chain_has_no_findings() {
         assert_eq!(check(Some(&head), &entries), []);
     }
     assert_eq!(check(None, &[]), []);
+}
+
+#[test]
+fn what_is_sealed_belongs_to_its_chain_whatever_it_names() {
+    let about = |client: Option<&str>, device: Option<&str>| {
+        let entry = chain(1).0.remove(0).doc.unwrap();
+        AuditRecord {
+            client_id: client.map(|id| id.parse().unwrap()),
+            device: device.map(|id| AuditDevice {
+                device_id: id.parse().unwrap(),
+                nonce: Some("n".to_owned()),
+                accessor: None,
+            }),
+            ..entry.record
+        }
+    };
+    let records = vec![
+        about(Some("a"), None),
+        about(None, Some("meter-1")),
+        about(None, None),
+        about(Some("a"), Some("meter-1")),
+    ];
+    let sealed = seal(Vec::new(), records, None, &Instance::operator()).unwrap();
+    let mut names: Vec<&str> = sealed.heads.iter().map(|head| &*head.chain).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["client:a", "device:meter-1", "instance:operator"]);
+    for head in &sealed.heads {
+        let of_chain = sealed
+            .entries
+            .iter()
+            .filter(|entry| entry.chain == head.chain);
+        let entries = stored(of_chain.cloned().collect());
+        assert_eq!(
+            verify_chain(&head.id, Some(head), &entries),
+            [],
+            "{}",
+            head.chain
+        );
+    }
+    // Moved from one device to another, hash and all.
+    let entry = sealed
+        .entries
+        .iter()
+        .find(|entry| entry.chain.starts_with("device:"));
+    let mut entry = entry.unwrap().clone();
+    let device = entry.record.device.as_mut().unwrap();
+    device.device_id = "meter-2".parse().unwrap();
+    entry.hash = encode::hash(&entry.chain, 1, &entry.previous, &entry.record);
+    let id = chain_id("device:meter-1");
+    let found = verify_chain(&id, None, &stored(vec![entry]));
+    assert!(
+        matches!(
+            found[..],
+            [Finding::Foreign { .. }, Finding::HeadMissing { .. }]
+        ),
+        "{found:?}"
+    );
 }
 
 #[test]
