@@ -3,6 +3,8 @@
 //!
 //! What must always hold: no collection that auditors read has a document that bears a hash of a secret, a seed, or ciphertext.
 
+use crate::store::{Result, StoreError};
+
 /// One collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Collection {
@@ -125,6 +127,22 @@ pub const ALL: &[Collection] = &[
         ..closed(PROBES, "", "Written and deleted again by `keyturn doctor`")
     },
 ];
+
+/// Firestore's limit for one id, bytes.
+pub(crate) const ID_BYTES: usize = 1500;
+
+/// Firestore's rules for a document id, and no control characters. Every backend holds to them, so that what lies in one can be copied to the other.
+///
+/// # Errors
+/// [`StoreError::InvalidId`].
+pub(crate) fn document_id<'t>(what: &'static str, id: &'t str) -> Result<&'t str> {
+    let reserved = matches!(id, "." | "..") || (id.starts_with("__") && id.ends_with("__"));
+    let length = (1..=ID_BYTES).contains(&id.len());
+    if reserved || !length || id.chars().any(|c| c == '/' || c.is_control()) {
+        return Err(StoreError::InvalidId { what });
+    }
+    Ok(id)
+}
 
 #[cfg(test)]
 mod tests {

@@ -291,8 +291,9 @@ const HISTOGRAMS: [(&str, &[f64], &str); 9] = [
 ];
 
 /// Histograms of others that share our recorder.
-const THEIRS: [&str; 4] = [
+const THEIRS: [&str; 5] = [
     keyturn_store::metrics::STORE_SECONDS,
+    keyturn_store::metrics::FIRESTORE_SECONDS,
     keyturn_store::metrics::KMS_SECONDS,
     "nostr_relay_db_get",
     "nostr_relay_db_write",

@@ -29,6 +29,7 @@ super::case_list![
     a_key_is_proven_once_and_for_one_admin_only,
     groups_are_registered_suspended_and_approved,
     one_mls_group_has_one_alias,
+    an_alias_can_be_the_id_of_a_document,
     what_was_changed_meanwhile_is_not_overwritten,
     of_two_changes_made_from_one_reading_one_is_stored,
     the_audit_trail_is_ordered_filtered_and_limited,
@@ -394,6 +395,19 @@ async fn of_two_changes_made_from_one_reading_one_is_stored(w: World) {
         }
         assert_eq!(stored, 1, "round {round}");
     }
+}
+
+async fn an_alias_can_be_the_id_of_a_document(w: World) {
+    for alias in ["", ".", "..", "a/b", "__ops__", "a\nb", &"x".repeat(1501)] {
+        let put = w
+            .store
+            .put_group(group(alias, None), audit("group.registered", NOW));
+        let invalid = StoreError::InvalidId {
+            what: "admin group",
+        };
+        assert_eq!(put.await, Err(invalid), "{alias:?}");
+    }
+    assert!(w.store.groups().await.unwrap().is_empty());
 }
 
 async fn the_audit_trail_is_ordered_filtered_and_limited(w: World) {

@@ -8,14 +8,12 @@ use std::fmt;
 use keyturn_proto::device::DeviceId;
 use keyturn_proto::{ClientId, Npub, RotationId, VersionId};
 
+use crate::collections::document_id;
 use crate::collections::{
     ACTIONS, ADMINS, AUDIT, CHAINS, CLIENTS, DEVICES, GROUPS, LEASES, NONCES, OUTBOX, REVISIONS,
     ROTATIONS, VERSIONS,
 };
-use crate::store::{Result, StoreError};
-
-/// Firestore's limit for one id, bytes.
-const ID_BYTES: usize = 1500;
+use crate::store::Result;
 
 /// A document's path below `…/documents`, with every id in it checked.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,7 +32,7 @@ impl Path {
     /// # Errors
     /// [`StoreError::InvalidId`].
     pub(super) fn new(collection: &str, what: &'static str, id: &str) -> Result<Self> {
-        Ok(Self(format!("{collection}/{}", check(what, id)?)))
+        Ok(Self(format!("{collection}/{}", document_id(what, id)?)))
     }
 
     /// `{self}/{collection}/{id}`.
@@ -42,7 +40,7 @@ impl Path {
         Ok(Self(format!(
             "{}/{collection}/{}",
             self.0,
-            check(what, id)?
+            document_id(what, id)?
         )))
     }
 
@@ -114,20 +112,12 @@ impl Path {
     }
 }
 
-/// Firestore's rules for a document id, and no control characters.
-fn check<'t>(what: &'static str, id: &'t str) -> Result<&'t str> {
-    let reserved = matches!(id, "." | "..") || (id.starts_with("__") && id.ends_with("__"));
-    let length = (1..=ID_BYTES).contains(&id.len());
-    if reserved || !length || id.chars().any(|c| c == '/' || c.is_control()) {
-        return Err(StoreError::InvalidId { what });
-    }
-    Ok(id)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::collections::ID_BYTES;
+    use crate::store::StoreError;
 
     #[test]
     fn what_is_no_document_id_is_refused_whatever_it_names() {

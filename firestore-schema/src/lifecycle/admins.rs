@@ -4,6 +4,7 @@ use keyturn_proto::UnixMs;
 
 use super::draft::conflict;
 use super::{Change, Verdict, by_relay};
+use crate::collections::document_id;
 use crate::documents::{AdminDoc, AdminGroupDoc, AuditRecord, GroupState, LeaseDoc, ProvenKey};
 use crate::store::{Result, StoreError};
 
@@ -178,12 +179,14 @@ fn written(admin: AdminDoc, audit: AuditRecord) -> Verdict<AdminDoc> {
 /// One MLS group has one alias: two aliases would be two rosters and two approvals for the same members.
 ///
 /// # Errors
-/// [`StoreError::Conflict`] when another alias holds one of the ids, or the binding was changed since it was read, or exists.
+/// [`StoreError::Conflict`] when another alias holds one of the ids, or the binding was changed since it was read, or exists; [`StoreError::InvalidId`]
+/// for an alias that no document can have as its id.
 pub fn bind_group(
     mut group: AdminGroupDoc,
     known: &[AdminGroupDoc],
     now: UnixMs,
 ) -> Result<AdminGroupDoc> {
+    document_id("admin group", &group.alias)?;
     let taken = known.iter().any(|other| {
         other.alias != group.alias
             && ((other.mls_group_id.is_some() && other.mls_group_id == group.mls_group_id)

@@ -1,14 +1,16 @@
 //! Two relays on one database, each with a connection of its own: whoever comes first wins, the other one notices, and nothing is lost or done twice.
 
+use std::time::SystemTime;
+
 use keyturn_proto::UnixMs;
 use keyturn_proto::notify::Outcome;
-use keyturn_store::audit::{chain_id, verify_chain};
+use keyturn_store::audit::verify_chain;
 use keyturn_store::contract::fixture::{
     DELAY, FENCE, NOW, REQUESTER, RETENTION, SECOND, THIRD, ack, at, audit, cancel, client_id,
     npub, operation, prepare, reserve, version_id,
 };
 use keyturn_store::documents::{
-    ActiveRotation, AdminGroupDoc, GroupState, ProvenKey, RotationState,
+    ActiveRotation, AdminGroupDoc, AuditRecord, GroupState, ProvenKey, RotationState,
 };
 use keyturn_store::firestore::FirestoreStore;
 use keyturn_store::store::{
@@ -16,6 +18,7 @@ use keyturn_store::store::{
 };
 
 use super::Place;
+use super::rest::plain;
 
 /// Races per kind. Each goes through every step of a rotation or its end.
 const ROUNDS: u32 = 20;
@@ -30,8 +33,17 @@ fn ready(n: u32) -> UnixMs {
     UnixMs(start(n).0 + DELAY)
 }
 
+/// A record that names no client: each relay writes it to a chain of its own, so that the chain's head does not order what is tested.
+fn nameless(event: &str) -> AuditRecord {
+    AuditRecord {
+        client_id: None,
+        ..audit(event, NOW)
+    }
+}
+
 /// Two relays, and the operations of the rounds: two ids each.
 struct Two {
+    place: Place,
     one: FirestoreStore,
     other: FirestoreStore,
 }
@@ -42,6 +54,7 @@ impl Two {
         Self {
             one: place.settled().await,
             other: place.relay("second").await,
+            place,
         }
     }
 
@@ -78,6 +91,17 @@ impl Two {
             let entries = self.one.chain(&head.id, 1, usize::MAX).await.unwrap();
             assert_eq!(verify_chain(&head.id, head.doc.as_ref(), &entries), []);
         }
+    }
+
+    /// When each record of an event was committed, by Firestore's clock.
+    async fn committed(&self, event: &str) -> Vec<SystemTime> {
+        let entries = self.place.list("", "audit").await;
+        let named = entries.iter().filter(|it| plain(it)["event"] == event);
+        let mut times: Vec<SystemTime> = named
+            .map(|it| humantime::parse_rfc3339(it["createTime"].as_str().unwrap()).unwrap())
+            .collect();
+        times.sort();
+        times
     }
 
     async fn events(&self, event: &str) -> usize {
@@ -270,7 +294,7 @@ async fn neither_a_key_nor_a_group_is_given_twice() {
             proof_event: "bb".repeat(32),
             at: NOW,
         };
-        let record = || audit("admin.key_proven", NOW);
+        let record = || nameless("admin.key_proven");
         let (second, third) = (npub(SECOND), npub(THIRD));
         let (a, b) = tokio::join!(
             two.one.prove_key(&second, key.clone(), record()),
@@ -295,7 +319,7 @@ async fn neither_a_key_nor_a_group_is_given_twice() {
             status: GroupState::Active,
             updated_at: NOW,
         };
-        let record = || audit("group.registered", NOW);
+        let record = || nameless("group.registered");
         let (a, b) = tokio::join!(
             two.one.put_group(group("a"), record()),
             two.other.put_group(group("b"), record())
@@ -308,32 +332,47 @@ async fn neither_a_key_nor_a_group_is_given_twice() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ack_does_not_outlive_the_enrolment_it_rests_on() {
     let two = Two::settled().await;
+    let mut counted = 0;
     for round in 1..=ROUNDS {
         let n = round + 1;
         two.prepared(n).await;
         let mut gone = two.one.admin(&npub(SECOND)).await.unwrap().unwrap();
         gone.active = false;
         let id = operation(n);
+        // The enrolment ends while the ack reads, each round a little further on, or once it has been sent.
+        let before = two.one.cost();
         let (acked, put) = tokio::join!(
             two.one.record_ack(ack(&id, n, SECOND, true, start(n))),
-            two.other.put_admin(gone, audit("admin.revoked", NOW))
+            async {
+                let further = u64::from(round % 10);
+                loop {
+                    let now = two.one.cost();
+                    if now.reads >= before.reads + further || now.commits > before.commits {
+                        break;
+                    }
+                    tokio::task::yield_now().await;
+                }
+                two.other.put_admin(gone, nameless("admin.revoked")).await
+            }
         );
         put.unwrap();
-        let chain = chain_id(&format!("client:{}", client_id()));
-        let entries = two.one.chain(&chain, 1, usize::MAX).await.unwrap();
-        let place = |event: &str| {
-            entries
-                .iter()
-                .rposition(|entry| entry.doc.as_ref().unwrap().record.event == event)
-        };
         if acked.unwrap().counted {
-            // Both lie in the client's chain, which says what came first.
-            assert!(place("ack.recorded") < place("admin.revoked"));
+            counted += 1;
+            let (acks, ends) = tokio::join!(
+                two.committed("ack.recorded"),
+                two.committed("admin.revoked")
+            );
+            assert!(
+                acks.last() < ends.last(),
+                "an ack after the end of its enrolment"
+            );
         }
         let mut back = two.one.admin(&npub(SECOND)).await.unwrap().unwrap();
         back.active = true;
-        let record = audit("admin.enrolled", NOW);
+        let record = nameless("admin.enrolled");
         two.one.put_admin(back, record).await.unwrap();
         two.withdraw(n, FENCE).await;
     }
+    // Otherwise nothing was compared.
+    assert!(counted > 0, "the ack never came first");
 }
