@@ -59,8 +59,13 @@ impl Trail {
             change(&mut admin);
             let audit = self.records().await.pop().unwrap();
             match self.store.put_admin(admin, audit).await {
-                Err(StoreError::Conflict { why }) if why == "admin.changed" => None,
-                stored => Some(stored.unwrap()),
+                Err(StoreError::Conflict {
+                    why: "admin.changed",
+                }) => None,
+                stored => {
+                    stored.unwrap();
+                    Some(())
+                }
             }
         })
         .await;

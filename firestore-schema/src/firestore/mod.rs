@@ -10,8 +10,8 @@
 //! - errors and logs name kinds of documents and stable causes, never a value. The client crate's own readers print values when they fail, so nothing
 //!   here goes through them: its connection is used, and its generated gRPC client.
 //!
-//! Read in this order: [`settings`] → [`open`] → [`turn`] (one method from its beginning to its end) → [`reading`] → [`commit`] → [`flow`].
-//! [`snapshots`] is the verifier's way of reading: it needs none of the store's writing.
+//! Read in this order: `settings` → `open` → `turn` (one method from its beginning to its end) → `reading` → `commit` → `flow`.
+//! `snapshots` is the verifier's way of reading: it needs none of the store's writing.
 
 mod apply;
 mod audit;

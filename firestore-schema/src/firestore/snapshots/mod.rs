@@ -2,7 +2,7 @@
 //! Needs nothing but the right to read.
 //!
 //! What must always hold:
-//! - what is believed, and for how long, is decided by [`Watch`](crate::verifier::watch::Watch), which is pure; here is only what carries it out;
+//! - what is believed, and for how long, is decided by [`crate::verifier::watch::Watch`], which is pure; here is only what carries it out;
 //! - every read has a deadline; a connection that does not answer is replaced, the listener's and the reads' apart;
 //! - no document value reaches a log.
 //!

@@ -3,9 +3,9 @@
 //! What must always hold:
 //! - a payload goes only to versions of the configured keys; a `mac_key_ref` of anything else is refused before anybody is asked, because the payload,
 //!   which holds a secret, would go to somebody else's key;
-//! - an answer counts only after every check of [`integrity`];
+//! - an answer counts only after every check of `integrity`;
 //! - no payload, MAC, token or word of the service gets into a log or an error of ours;
-//! - every operation ends in time, and a service that keeps failing is left alone ([`breaker`]).
+//! - every operation ends in time, and a service that keeps failing is left alone (`breaker`).
 //!
 //! Copies that cannot be wiped from here are listed in docs/threat-model.md: the library's JSON and what lies below it.
 
