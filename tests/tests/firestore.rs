@@ -199,3 +199,56 @@ async fn the_operators_commands_and_the_doctor_work_on_firestore() {
     assert!(failed[0].1.contains("cannot be reached"), "{sick:?}");
     assert!(failed[0].2.contains("store.endpoint"), "{sick:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_audit_trail_in_firestore_is_checked_and_exported_by_the_same_commands() {
+    const WELCOMER: &str = "npub10xlxvlhemja6c4dqv22uapctqupfhlxm9h8z3k2e72q4k9hcz7vqpkge6d";
+    const TOUCHED: i32 = 3;
+    let (world, root) = world().await;
+    for arguments in [
+        &["group", "bind", "audited", "--welcomer", WELCOMER][..],
+        &["client", "add", "audited-svc", "--group", "audited"],
+        &["client", "suspend", "audited-svc"],
+        &["client", "activate", "audited-svc"],
+    ] {
+        assert!(command(&world, arguments).status.success(), "{arguments:?}");
+    }
+    let verify = |arguments: &[&str]| {
+        let all: Vec<&str> = ["audit", "verify"]
+            .iter()
+            .chain(arguments)
+            .copied()
+            .collect();
+        let output = command(&world, &all);
+        let text = String::from_utf8(output.stdout).unwrap();
+        (output.status.code().unwrap(), text)
+    };
+    let (code, heads) = verify(&[]);
+    assert_eq!(code, 0, "{heads}");
+    assert!(heads.contains("client:audited-svc=3:"), "{heads}");
+    let exported = command(&world, &["audit", "export", "--client", "audited-svc"]);
+    let lines = String::from_utf8(exported.stdout).unwrap();
+    let entries: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(entries.len(), 3);
+
+    // Whoever may write the database is not stopped, but found.
+    let http = reqwest::Client::new();
+    let at = |entry: &Value| format!("{root}/audit/{}", entry["id"].as_str().unwrap());
+    let edited = http
+        .patch(format!("{}?updateMask.fieldPaths=reason", at(&entries[2])))
+        .bearer_auth("owner")
+        .json(&serde_json::json!({ "fields": { "reason": { "stringValue": "nothing" } } }))
+        .send();
+    assert!(edited.await.unwrap().status().is_success());
+    let (code, found) = verify(&["--client", "audited-svc"]);
+    assert_eq!(code, TOUCHED, "{found}");
+    assert!(found.contains("entry 3 was edited"), "{found}");
+    let removed = http.delete(at(&entries[1])).bearer_auth("owner").send();
+    assert!(removed.await.unwrap().status().is_success());
+    let (code, found) = verify(&[]);
+    assert_eq!(code, TOUCHED, "{found}");
+    assert!(found.contains("entry 2 was removed"), "{found}");
+}

@@ -183,6 +183,10 @@ pub const EVENTS: &[(&str, &[Event])] = &[
                 "a commit brought in somebody who is not enrolled, revoked, or not proven",
             ),
             alone(
+                "roster.sibling",
+                "a commit brought in another relay of ours; proven or not proven yet",
+            ),
+            alone(
                 "roster.refused",
                 "not sealed: somebody in the group may not read the secret",
             ),
@@ -209,6 +213,14 @@ pub const EVENTS: &[(&str, &[Event])] = &[
             change("device.changed", "another role or other options"),
             change("device.denied", "off the allow-list"),
             change("device.asked", "a device asked for a secret_id"),
+            alone(
+                "device.refused",
+                "a message of a device that counts for nothing; the reason says why",
+            ),
+            alone(
+                "device.refused_repeatedly",
+                "how many of them were not recorded one by one",
+            ),
             change(
                 "device.superseded",
                 "a newer nonce replaces an issue that was not confirmed",
