@@ -67,7 +67,7 @@ pub struct DeviceView {
 /// Puts a device on the list, or changes it. Whether anything changed.
 ///
 /// # Errors
-/// [`OperatorError::Refused`] for a wrong role or contradictory options; the store's.
+/// [`OperatorError::Device`] for a wrong role or contradictory options; the store's.
 pub async fn allow(
     store: &dyn DeviceStore,
     entry: Entry,
