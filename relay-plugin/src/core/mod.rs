@@ -1,7 +1,7 @@
 //! The core of the service: takes in what the relay hands over, works it off, and drives what outlives a request.
 //!
 //! Order at start: the lease, then recovery of rotations, then the inbox, then the events that the relay stored while nobody looked, and only
-//! then what arrives now. Without the lease the same is done but for recovery and the inbox: what is opened stays there ([`standby`]) until
+//! then what arrives now. Without the lease the same is done but for recovery and the inbox: what is opened stays there (`standby`) until
 //! the lease is ours. What must always hold: the order in which events arrived is the order in which they are opened; the amount of work
 //! under way is bounded, so that the channel fills up and senders are told; a panic in one request ends that request and nothing else.
 

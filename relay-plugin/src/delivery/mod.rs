@@ -2,7 +2,7 @@
 //!
 //! [`port`] is the relay as the core sees it; [`rnostr`] implements it on `publish` (a session of our own inside the relay) and `readback` (the
 //! relay's database). [`member_thread`] runs the MLS member; [`service_member`] is what the relay does as a member of the admin groups, with
-//! [`inbox`] (what is kept of opened messages), [`welcome`] (joining), [`keys`] (whose MLS key is whose) and [`commits`] (following and making them) and [`siblings`] (other instances). [`distributor`] seals for exactly those
+//! [`inbox`] (what is kept of opened messages), [`welcome`] (joining), [`keys`] (whose MLS key is whose) and [`commits`] (following and making them) and `siblings` (other instances). [`distributor`] seals for exactly those
 //! who may read, and [`outbox`] moves the finished events.
 
 pub mod commits;
