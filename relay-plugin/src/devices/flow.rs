@@ -55,6 +55,8 @@ pub struct Devices {
     pub(super) queue: Queue,
     pub(super) refusals: Refusals,
     limits: Limits,
+    /// When this flow was made: what is older belongs to the process before.
+    pub(super) began: keyturn_proto::UnixMs,
     /// Wakes the upkeep before its time.
     pub(super) due: Notify,
     pub(super) tended: Arc<Semaphore>,
@@ -80,6 +82,7 @@ impl Devices {
         Arc::new(Self {
             queue: Queue::new(parts.settings.queue),
             limits: Limits::new(&parts.settings),
+            began: parts.clock.now(),
             refusals: Refusals::default(),
             due: Notify::new(),
             tended: Arc::new(Semaphore::new(TENDED)),

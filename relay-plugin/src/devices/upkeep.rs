@@ -40,7 +40,12 @@ impl Devices {
                 }
             };
             let mut ended = 0;
-            for doc in &docs {
+            // The connection is up already, and what came over it since is no leftover.
+            let ours = |doc: &&DeviceDoc| {
+                let issue = doc.outstanding.as_ref();
+                issue.is_some_and(|issue| issue.asked_at < self.began)
+            };
+            for doc in docs.iter().filter(ours) {
                 ended += usize::from(self.expire(doc, true).await);
             }
             if docs.len() < BATCH || ended == 0 {

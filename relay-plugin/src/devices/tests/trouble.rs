@@ -91,6 +91,7 @@ async fn after_a_crash_the_waiting_devices_are_told_and_what_was_issued_is_destr
         ),
     );
     w.issuer.open_gate();
+    w.later(Duration::from_millis(1));
     w.restarted();
     let answer = w.answer(&one).await;
     assert_eq!(
@@ -178,5 +179,19 @@ async fn destruction_goes_on_after_the_issuer_is_back() {
     w.later(Duration::from_secs(600));
     w.until("it is destroyed", async |w| w.issuer.accessors().is_empty())
         .await;
+    w.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_comes_while_the_relay_recovers_is_no_leftover() {
+    let mut w = World::new();
+    let device = id(1);
+    w.allow(&device, DeviceOptions::default()).await;
+    assert_eq!(
+        w.publish(&device, &request(&device, &nonce(1))).await,
+        Handled::Asked
+    );
+    w.start();
+    assert_eq!(w.answer(&device).await["secret_id"], "secret-0");
     w.stop().await;
 }
