@@ -16,6 +16,9 @@ use crate::world::{World, deadline, eventually, free_port, npub, set};
 /// How long a lease lasts in these tests.
 pub const LEASE: Duration = Duration::from_secs(3);
 
+/// A commit travels by way of the mirror, and one that comes later than this is refused.
+pub const SETTLE: Duration = Duration::from_secs(5);
+
 /// The second instance. Its files lie in a folder of its own; the store, its keys and the issuer are the world's.
 pub struct Sibling {
     root: PathBuf,
@@ -56,6 +59,7 @@ impl Sibling {
         std::fs::write(sibling.config(), theirs.to_string()).unwrap();
         world.configure(|config| join(config, first, sibling.npub, second));
         world.siblings.push(sibling.npub);
+        world.settle = SETTLE;
         sibling
     }
 
@@ -94,8 +98,7 @@ impl Sibling {
 fn join(config: &mut toml::Table, port: u16, sibling: Npub, peer: u16) {
     config["relay"]["port"] = i64::from(port).into();
     config["mls"]["relays"] = vec![format!("ws://127.0.0.1:{port}")].into();
-    // A commit travels by way of the mirror.
-    config["mls"]["settle"] = "3s".into();
+    config["mls"]["settle"] = format!("{}s", SETTLE.as_secs()).into();
     set(config, "cluster", "siblings", vec![sibling.to_string()]);
     let peers = vec![format!("ws://127.0.0.1:{peer}")];
     set(config, "cluster", "peers", peers);

@@ -64,6 +64,8 @@ pub struct World {
     pub issuer: DevIssuer,
     /// Service npubs of further relays on the same store.
     pub siblings: Vec<Npub>,
+    /// How long commits settle in the admins' apps.
+    pub settle: Duration,
     program: PathBuf,
     people: BTreeMap<String, Keys>,
 }
@@ -104,6 +106,7 @@ impl World {
             layout,
             issuer,
             siblings: Vec::new(),
+            settle: SETTLE,
             program: PathBuf::from(program),
             people: BTreeMap::new(),
         }
@@ -251,7 +254,7 @@ impl World {
             services: self.services(),
             welcomers: self.people.values().map(npub).collect(),
             sync_path: Some(home.join("sync.json")),
-            settle: SETTLE,
+            settle: self.settle,
             ..SessionConfig::new(url, keys, home.join("member.db"), storage_key)
         }
     }
