@@ -44,6 +44,7 @@ mod turn;
 mod writes;
 
 pub use cost::Cost;
+pub use deployed::Strangers;
 pub use open::{FirestoreStore, OpenError};
 pub use probe::{Probe, ProbeError};
 pub use settings::{FirestoreSettings, PRODUCTION};

@@ -36,7 +36,7 @@ impl Path {
     }
 
     /// `{self}/{collection}/{id}`.
-    fn below(&self, collection: &str, what: &'static str, id: &str) -> Result<Self> {
+    pub(super) fn below(&self, collection: &str, what: &'static str, id: &str) -> Result<Self> {
         Ok(Self(format!(
             "{}/{collection}/{}",
             self.0,

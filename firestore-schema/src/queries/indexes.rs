@@ -11,6 +11,7 @@
 //! 6. The key of the documents orders them by name, ascending; every index ends with the name, in the direction of its last field.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use serde_json::{Value, json};
 
@@ -72,6 +73,26 @@ pub enum Need {
     Fields(Vec<Key>),
     /// Rule 4.
     Composite(Composite),
+}
+
+/// As the Cloud console shows it.
+impl fmt::Display for Composite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let group = match self.scope {
+            Scope::Collection => "",
+            Scope::CollectionGroup => ", the whole collection group",
+        };
+        write!(f, "{}{group}:", self.collection)?;
+        for (number, (field, direction)) in self.keys.iter().enumerate() {
+            let way = match direction {
+                Direction::Ascending => "ascending",
+                Direction::Descending => "descending",
+            };
+            let comma = if number == 0 { "" } else { "," };
+            write!(f, "{comma} {field} {way}")?;
+        }
+        Ok(())
+    }
 }
 
 /// A query that these rules do not cover.

@@ -1,9 +1,14 @@
-//! The Firestore store: reachable, there, readable, writable, and its clock; then whether the audit trail can be read.
+//! The Firestore store: reachable, there, readable, writable, and its clock; what is deployed beside the documents (indexes, rules); then whether the audit trail can
+//! be read.
 
 use std::{sync::Arc, time::Duration};
 
 use keyturn_store::{
-    firestore::{FirestoreSettings, FirestoreStore, OpenError, Probe, ProbeError},
+    firestore::{FirestoreSettings, FirestoreStore, OpenError, Probe, ProbeError, Strangers},
+    queries::{
+        Query,
+        indexes::{Need, need},
+    },
     store::Store,
 };
 
@@ -42,7 +47,7 @@ pub(super) async fn check(
     indexes(&store, settings, report).await;
     // The emulator's rules, or that it has none, are the business of whoever started it.
     if !settings.is_emulator() {
-        strangers(&store, settings, report).await;
+        strangers(store.strangers().await, settings, report);
     }
     let store: Arc<dyn Store> = Arc::new(store);
     match store.read(None, 1).await {
@@ -60,36 +65,67 @@ pub(super) async fn check(
 async fn indexes(store: &FirestoreStore, settings: &FirestoreSettings, report: &mut Report) {
     match store.unserved().await {
         Ok(unserved) if unserved.is_empty() => report.ok(CHECK, "every query has its index"),
-        Ok(unserved) => report.fail(
-            CHECK,
-            format!("no index for: {}", unserved.join(", ")),
-            format!(
-                "in firestore-schema: firebase deploy --only firestore --project {project}; then wait until they are built: gcloud firestore indexes composite list --project={project} --database={database}",
-                project = settings.project,
-                database = settings.database
-            ),
-        ),
+        Ok(unserved) => {
+            let missing: Vec<String> = unserved.into_iter().map(missing).collect();
+            report.fail(
+                CHECK,
+                format!("no index for: {}", missing.join("; ")),
+                format!(
+                    "in firestore-schema: firebase deploy --only firestore --project {project}; then wait until they are built: gcloud firestore indexes composite list --project={project} --database={database}",
+                    project = settings.project,
+                    database = settings.database
+                ),
+            );
+        }
         Err(error) => report.fail(CHECK, error.to_string(), mend(&error, settings)),
     }
 }
 
-/// People come in under the rules; whoever has no credentials at all must be refused by them.
-async fn strangers(store: &FirestoreStore, settings: &FirestoreSettings, report: &mut Report) {
-    match store.open_to_strangers().await {
-        Ok(false) => report.ok(CHECK, "the security rules keep strangers out"),
-        Ok(true) => report.fail(
+/// The query, and what has to be there for it.
+fn missing(query: &Query) -> String {
+    match need(query) {
+        Ok(Need::Composite(index)) => format!("{} ({index})", query.name),
+        // Each field's own index; the file switches some of them on.
+        _ => format!("{} (single fields of {})", query.name, query.collection),
+    }
+}
+
+/// People come in under the rules; whoever has no credentials at all must be refused by them, whatever they ask for.
+fn strangers(
+    found: Result<Strangers, ProbeError>,
+    settings: &FirestoreSettings,
+    report: &mut Report,
+) {
+    let open = match found {
+        Ok(open) => open,
+        Err(error) => {
+            return report.warn(
+                CHECK,
+                format!("whether the security rules keep strangers out is not known: {error}"),
+                mend(&error, settings),
+            );
+        }
+    };
+    if open == Strangers::default() {
+        return report.ok(
             CHECK,
-            "anybody can read the clients' documents, without any credentials",
-            format!(
-                "at once, in firestore-schema: firebase deploy --only firestore --project {}",
-                settings.project
-            ),
-        ),
-        Err(error) => report.warn(
-            CHECK,
-            format!("whether the security rules keep strangers out is not known: {error}"),
-            mend(&error, settings),
-        ),
+            "the security rules keep strangers out of every collection",
+        );
+    }
+    for (what, collections) in [("read", open.read), ("delete", open.delete)] {
+        if !collections.is_empty() {
+            report.fail(
+                CHECK,
+                format!(
+                    "anybody can {what}, without any credentials: {}",
+                    collections.join(", ")
+                ),
+                format!(
+                    "at once, in firestore-schema: firebase deploy --only firestore --project {}",
+                    settings.project
+                ),
+            );
+        }
     }
 }
 
@@ -160,4 +196,51 @@ fn credentials(settings: &FirestoreSettings) -> String {
         "attach a service account to this machine, or name its credentials in GOOGLE_APPLICATION_CREDENTIALS; for a try by hand: gcloud auth application-default login --project={}",
         settings.project
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::doctor::Level;
+
+    /// The emulator is plain, and doctor leaves its rules alone, so that nothing else gets here in a test.
+    fn told(found: Result<Strangers, ProbeError>) -> Vec<(Level, String, Option<String>)> {
+        let settings = FirestoreSettings {
+            project: "p".to_owned(),
+            database: "keyturn".to_owned(),
+            endpoint: None,
+            timeout: Duration::from_secs(10),
+        };
+        let mut report = Report::default();
+        strangers(found, &settings, &mut report);
+        let findings = report.findings.into_iter();
+        findings.map(|it| (it.level, it.what, it.mend)).collect()
+    }
+
+    #[test]
+    fn strangers_who_are_let_in_are_a_failure_and_doubt_is_a_warning() {
+        let out = told(Ok(Strangers::default()));
+        assert!(matches!(&out[..], [(Level::Ok, _, None)]), "{out:?}");
+        let open = told(Ok(Strangers {
+            read: vec!["oauth2_clients", "admins"],
+            delete: vec!["audit"],
+        }));
+        let [read, delete] = &open[..] else {
+            unreachable!("{open:?}")
+        };
+        assert_eq!((read.0, delete.0), (Level::Fail, Level::Fail));
+        assert!(read.1.contains("read") && read.1.contains("oauth2_clients, admins"));
+        assert!(delete.1.contains("delete") && delete.1.contains("audit"));
+        for mend in [&read.2, &delete.2] {
+            let mend = mend.as_deref().unwrap();
+            assert!(mend.contains("firebase deploy --only firestore --project p"));
+        }
+        let doubt = told(Err(ProbeError::Unreachable));
+        let [(Level::Warn, what, Some(mend))] = &doubt[..] else {
+            unreachable!("{doubt:?}")
+        };
+        assert!(what.contains("not known") && mend.contains("firewall"));
+    }
 }

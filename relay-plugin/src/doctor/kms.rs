@@ -28,7 +28,7 @@ pub(super) async fn versions(
             Err(error) => {
                 let mend = match &error {
                     InspectError::Denied { .. } => grant(key, "roles/cloudkms.viewer", "USER"),
-                    InspectError::NotFound => "set mac.key to a key that exists".to_owned(),
+                    InspectError::NotFound => absent(key),
                     InspectError::Failed(error) => mend(error, key),
                 };
                 report.warn(
@@ -54,6 +54,13 @@ async fn purpose(service: &CloudKmsKey, key: &KeyName, report: &mut Report) {
             ),
         );
     }
+}
+
+fn absent(key: &KeyName) -> String {
+    let [project, location, ring, name] = key.parts();
+    format!(
+        "set mac.key to a key that exists, or make it: gcloud kms keyrings create {ring} --location {location} --project {project}; gcloud kms keys create {name} --keyring {ring} --location {location} --project {project} --purpose mac --default-algorithm hmac-sha256 --protection-level hsm"
+    )
 }
 
 /// What can be said without the states.
