@@ -52,7 +52,11 @@ impl Sibling {
             ("admission", "challenge_key_file"),
             ("admission", "totp_seed_key_file"),
         ] {
-            let shared = theirs[section][key].as_str().unwrap().to_owned();
+            // A store on no disk has no path.
+            let Some(shared) = theirs[section].get(key).and_then(toml::Value::as_str) else {
+                assert_eq!((section, key), ("store", "path"));
+                continue;
+            };
             let shared = world.layout.root().join(shared);
             theirs[section][key] = shared.to_str().unwrap().into();
         }

@@ -156,6 +156,10 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // What it said belongs to the failure; its files go with the world.
+            eprintln!("the log of {}:\n{}", self.url, tail(&self.log));
+        }
         // Both fail only if it has ended already.
         drop(self.child.kill());
         drop(self.child.wait());
@@ -165,5 +169,5 @@ impl Drop for Relay {
 fn tail(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(40)..].join("\n")
+    lines[lines.len().saturating_sub(60)..].join("\n")
 }

@@ -10,8 +10,7 @@ use keyturn_proto::notify::Outcome;
 use keyturn_proto::{ClientId, PresentedSecret, RotationId, VersionId};
 use keyturn_store::documents::{AuditRecord, ClientDoc, RotationDoc, RotationState, VersionDoc};
 use keyturn_store::mac::{LocalMacKey, MacKey};
-use keyturn_store::sqlite::SqliteStore;
-use keyturn_store::store::{AuditTrail as _, Registry as _, SecretStore as _};
+use keyturn_store::store::Store;
 use keyturn_store::verifier::{Rate, Settings, Verifier, VerifyError, Which};
 
 use crate::wire::Wire;
@@ -46,9 +45,9 @@ impl Held {
 
 /// The store and the verifier as another process sees them.
 pub struct Judge {
-    pub store: SqliteStore,
+    pub store: Arc<dyn Store>,
     client: ClientId,
-    verifier: Verifier<Arc<SqliteStore>, Arc<dyn MacKey>>,
+    verifier: Verifier<Arc<dyn Store>, Arc<dyn MacKey>>,
 }
 
 impl Judge {
@@ -60,7 +59,16 @@ impl Judge {
 
     /// With another MAC key.
     pub fn with(world: &World, client: &str, mac: impl MacKey + 'static) -> Self {
-        let store = world.store();
+        Self::over(Arc::new(world.store()), client, mac)
+    }
+
+    /// Over whatever store the configuration of the world names.
+    pub async fn as_configured(world: &World, client: &str) -> Self {
+        let mac = LocalMacKey::open(&[world.layout.mac_key()]).unwrap();
+        Self::over(world.operator().await, client, mac)
+    }
+
+    fn over(store: Arc<dyn Store>, client: &str, mac: impl MacKey + 'static) -> Self {
         let mac: Arc<dyn MacKey> = Arc::new(mac);
         let plenty = Rate {
             per_second: 10_000,
@@ -74,7 +82,7 @@ impl Judge {
             ..Settings::default()
         };
         Self {
-            verifier: Verifier::new(Arc::new(store.clone()), mac, settings).unwrap(),
+            verifier: Verifier::new(Arc::clone(&store), mac, settings).unwrap(),
             client: client.parse().unwrap(),
             store,
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use keyturn::crash::Point;
 use keyturn_admin::AdminSession;
 use keyturn_proto::{Action, MlsGroupId, VersionId};
-use keyturn_store::store::SecretStore as _;
+use keyturn_store::emulator::Emulator;
 use keyturn_tests::cluster::{LEASE, Sibling, key_package_of};
 use keyturn_tests::steady::{Wish, carry_through, crashed};
 use keyturn_tests::verdict::{Held, Judge};
@@ -61,7 +61,7 @@ impl Stage {
         let held = Held::default();
         held.note(&opened);
         let stage = Self {
-            judge: Judge::of(&world, CLIENT),
+            judge: Judge::as_configured(&world, CLIENT).await,
             current: opened.notify.header.version_id,
             world,
             sibling,
@@ -116,7 +116,6 @@ impl Stage {
 
     /// Who holds the lease, by the audit trail: its last change of hands.
     async fn holder(&self) -> Option<String> {
-        use keyturn_store::store::AuditTrail as _;
         let trail = self.judge.store.read(None, usize::MAX).await.unwrap();
         let taken = trail.iter().rev().find(|r| r.event == "lease.taken")?;
         let words: Vec<&str> = taken.reason.split(' ').collect();
@@ -124,9 +123,29 @@ impl Stage {
     }
 }
 
+/// A database of its own on the emulator.
+async fn firestore() -> toml::Table {
+    let emulator = Emulator::shared().await;
+    let mut store = toml::Table::new();
+    store.insert("kind".to_owned(), "firestore".into());
+    store.insert("project".to_owned(), emulator.fresh_project().into());
+    store.insert("endpoint".to_owned(), emulator.endpoint().into());
+    store
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_other_relay_finishes_whatever_the_step_at_which_one_is_killed() {
-    let (mut stage, mut first, mut second) = Stage::set(|_| {}).await;
+    killed_at_each_step(|_| {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_firestore_too_the_other_relay_finishes_whatever_the_step() {
+    let store = firestore().await;
+    killed_at_each_step(|config| config["store"] = store.into()).await;
+}
+
+async fn killed_at_each_step(tune: impl FnOnce(&mut toml::Table)) {
+    let (mut stage, mut first, mut second) = Stage::set(tune).await;
     for point in [
         Point::AfterInbox,
         Point::AfterAdmit,

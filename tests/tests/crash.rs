@@ -14,7 +14,6 @@ use keyturn_admin::{AdminSession, NewGroup};
 use keyturn_proto::notify::{NotifyState, Outcome};
 use keyturn_proto::{Action, MlsGroupId, Params, VersionId};
 use keyturn_store::documents::{ClientStatus, RotationState, VersionState};
-use keyturn_store::store::Registry as _;
 use keyturn_store::verifier::Which;
 use keyturn_tests::steady::{self, Wish, carry_through, crashed, done, insist};
 use keyturn_tests::verdict::{Held, Judge};

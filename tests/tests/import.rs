@@ -11,7 +11,6 @@ use keyturn::quickstart::leaks::Needles;
 use keyturn_proto::notify::NotifyState;
 use keyturn_proto::{Action, Params};
 use keyturn_store::documents::{Origin, VersionState};
-use keyturn_store::store::Registry as _;
 use keyturn_store::verifier::Which;
 use keyturn_tests::verdict::Judge;
 use keyturn_tests::world::{CLIENT, GROUP, deadline, open_and_ack, reason};

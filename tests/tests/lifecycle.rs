@@ -7,7 +7,6 @@ use keyturn_admin::{AdminSession, Update};
 use keyturn_proto::notify::{NotifyState, Outcome};
 use keyturn_proto::{Action, ErrorClass, MlsGroupId, Params, RotationId, VersionId};
 use keyturn_store::documents::{ClientStatus, VersionState};
-use keyturn_store::store::Registry as _;
 use keyturn_store::verifier::Which;
 use keyturn_tests::steady::{self, Wish, carry_through};
 use keyturn_tests::verdict::{Held, Judge};

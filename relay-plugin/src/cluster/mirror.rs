@@ -6,15 +6,15 @@
 //! - events of one group go into the relay one after the other, because it writes each batch in reverse order;
 //! - what is fetched and what waits is bounded; a fetch that was cut short is repeated, never taken for complete.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
 use keyturn_admin::clock::SystemClock;
 use keyturn_admin::transport::{Connection, Heard, RelayError, printable};
 use keyturn_proto::{UnixMs, kinds};
-use nostr::{Event, Filter, Keys, Kind, RelayUrl, Timestamp};
-use std::sync::Arc;
+use nostr::{Event, EventId, Filter, Keys, Kind, RelayUrl, Timestamp};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 use super::cursor::Cursors;
@@ -58,6 +58,7 @@ pub(super) async fn follow(site: &Site, url: String, keys: &Keys, cursors: &Curs
         cursors,
         pause: FIRST_PAUSE,
         url,
+        owed: Mutex::default(),
     };
     loop {
         let ended = peer.once(keys).await;
@@ -72,6 +73,8 @@ struct Peer<'a> {
     cursors: &'a Cursors,
     pause: Duration,
     url: String,
+    /// Events that our relay may have stored without saying so. The core has not had them, so "known" is not enough.
+    owed: Mutex<HashSet<EventId>>,
 }
 
 /// What became of one event.
@@ -245,9 +248,10 @@ impl Peer<'_> {
             }
             well
         });
+        // To the end, also after a failure: what is dropped half-way is in the relay and not in the core.
         worked
             .buffer_unordered(LANES)
-            .all(|well| async move { well })
+            .fold(true, |all, well| async move { all & well })
             .await
     }
 
@@ -260,8 +264,8 @@ impl Peer<'_> {
             return Taken::Refused("withdrawn");
         }
         match site.relay.stored(event.id).await {
-            Ok(true) => return Taken::Known,
-            Ok(false) => {}
+            Ok(true) if !self.owes(&event.id) => return Taken::Known,
+            Ok(_) => {}
             Err(_) => return Taken::Failed,
         }
         if event.verify().is_err() {
@@ -283,7 +287,10 @@ impl Peer<'_> {
             // "replaced: have newer event" is what becomes of an old key package.
             Err(PublishError::Refused { .. }) => return Taken::Known,
             Err(PublishError::Invalid { .. }) => return Taken::Refused("invalid"),
-            Err(_) => return Taken::Failed,
+            Err(_) => {
+                self.owed().insert(id);
+                return Taken::Failed;
+            }
         }
         if site.gone.has(&id) {
             // Withdrawn while it was on its way.
@@ -303,7 +310,16 @@ impl Peer<'_> {
             // Waits while the core is busy. A core that has ended finds the event in its relay.
             let _handed_over = site.inbound.send(inbound).await;
         }
+        self.owed().remove(&id);
         Taken::New
+    }
+
+    fn owed(&self) -> MutexGuard<'_, HashSet<EventId>> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn owes(&self, id: &EventId) -> bool {
+        self.owed().contains(id)
     }
 
     /// An author may delete what he signed; our relay forgets such an event and would take it again.
@@ -364,4 +380,148 @@ fn lane(event: &Event) -> String {
         _ => None,
     });
     group.unwrap_or_else(|| event.id.to_hex())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use keyturn_mls::Backlog;
+    use nostr::{EventBuilder, PublicKey, Tag};
+    use tokio::sync::mpsc;
+
+    use super::super::gone::Gone;
+    use super::*;
+    use crate::clock::SystemClock as OurClock;
+    use crate::core::tests::relay::{FakeRelay, Mood};
+    use crate::service::{Served, ServedSet};
+
+    struct Place {
+        relay: FakeRelay,
+        site: Site,
+        cursors: Cursors,
+        core: mpsc::Receiver<Inbound>,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Place {
+        fn new(us: &PublicKey) -> Self {
+            let (relay, dir) = (FakeRelay::default(), tempfile::tempdir().unwrap());
+            let (inbound, core) = mpsc::channel(64);
+            let served = ServedSet::default();
+            served.replace(Served {
+                recipients: [us.to_bytes()].into(),
+                ..Served::default()
+            });
+            Self {
+                site: Site {
+                    relay: Arc::new(relay.clone()),
+                    served,
+                    backlog: Backlog::default(),
+                    inbound,
+                    gone: Gone::default(),
+                    clock: Arc::new(OurClock),
+                },
+                relay,
+                cursors: Cursors::open(dir.path().join("mirror.json")),
+                core,
+                _dir: dir,
+            }
+        }
+
+        fn peer(&self) -> Peer<'_> {
+            Peer {
+                site: &self.site,
+                cursors: &self.cursors,
+                pause: FIRST_PAUSE,
+                url: "ws://peer".to_owned(),
+                owed: Mutex::default(),
+            }
+        }
+    }
+
+    fn event(keys: &Keys, kind: u16, tags: Vec<Tag>) -> Event {
+        // Each is another one, also within a second.
+        let builder =
+            EventBuilder::new(Kind::from_u16(kind), Keys::generate().public_key().to_hex());
+        let builder = builder.tags(tags);
+        builder.sign_with_keys(keys).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_a_client_could_not_send_is_not_mirrored() {
+        let (us, author) = (Keys::generate(), Keys::generate());
+        let to_us = || vec![Tag::public_key(us.public_key())];
+        let expires = |at: u64| {
+            let mut tags = to_us();
+            tags.push(Tag::expiration(Timestamp::from_secs(at)));
+            event(&author, kinds::GIFT_WRAP, tags)
+        };
+        let now = Timestamp::now().as_secs();
+        let good = event(&author, kinds::GIFT_WRAP, to_us());
+        let mut forged = event(&author, kinds::GIFT_WRAP, to_us());
+        forged.content = "another".to_owned();
+        let withdrawn = event(&author, kinds::GIFT_WRAP, to_us());
+        let package = |d: &str| event(&author, kinds::KEY_PACKAGE, vec![Tag::identifier(d)]);
+        let (deleted, kept) = (package("deleted"), package("kept"));
+        let place = Place::new(&us.public_key());
+        place.site.gone.add([withdrawn.id]);
+        for (keys, of) in [(&author, &deleted), (&us, &kept)] {
+            place
+                .relay
+                .admin_sends(event(keys, DELETION, vec![Tag::event(of.id)]), now * 1000);
+        }
+        let peer = place.peer();
+        for (event, expected) in [
+            (&event(&author, 1, to_us()), Taken::Refused("kind")),
+            (&forged, Taken::Refused("signature")),
+            (&expires(now - 10), Taken::Refused("expired")),
+            (&withdrawn, Taken::Refused("withdrawn")),
+            (&deleted, Taken::Refused("deleted")),
+            // Somebody else's deletion is none.
+            (&kept, Taken::New),
+            (&expires(now + 1000), Taken::New),
+            (&good, Taken::New),
+            (&good, Taken::Known),
+        ] {
+            let taken = peer.take(event.clone(), UnixMs(now * 1000), true).await;
+            assert_eq!(taken, expected, "{event:?}");
+            let there = matches!(expected, Taken::New | Taken::Known);
+            assert_eq!(place.site.relay.stored(event.id).await.unwrap(), there);
+        }
+        place.relay.set_mood(Mood::Narrow);
+        let long = event(&author, kinds::GIFT_WRAP, to_us());
+        let taken = peer.take(long, UnixMs(now * 1000), true).await;
+        assert_eq!(taken, Taken::Refused("invalid"));
+    }
+
+    #[tokio::test]
+    async fn what_the_relay_stored_in_silence_reaches_the_core_at_the_next_attempt() {
+        let (us, author) = (Keys::generate(), Keys::generate());
+        let mut place = Place::new(&us.public_key());
+        let events: Vec<(Event, UnixMs)> = (0..2 * LANES)
+            .map(|n| {
+                let tags = vec![
+                    Tag::public_key(us.public_key()),
+                    Tag::identifier(n.to_string()),
+                ];
+                (event(&author, kinds::GIFT_WRAP, tags), UnixMs(1))
+            })
+            .collect();
+        let peer = place.peer();
+        place.relay.set_mood(Mood::StoresInSilence);
+        assert!(!peer.take_all(events.clone(), true).await);
+        assert_eq!(place.relay.events().len(), events.len(), "all were tried");
+        place.relay.set_mood(Mood::Well);
+        assert!(peer.take_all(events.clone(), true).await);
+        assert!(peer.take_all(events.clone(), true).await);
+        drop(peer);
+        let mut heard = Vec::new();
+        while let Ok(inbound) = place.core.try_recv() {
+            heard.push(inbound.event.id);
+        }
+        heard.sort();
+        let mut sent: Vec<EventId> = events.iter().map(|(event, _)| event.id).collect();
+        sent.sort();
+        assert_eq!(heard, sent, "each once");
+    }
 }

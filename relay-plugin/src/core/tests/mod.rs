@@ -8,5 +8,5 @@ mod crashes;
 mod flow;
 mod groups;
 mod metrics;
-mod relay;
+pub(crate) mod relay;
 mod world;

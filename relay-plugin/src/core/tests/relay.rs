@@ -17,7 +17,7 @@ use crate::service::{Inbound, SessionInfo};
 
 /// What the relay does with what the core publishes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Mood {
+pub(crate) enum Mood {
     /// Stores it.
     #[default]
     Well,
@@ -27,6 +27,8 @@ pub(super) enum Mood {
     StoresInSilence,
     /// Says it was stored, and has lost it.
     Forgetful,
+    /// Takes nothing: everything is too long for it.
+    Narrow,
 }
 
 #[derive(Default)]
@@ -41,49 +43,49 @@ struct State {
 }
 
 #[derive(Clone, Default)]
-pub(super) struct FakeRelay(Arc<Mutex<State>>);
+pub(crate) struct FakeRelay(Arc<Mutex<State>>);
 
 impl FakeRelay {
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         f(&mut self.0.lock().unwrap())
     }
 
-    pub(super) fn set_mood(&self, mood: Mood) {
+    pub(crate) fn set_mood(&self, mood: Mood) {
         self.with(|state| state.mood = mood);
     }
 
     /// Everything stored, in the order it was stored.
-    pub(super) fn events(&self) -> Vec<Event> {
+    pub(crate) fn events(&self) -> Vec<Event> {
         self.with(|state| state.events.clone())
     }
 
-    pub(super) fn deleted(&self) -> Vec<EventId> {
+    pub(crate) fn deleted(&self) -> Vec<EventId> {
         self.with(|state| state.deleted.clone())
     }
 
     /// The next core gets what admins send from now on.
-    pub(super) fn attach(&self) -> mpsc::Receiver<Inbound> {
+    pub(crate) fn attach(&self) -> mpsc::Receiver<Inbound> {
         let (sender, receiver) = mpsc::channel(64);
         self.with(|state| state.core = Some(sender));
         receiver
     }
 
     /// What the core was handed and has not taken in.
-    pub(super) fn backlog(&self) -> Backlog {
+    pub(crate) fn backlog(&self) -> Backlog {
         self.with(|state| state.backlog.clone())
     }
 
-    pub(super) fn detach(&self) {
+    pub(crate) fn detach(&self) {
         self.with(|state| state.core = None);
     }
 
     /// From now on events are kept back, until [`Self::flush_reversed`].
-    pub(super) fn gather(&self) {
+    pub(crate) fn gather(&self) {
         self.with(|state| state.batch = Some(Vec::new()));
     }
 
     /// Stores and hands over what was gathered, last first, as rnostr's writer does.
-    pub(super) fn flush_reversed(&self, received_at_ms: u64) {
+    pub(crate) fn flush_reversed(&self, received_at_ms: u64) {
         let batch = self.with(|state| state.batch.take().unwrap_or_default());
         for event in batch.into_iter().rev() {
             self.admin_sends(event, received_at_ms);
@@ -91,7 +93,7 @@ impl FakeRelay {
     }
 
     /// An admin's client publishes.
-    pub(super) fn admin_sends(&self, event: Event, received_at_ms: u64) {
+    pub(crate) fn admin_sends(&self, event: Event, received_at_ms: u64) {
         self.with(|state| {
             if let Some(batch) = &mut state.batch {
                 batch.push(event);
@@ -135,6 +137,9 @@ impl RelayPort for FakeRelay {
                     state.events.push(event);
                     Err(PublishError::NoAnswer(Duration::from_secs(5)))
                 }
+                Mood::Narrow => Err(PublishError::Invalid {
+                    reason: "longer than 1 byte".to_owned(),
+                }),
                 Mood::Forgetful => Err(PublishError::NotStored(Duration::from_secs(5))),
             }
         })
