@@ -458,3 +458,19 @@ async fn nothing_is_called_unused_while_the_clients_are_not_known() {
     says_nothing_of(&found, "may go");
     says_nothing_of(&found, "none lives yet");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_does_not_exist_comes_with_the_commands_that_make_it() {
+    let (server, patient) = (FakeKms::start().await.unwrap(), Patient::new());
+    let absent = "projects/p/locations/l/keyRings/ring/cryptoKeys/absent";
+    let section = section(&server, 1).replace(&server.key().to_string(), absent);
+    let found = patient.findings(&section).await;
+    for command in [
+        "gcloud kms keyrings create ring --location l --project p",
+        "gcloud kms keys create absent --keyring ring --location l --project p --purpose mac",
+    ] {
+        says(&found, Level::Warn, "cannot be listed", command);
+    }
+    let failed = |finding: &Finding| finding.level == Level::Fail;
+    assert!(found.iter().any(failed), "{found:#?}");
+}
