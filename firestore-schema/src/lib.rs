@@ -27,4 +27,5 @@ pub mod queries;
 pub mod schema;
 pub mod sqlite;
 pub mod store;
+pub mod transfer;
 pub mod verifier;

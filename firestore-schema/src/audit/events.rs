@@ -207,6 +207,13 @@ pub const EVENTS: &[(&str, &[Event])] = &[
         )],
     ),
     (
+        "Stores",
+        &[alone(
+            "store.copied",
+            "everything was copied here from another store, and verified",
+        )],
+    ),
+    (
         "Devices",
         &[
             change("device.allowed", "on the allow-list"),

@@ -40,6 +40,7 @@ mod settings;
 pub mod snapshots;
 mod stored;
 mod timers;
+mod transfer;
 mod turn;
 mod writes;
 

@@ -140,6 +140,22 @@ impl<'t> Reading<'t> {
         Ok(all)
     }
 
+    /// One page of what a query finds, all of its `limit` in it, after the document at `after`. Only for a query that orders by nothing but the name.
+    pub(super) async fn beyond(
+        &mut self,
+        ask: &Ask,
+        after: Option<Path>,
+    ) -> Result<Vec<(Path, Found)>> {
+        let after = after.map(|path| {
+            let found = Found {
+                fields: Fields::new(),
+                update_time: Timestamp::default(),
+            };
+            (path, found)
+        });
+        self.page(ask, ask.limit, after.as_ref()).await
+    }
+
     async fn page(
         &mut self,
         ask: &Ask,

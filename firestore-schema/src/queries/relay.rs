@@ -5,7 +5,8 @@ use super::{
     filter,
 };
 use crate::collections::{
-    ADMINS, AUDIT, CHAINS, CLIENTS, DEVICES, GROUPS, NONCES, OUTBOX, ROTATIONS, VERSIONS,
+    ACTIONS, ADMINS, AUDIT, CHAINS, CLIENTS, DEVICES, GROUPS, LEASES, NONCES, OUTBOX, ROTATIONS,
+    VERSIONS,
 };
 
 const fn query(
@@ -281,6 +282,43 @@ pub const DEVICES_OF_RELAY: Query = query(
     &[],
 );
 
+/// For a copy of the store: leases in order of their ids.
+pub const LEASES_ALL: Query = query("leases", "leases in order of their ids", LEASES, &[], &[]);
+/// For a copy of the store: rotations in order of their ids.
+pub const ROTATIONS_ALL: Query = query(
+    "rotations",
+    "rotations in order of their ids",
+    ROTATIONS,
+    &[],
+    &[],
+);
+/// For a copy of the store: actions in order of their ids.
+pub const ACTIONS_ALL: Query = query(
+    "actions",
+    "actions in order of their ids",
+    ACTIONS,
+    &[],
+    &[],
+);
+/// For a copy of the store: sealed events in order of their ids.
+pub const OUTBOX_ALL: Query = query(
+    "outbox",
+    "sealed events in order of their ids",
+    OUTBOX,
+    &[],
+    &[],
+);
+/// For a copy of the store: nonces in order of their ids.
+pub const NONCES_ALL: Query = query("nonces", "nonces in order of their ids", NONCES, &[], &[]);
+/// For a copy of the store: versions of every client.
+pub const VERSIONS_ALL: Query = group(query(
+    "versions",
+    "versions of every client, client by client",
+    VERSIONS,
+    &[],
+    &[],
+));
+
 /// All of them.
 pub const ALL: &[&Query] = &[
     &ROTATIONS_DUE,
@@ -311,4 +349,10 @@ pub const ALL: &[&Query] = &[
     &DEVICES_AFTER,
     &DEVICES_DUE,
     &DEVICES_OF_RELAY,
+    &LEASES_ALL,
+    &ROTATIONS_ALL,
+    &ACTIONS_ALL,
+    &OUTBOX_ALL,
+    &NONCES_ALL,
+    &VERSIONS_ALL,
 ];

@@ -88,7 +88,7 @@ pub(super) fn client(tx: &Transaction<'_>, doc: &ClientDoc) -> Result<()> {
     run(tx, sql, (doc.client_id.as_str(), json("client", doc)?)).map(drop)
 }
 
-fn version(tx: &Transaction<'_>, doc: &VersionDoc) -> Result<()> {
+pub(super) fn version(tx: &Transaction<'_>, doc: &VersionDoc) -> Result<()> {
     let sql = "INSERT INTO versions (client_id, version_id, state, rotation_id, due_at, doc) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
         ON CONFLICT (client_id, version_id) DO UPDATE SET state = excluded.state, due_at = excluded.due_at, doc = excluded.doc";
     let state = match doc.state {
@@ -109,7 +109,7 @@ fn version(tx: &Transaction<'_>, doc: &VersionDoc) -> Result<()> {
     run(tx, sql, row).map(drop)
 }
 
-fn rotation(tx: &Transaction<'_>, doc: &RotationDoc) -> Result<()> {
+pub(super) fn rotation(tx: &Transaction<'_>, doc: &RotationDoc) -> Result<()> {
     let sql = "INSERT INTO rotations (rotation_id, client_id, done, due_at, doc) VALUES (?1, ?2, ?3, ?4, ?5)
         ON CONFLICT (rotation_id) DO UPDATE SET done = excluded.done, due_at = excluded.due_at, doc = excluded.doc";
     let row = (
@@ -122,7 +122,7 @@ fn rotation(tx: &Transaction<'_>, doc: &RotationDoc) -> Result<()> {
     run(tx, sql, row).map(drop)
 }
 
-fn action(tx: &Transaction<'_>, doc: &ActionDoc) -> Result<()> {
+pub(super) fn action(tx: &Transaction<'_>, doc: &ActionDoc) -> Result<()> {
     let sql = "INSERT INTO actions (action_id, client_id, doc) VALUES (?1, ?2, ?3)
         ON CONFLICT (action_id) DO UPDATE SET doc = excluded.doc";
     let row = (
@@ -198,7 +198,7 @@ pub(super) fn audit(
 }
 
 /// Creates: an id that exists is refused by the table.
-fn audit_entry(tx: &Transaction<'_>, entry: &AuditEntry) -> Result<()> {
+pub(super) fn audit_entry(tx: &Transaction<'_>, entry: &AuditEntry) -> Result<()> {
     let sql = "INSERT INTO audit (id, client_id, doc) VALUES (?1, ?2, ?3)";
     let row = (
         entry.id.as_str(),

@@ -19,7 +19,7 @@ fn device(tx: &Transaction<'_>, id: &DeviceId) -> Result<Option<DeviceDoc>> {
     load::one(tx, "device", sql, [id.as_str()])
 }
 
-fn put(tx: &Transaction<'_>, doc: &DeviceDoc) -> Result<()> {
+pub(super) fn put(tx: &Transaction<'_>, doc: &DeviceDoc) -> Result<()> {
     let sql = "INSERT INTO devices (device_id, owner, due_at, doc) VALUES (?1, ?2, ?3, ?4)
         ON CONFLICT (device_id) DO UPDATE SET owner = excluded.owner, due_at = excluded.due_at, doc = excluded.doc";
     let row = (

@@ -22,6 +22,7 @@ mod open;
 mod registry;
 mod schema;
 mod timers;
+mod transfer;
 mod worker;
 
 pub use inspect::{Inspection, inspect};

@@ -12,6 +12,7 @@ pub mod group;
 pub mod import;
 pub mod operate;
 pub mod serve;
+pub mod store;
 pub mod values;
 
 use std::{
@@ -64,6 +65,9 @@ enum Command {
     /// Check the audit trail for what was removed or edited, and export it
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Move everything from one store to another
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Look at configuration, store, keys, issuer, clock and ports: what is wrong, and how to mend it
     Doctor(doctor::DoctorArgs),
     /// Watch a real rotation on this machine, with everything it needs
@@ -120,9 +124,14 @@ pub enum CliError {
 }
 
 impl CliError {
-    /// 3 for an audit trail that was touched, 2 for what the operator has to change in the configuration, 1 for everything else.
+    /// 4 for two stores that contradict each other, 3 for an audit trail that was touched, 2 for what the operator has to change in the configuration, 1 for everything else.
     const fn exit_code(&self) -> u8 {
         match self {
+            Self::Operator(crate::operator::OperatorError::Copy(error))
+                if error.is_contradiction() =>
+            {
+                4
+            }
             Self::Operator(crate::operator::OperatorError::Touched(_)) => 3,
             Self::Config(_) | Self::Operator(crate::operator::OperatorError::Config(_)) => 2,
             Self::Telemetry(_)
@@ -162,6 +171,7 @@ fn run(command: Command, core: impl FnOnce() -> Box<dyn ServiceFactory>) -> Resu
         Command::Device(command) => device::run(command),
         Command::Group(command) => group::run(command),
         Command::Audit(command) => audit::run(command),
+        Command::Store(command) => store::run(command),
         Command::Doctor(args) => doctor::run(&args),
         Command::Quickstart(args) => Ok(quickstart::run(args, core())?),
         Command::DevProof(args) => Ok(quickstart::dev_proof(&args)?),

@@ -67,7 +67,8 @@ fn seed_key(config: &ValidatedConfig) -> Result<SeedKey, OperatorError> {
     ))
 }
 
-fn now() -> UnixMs {
+/// The clock of this machine.
+pub(super) fn now() -> UnixMs {
     // A clock before 1970 counts as 1970.
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -32,6 +32,7 @@ pub use sections::{
 };
 pub use source::Environment;
 pub use store::Store;
+pub(crate) use store::{database as store_database, project as store_project};
 
 /// The configuration as an operator wrote it. Only [`Config::load`] and [`Config::parse`] make a [`ValidatedConfig`].
 pub struct Config;

@@ -86,7 +86,8 @@ impl Store {
 }
 
 /// `example.com:my-project` is a project of an organisation's own domain.
-fn project(text: &str) -> Option<String> {
+/// A project's id.
+pub(crate) fn project(text: &str) -> Option<String> {
     let named =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.:".contains(&byte);
     let valid = (1..=100).contains(&text.len()) && text.bytes().all(named);
@@ -94,7 +95,7 @@ fn project(text: &str) -> Option<String> {
 }
 
 /// `(default)` is not offered: the rules and roles of one that other programs use would not be ours.
-fn database(text: &str) -> Option<String> {
+pub(crate) fn database(text: &str) -> Option<String> {
     let named = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let valid = (4..=63).contains(&text.len())
         && text.starts_with(|c: char| c.is_ascii_lowercase())

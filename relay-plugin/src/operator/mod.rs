@@ -119,6 +119,12 @@ pub enum OperatorError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A copy of a store.
+    #[error(transparent)]
+    Copy(#[from] keyturn_store::transfer::CopyError),
+    /// A copy onto itself.
+    #[error("source and destination are the same store")]
+    SameStore,
     /// The async runtime.
     #[error("cannot start the runtime: {0}")]
     Runtime(std::io::Error),
