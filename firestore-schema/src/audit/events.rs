@@ -266,11 +266,6 @@ pub const EVENTS: &[(&str, &[Event])] = &[
             ),
             change("device.pinged", "asked whether it is there"),
             change("device.ping_unanswered", "it is not"),
-            alone("device.refused", "a device's message was refused"),
-            alone(
-                "device.refused_repeatedly",
-                "how many more were refused for the same reason",
-            ),
             change("approle.role_created", "a role of the embedded issuer"),
             change("approle.login", "a login with a good secret_id"),
             alone(
