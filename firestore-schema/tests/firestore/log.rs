@@ -86,6 +86,8 @@ async fn no_value_reaches_the_log() {
     for value in [
         "CANARY",
         "sealed-1",
+        // The credential that goes with every call.
+        "Bearer owner",
         client_id().as_str(),
         &pending.secret_hash,
         &first.secret_hash,

@@ -29,7 +29,7 @@ impl Level {
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Which part: `config`, `secrets`, `relay`, `ports`, `clock`, `store`, `registry`, `timed`, `mac`, `mls`, `issuer`.
+    /// Which part: `config`, `secrets`, `relay`, `ports`, `clock`, `store`, `registry`, `timed`, `mac`, `mls`, `issuer`, `devices`, `mqtt`.
     pub check: &'static str,
     /// How bad.
     pub level: Level,
