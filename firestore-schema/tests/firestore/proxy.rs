@@ -46,7 +46,7 @@ struct Plan {
     commits: VecDeque<Fault>,
     reads: VecDeque<Fault>,
     kept: Vec<Call>,
-    seen: u32,
+    seen: Vec<Bytes>,
 }
 
 /// The proxy. It lives as long as the test.
@@ -98,7 +98,13 @@ impl Proxy {
 
     /// Commits that came so far.
     pub fn commits(&self) -> u32 {
-        self.plan.lock().unwrap().seen
+        u32::try_from(self.plan.lock().unwrap().seen.len()).unwrap()
+    }
+
+    /// The requests of these commits, as they came.
+    #[allow(dead_code, reason = "not every test looks into them")]
+    pub fn committed(&self) -> Vec<Bytes> {
+        self.plan.lock().unwrap().seen.clone()
     }
 
     /// Brings what was kept to the emulator. Returns the gRPC statuses.
@@ -139,7 +145,7 @@ impl Proxy {
         let fault = {
             let mut plan = self.plan.lock().unwrap();
             if call.parts.uri.path().ends_with("/Commit") {
-                plan.seen += 1;
+                plan.seen.push(call.body.clone());
                 plan.commits.pop_front()
             } else {
                 plan.reads.pop_front()
