@@ -171,7 +171,11 @@ impl ServiceMember {
         }
     }
 
-    async fn group_event(&self, event: &Event, receipt: Receipt) -> Result<bool, ServiceError> {
+    pub(super) async fn group_event(
+        &self,
+        event: &Event,
+        receipt: Receipt,
+    ) -> Result<bool, ServiceError> {
         let event = event.clone();
         let siblings = self.siblings().clone();
         let (results, taken, scrubbed) = self

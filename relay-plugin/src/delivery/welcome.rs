@@ -4,16 +4,23 @@
 //! changes nothing and suspends that group; after joining, the Welcome's event is deleted from the relay and our leaf is renewed before anything
 //! is sealed (architecture.md, "What the relay must not be able to decrypt afterwards").
 
-use keyturn_mls::{Decision, Invitation, Joined, NostrGroupId, WelcomeOutcome};
-use keyturn_proto::{MlsGroupId, Npub};
+use keyturn_mls::{Decision, Invitation, Joined, NostrGroupId, Receipt, WelcomeOutcome};
+use keyturn_proto::{MlsGroupId, Npub, kinds};
 use keyturn_store::documents::{AdminGroupDoc, GroupState};
+use keyturn_store::store::StoreError;
 use nostr::Event;
 
 use super::outbox;
+use super::port::{By, Scan};
 use super::service_member::{ServiceError, ServiceMember, failed, is_bound, npub};
 use crate::crash;
 use crate::metrics as names;
 use crate::rotation::audit::Entry;
+
+/// Instances that join at once bind one after the other; each loser looks again.
+const BIND_ATTEMPTS: u32 = 5;
+/// Events read at once.
+const PAGE: usize = 500;
 
 /// What the registry says about an invitation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +106,7 @@ impl ServiceMember {
         match outcome {
             Ok(WelcomeOutcome::Joined(joined) | WelcomeOutcome::Duplicate(joined)) => {
                 crash::point(crash::Point::AfterWelcome).await;
-                self.joined(&joined).await
+                self.joined(&joined, event.created_at.as_secs()).await
             }
             Ok(
                 WelcomeOutcome::Refused { welcomer, group }
@@ -141,10 +148,68 @@ impl ServiceMember {
     }
 
     /// After joining, and again after a crash in between: bind, delete what could open it, renew leaf and key package.
-    async fn joined(&self, joined: &Joined) -> Result<(), ServiceError> {
+    /// Nobody can have spoken to us in the group before `since`.
+    async fn joined(&self, joined: &Joined, since: u64) -> Result<(), ServiceError> {
         let Some(info) = &joined.group else {
             return Ok(());
         };
+        if !self.bound(joined, &info.nostr_group_id).await? {
+            return Ok(());
+        }
+        self.refresh_served().await?;
+        let ids: Vec<String> = joined.delete_events.iter().map(|id| id.to_hex()).collect();
+        outbox::withdraw(self.relay(), &ids).await?;
+        let address = *info.nostr_group_id.as_bytes();
+        self.hear(address, since).await?;
+        self.keep_house().await?;
+        self.publish_key_package().await?;
+        // Once more: what a client sent while nobody here knew the group may have been written behind the first look. The key package was written
+        // behind it.
+        self.hear(address, since).await
+    }
+
+    /// Takes in what was said in a group before its address was known here: others may be faster to join, and a mirror brings their words
+    /// together with the Welcome. Without this the service would stay in the epoch that it joined in.
+    async fn hear(&self, address: [u8; 32], since: u64) -> Result<(), ServiceError> {
+        let mut scan = Scan {
+            kinds: vec![kinds::GROUP_EVENT],
+            by: By::Groups(vec![address]),
+            since: Some(since),
+            page: PAGE,
+            after: None,
+        };
+        loop {
+            let page = self.relay().scan(scan.clone()).await.map_err(failed)?;
+            for event in &page.events {
+                let receipt = Receipt::stored(self.now());
+                // What lands in the inbox is found there at the next look.
+                self.group_event(event, receipt).await?;
+            }
+            match page.next {
+                Some(cursor) => scan.after = Some(cursor),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Binds the group to its alias, unless that has happened. `false` if it is not expected any more.
+    async fn bound(&self, joined: &Joined, address: &NostrGroupId) -> Result<bool, ServiceError> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            match self.bind(joined, address).await {
+                // Another instance got the same Welcome and was faster: then it is bound now.
+                Err(ServiceError::Store(StoreError::Conflict { why }))
+                    if attempt < BIND_ATTEMPTS =>
+                {
+                    tracing::info!(why, "the group was bound by somebody else; looking again");
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn bind(&self, joined: &Joined, address: &NostrGroupId) -> Result<bool, ServiceError> {
         let groups = self.store().groups().await?;
         // A suspended one is the operator's business, whatever its address.
         let bound = groups.iter().any(|group| {
@@ -153,11 +218,11 @@ impl ServiceMember {
         });
         if !bound {
             let welcomer = npub(&joined.welcomer);
-            let verdict = judge(&groups, welcomer, &joined.id, &info.nostr_group_id, false);
+            let verdict = judge(&groups, welcomer, &joined.id, address, false);
             let Verdict::Join(alias) = verdict else {
-                return self
-                    .suspend(&joined.id.to_string(), "welcome.no_longer_expected")
-                    .await;
+                self.suspend(&joined.id.to_string(), "welcome.no_longer_expected")
+                    .await?;
+                return Ok(false);
             };
             let group = groups.into_iter().find(|group| group.alias == alias);
             if let Some(group) = group {
@@ -165,7 +230,7 @@ impl ServiceMember {
                 let audit = Entry::by_admin(now, welcomer, "group.joined", "welcome");
                 let group = AdminGroupDoc {
                     mls_group_id: Some(joined.id.clone()),
-                    nostr_group_id: Some(info.nostr_group_id.to_hex()),
+                    nostr_group_id: Some(address.to_hex()),
                     ..group
                 };
                 self.store()
@@ -174,11 +239,7 @@ impl ServiceMember {
                 crash::point(crash::Point::AfterBind).await;
             }
         }
-        self.refresh_served().await?;
-        let ids: Vec<String> = joined.delete_events.iter().map(|id| id.to_hex()).collect();
-        outbox::withdraw(self.relay(), &ids).await?;
-        self.keep_house().await?;
-        self.publish_key_package().await
+        Ok(true)
     }
 
     /// Publishes a fresh key package, both kinds: at start, and whenever one was used.
