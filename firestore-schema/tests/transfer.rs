@@ -361,3 +361,29 @@ async fn an_import_replaces_nothing() {
         assert_eq!(store.look_up(&other).await.unwrap(), [Some(first)]);
     }
 }
+
+/// Somebody cut the last entry of a chain off: it is not taken over as if it were whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trail_that_was_touched_is_not_copied() {
+    let (dir, from) = sqlite();
+    history(from.clone()).await;
+    let file = rusqlite::Connection::open(dir.path().join("keyturn.db")).unwrap();
+    let cut = file.execute_batch(
+        "DROP TRIGGER audit_is_append_only_delete;
+         DELETE FROM audit WHERE position = (SELECT MAX(position) FROM audit);",
+    );
+    cut.unwrap();
+    let to = firestore().await;
+    let refused = run(from.as_ref(), to.as_ref()).await;
+    assert!(
+        matches!(
+            refused,
+            Err(CopyError::Touched {
+                side: "source",
+                count: 1
+            })
+        ),
+        "{refused:?}"
+    );
+    assert_eq!(everything(to.as_ref()).await, []);
+}

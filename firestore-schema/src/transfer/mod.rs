@@ -35,6 +35,10 @@ pub const COLLECTIONS: [&str; 12] = [
 /// One document of any of [`COLLECTIONS`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is the document of that name")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a page of them is short-lived, and most are of the larger kind"
+)]
 pub enum Item {
     Lease(LeaseDoc),
     Group(AdminGroupDoc),

@@ -114,9 +114,13 @@ pub enum CopyError {
         /// At the destination.
         there: u64,
     },
-    /// The audit trail at the destination does not verify.
-    #[error("the audit chains at the destination do not verify: {count} findings")]
+    /// An audit trail does not verify.
+    #[error(
+        "the audit chains of the {side} do not verify: {count} findings; `keyturn audit verify` names them"
+    )]
     Touched {
+        /// Source or destination.
+        side: &'static str,
         /// How many findings.
         count: usize,
     },
@@ -167,6 +171,10 @@ pub async fn copy(
         count => return Err(CopyError::LeftBehind { count }),
     }
     not_served(from, to).await?;
+    if !options.dry_run {
+        // Under a running relay heads and entries are not of one moment.
+        compare::chains(from, "source", page).await?;
+    }
     let before = compare::against(from, to, page).await?;
     let totals = compare::count(from, page).await?;
     let mut report = Report {
@@ -205,7 +213,7 @@ pub async fn copy(
         to.append(audit("store.copied", "verified", options.now))
             .await?;
     }
-    report.chains_verified = compare::chains(to, page).await?;
+    report.chains_verified = compare::chains(to, "destination", page).await?;
     Ok(report)
 }
 
@@ -273,7 +281,7 @@ async fn verify(
         }
         copied.verified = there;
     }
-    compare::chains(to, page).await.map(drop)
+    compare::chains(to, "destination", page).await.map(drop)
 }
 
 async fn leases(store: &dyn Transfer) -> Result<Vec<LeaseDoc>> {
