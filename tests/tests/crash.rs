@@ -172,11 +172,11 @@ async fn a_recovery_that_dies_one_step_further_each_time_ends_well() {
     let admins = carry_through(world.issuer.signer(), alice, bob, &wish, held);
     let operator = async {
         crashed(relay).await;
+        // With one group, what comes after its one event is delivered leaves nothing to a recovery: its relay holds everything.
         for point in [
             Point::AfterSeal,
             Point::AfterPrepare,
             Point::AfterOnePublish,
-            Point::AfterPublish,
         ] {
             let at = format!("recovery, {}", point.name());
             println!("{at}");

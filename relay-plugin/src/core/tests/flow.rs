@@ -6,7 +6,7 @@ use std::time::Duration;
 use keyturn_proto::notify::{NotifyState, Outcome};
 use keyturn_proto::{Action, Params, UnixMs};
 use keyturn_store::documents::{RotationState, VersionState};
-use keyturn_store::store::{Registry, SecretStore};
+use keyturn_store::store::{AuditTrail as _, Registry, SecretStore};
 
 use super::relay::Mood;
 use super::world::{GRACE, World, because};
@@ -58,6 +58,15 @@ async fn a_rotation_goes_all_the_way_and_the_old_secret_retires() {
 #[tokio::test]
 async fn request_to_promoted_with_a_quorum_of_one_takes_four_commits() {
     let mut world = World::new().await;
+    // The group's own record of how it came about, the last thing before the first request.
+    world
+        .until("the commit of the joining is recorded", async || {
+            let records = world.store.read(None, usize::MAX).await.unwrap();
+            records
+                .iter()
+                .any(|record| record.event == "group.commit_followed")
+        })
+        .await;
     let _before = world.counted.take();
     let id = world.rotate();
     let version = world.delivered(&id).await;
