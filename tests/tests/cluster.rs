@@ -3,17 +3,26 @@
 //!
 //! What must hold: a rotation records one version, is reserved and promoted once, and every admin sees one secret, whoever carried it through; the
 //! relay that comes back does nothing twice; what was withdrawn from one relay goes from the other and does not come back.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)]
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use keyturn::crash::Point;
+use keyturn::quickstart::leaks::Needles;
 use keyturn_admin::AdminSession;
 use keyturn_proto::{Action, MlsGroupId, VersionId};
 use keyturn_store::emulator::Emulator;
+use keyturn_tests::attack::{Candidates, Reached, Stolen, contains, frozen};
 use keyturn_tests::cluster::{LEASE, Sibling, key_package_of};
+use keyturn_tests::member_file::spellings;
 use keyturn_tests::steady::{Wish, carry_through, crashed};
+use keyturn_tests::tap::Subscriber;
 use keyturn_tests::verdict::{Held, Judge};
 use keyturn_tests::wire::Wire;
 use keyturn_tests::world::{CLIENT, GROUP, reason, set};
@@ -274,4 +283,112 @@ async fn what_is_withdrawn_goes_from_both_relays_and_does_not_come_back() {
         })
         .await;
     }
+}
+
+/// Half a secret is enough: the other half may stand on another page.
+fn holds(bytes: &[u8], secret: &[u8]) -> bool {
+    let (front, back) = secret.split_at(secret.len() / 2);
+    let halves = [front, back].into_iter();
+    halves
+        .flat_map(spellings)
+        .any(|needle| contains(bytes, &needle))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_files_and_keys_of_a_standby_open_no_notify_that_it_has_taken_in() {
+    let (mut stage, _first, second) = Stage::set(|_| {}).await;
+    let root = stage.sibling.root().to_owned();
+    let wire = Subscriber::everything(&second.url).await;
+    let before = frozen(&second, || Stolen::from_relay(&root));
+    let Stage {
+        world,
+        alice,
+        bob,
+        group,
+        ..
+    } = &mut stage;
+    let (_, delivered) = world.rotate(alice, bob, group).await;
+    let secret = delivered.notify.secret.expose();
+
+    // The control: the standby is a member, and could have read it. That also finds it among all events.
+    let candidates = Candidates::of(&before);
+    let group_events = wire
+        .events()
+        .into_iter()
+        .filter(|e| e.kind == Kind::from(445));
+    let (notify, trail) = group_events
+        .filter_map(|event| match candidates.open(&event) {
+            Reached::Content(opened) => Some((event, opened)),
+            _ => None,
+        })
+        .find(|(_, opened)| contains(&opened.plaintext, secret.as_bytes()))
+        .map(|(event, opened)| (event, opened.trail))
+        .expect("control: files from before it came open the notify");
+    let pages = before.clear_bytes();
+    assert!(
+        trail.iter().any(|key| holds(&pages, key)),
+        "control: the search finds what opens it"
+    );
+    eventually("the standby has taken it in", async || {
+        let now = frozen(&second, || Stolen::from_relay(&root));
+        (!matches!(Candidates::of(&now).open(&notify), Reached::Content(_))).then_some(())
+    })
+    .await;
+
+    second.kill();
+    let killed = Stolen::from_relay(&root);
+    stage.sibling.relay().await.terminate();
+    let ended = Stolen::from_relay(&root);
+    for (name, stolen) in [("killed", &killed), ("ended", &ended)] {
+        let reached = Candidates::of(stolen).open(&notify);
+        assert!(
+            matches!(reached, Reached::Sender { leaf, .. } if leaf != stolen.own_leaf()),
+            "{name}: {reached:?}"
+        );
+        let opened = stolen.replay(None, std::slice::from_ref(&notify));
+        assert!(
+            !opened.iter().any(|text| contains(text, secret.as_bytes())),
+            "{name}: OpenMLS opened it"
+        );
+        let (pages, files) = (stolen.clear_bytes(), stolen.files());
+        assert!(
+            contains(&pages, b"openmls_group_data"),
+            "{name}: open pages"
+        );
+        for bytes in files.iter().chain([&pages]) {
+            assert!(
+                !Needles::of(secret).in_bytes(bytes),
+                "{name}: the plaintext"
+            );
+            assert!(
+                !trail.iter().any(|key| holds(bytes, key)),
+                "{name}: what opens it is left"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_doctor_knows_the_siblings_and_finds_a_peer_that_is_away() {
+    let (stage, _first, second) = Stage::set(|_| {}).await;
+    let findings = || {
+        let output = std::process::Command::new(PROGRAM)
+            .args(["doctor", "--json", "--config"])
+            .arg(stage.world.layout.config())
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let all = report["findings"].as_array().unwrap().clone();
+        let mine = all.into_iter().filter(|found| found["check"] == "cluster");
+        mine.map(|found| found["level"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        findings(),
+        ["ok", "ok"],
+        "the peer answers, the key is signed"
+    );
+    second.kill();
+    assert_eq!(findings(), ["fail", "warn"]);
 }

@@ -4,6 +4,7 @@
 //! and how to mend it, as a command wherever there is one; no finding holds a secret, a hash or a seed.
 
 mod clock;
+mod cluster;
 mod config;
 mod device_issuer;
 mod files;
@@ -62,6 +63,7 @@ pub async fn examine(subject: Subject<'_>) -> Report {
     }
     mac::check(subject, store.as_deref(), &mut report).await;
     mls::check(subject, store.as_deref(), running, &mut report).await;
+    cluster::check(subject, &mut report).await;
     issuer::check(subject, &mut report).await;
     device_issuer::check(subject, store.as_deref(), &mut report).await;
     mqtt::check(subject, &mut report).await;
