@@ -7,7 +7,7 @@ use keyturn_tests::eventually;
 use keyturn_tests::world::{deadline, open_and_ack, reason, set};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_keyturn-under-test");
-/// What issue and architecture promise.
+/// One each for nonce, reservation, preparation, and the ack that promotes.
 const MOST: usize = 4;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
