@@ -19,7 +19,7 @@ use crate::config::{Log, LogFormat};
 
 /// Print values: documents on decode failures, payloads and MACs, answers of services in their errors, whole messages, all settings, key
 /// schedules. `experimental` is what Google's libraries log their errors as.
-const SILENT: [&str; 9] = [
+const SILENT: [&str; 10] = [
     "experimental",
     "firestore",
     "gcloud_sdk",
@@ -29,6 +29,7 @@ const SILENT: [&str; 9] = [
     "nostr_relay::app",
     "openmls",
     "rumqttc",
+    "rumqttd",
 ];
 
 /// Quiet enough at WARN; at INFO they tell every connection, or every migration of a new database.

@@ -217,4 +217,52 @@ fn the_quickstart_keeps_its_promise_as_one_json_line() {
         summary["elapsed_ms"].as_object().unwrap().len() > 4,
         "{summary}"
     );
+    let device = &summary["device"];
+    assert_eq!(device["device_id"], "river-iot-0001");
+    assert_eq!(device["proven"], true);
+    assert_eq!(
+        device["logins"],
+        serde_json::json!({ "first": true, "second": true, "first_until_reported": true, "first_after": false })
+    );
+    assert!(device["accessor"].is_string() && device["destroyed_accessor"].is_string());
+    assert_ne!(device["accessor"], device["destroyed_accessor"]);
+    for step in [
+        "allowed",
+        "first",
+        "first_login",
+        "second",
+        "second_login",
+        "destroyed",
+    ] {
+        assert!(device["elapsed_ms"][step].is_u64(), "{step}: {summary}");
+    }
+}
+
+#[test]
+fn the_quickstart_tells_each_step_and_goes_on_with_the_same_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_str().unwrap();
+    for round in 1..=2 {
+        let told = ok(KEYTURN, &["quickstart", "--exit", "--data-dir", folder]);
+        for step in [
+            "two admins connected",
+            "MLS group made",
+            "is current",
+            "wrong secret refused",
+            "river-iot-0001 is on the allow-list",
+            "opened its sealed answer",
+            "is destroyed",
+            "login with the first one: refused",
+            "plaintext found outside MLS and the device in 0 places",
+            "everything held",
+        ] {
+            assert!(told.contains(step), "round {round}, no {step:?} in\n{told}");
+        }
+    }
+    let config = dir.path().join("keyturn.toml");
+    let listed = ok(
+        KEYTURN,
+        &["device", "list", "--config", config.to_str().unwrap()],
+    );
+    assert!(listed.contains("river-iot-0001"), "{listed}");
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
+use bytes::Bytes;
 use keyturn_proto::{ClientId, PresentedSecret, Secret};
 use keyturn_store::mac::local::LocalMacKey;
 use keyturn_store::verifier::{Settings, Verified as Match, Verifier, VerifyError, Which};
@@ -60,14 +61,15 @@ pub(super) const fn word(accepted: bool) -> &'static str {
     if accepted { "accepted" } else { "refused" }
 }
 
-/// Searches every file and every page of the service. Returns in how many places plaintext was found.
+/// Searches every file, every page of the service and what the broker has `carried`. Returns in how many places plaintext was found.
 pub(super) async fn search(
     root: &Path,
     served: &Served,
-    secrets: &[&Secret],
+    carried: Vec<u8>,
+    secrets: &[&str],
     narrator: &Narrator,
 ) -> Result<usize, QuickstartError> {
-    let mut pages = Vec::new();
+    let mut pages = vec![("broker", Bytes::from(carried))];
     for page in ["metrics", "readyz", "healthz", "kr/v1/challenge"] {
         let url = format!("{}/{page}", served.web_url());
         let body = async { reqwest::get(url).await?.bytes().await };
@@ -76,7 +78,7 @@ pub(super) async fn search(
     let mut leaks = 0;
     let (mut files, mut bytes) = (0, 0);
     for secret in secrets {
-        let needles = Needles::of(secret.expose());
+        let needles = Needles::of(secret);
         let searched = needles.in_files(root)?;
         (files, bytes) = (searched.files, searched.bytes);
         for path in &searched.leaks {
@@ -89,9 +91,9 @@ pub(super) async fn search(
         }
     }
     narrator.line(&format!(
-        "            searched {files} files ({} KiB): store, member database, relay events, admins' homes, log; and {} pages",
+        "            searched {files} files ({} KiB): store, member database, relay events, admins' homes, log; {} pages; and what the broker carried",
         bytes / 1024,
-        pages.len()
+        pages.len() - 1
     ));
     Ok(leaks)
 }

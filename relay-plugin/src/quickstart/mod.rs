@@ -1,13 +1,17 @@
-//! `keyturn quickstart`: one real rotation on one machine, then the relay goes on serving.
+//! `keyturn quickstart`: one real rotation and one device's renewal on one machine, then the relay goes on serving.
 //!
-//! Nothing here is a stand-in but the token issuer: a real rnostr relay with the extension, real MLS groups over real sockets, the store and the MAC key
-//! that `serve` uses by default. Read [`setup`] (what is on disk) → `people` (who takes part) → `play` (the story) → `checks` → [`leaks`] (the search) → [`report`].
+//! Nothing here is a stand-in but the token issuer: a real rnostr relay with the extension, real MLS groups over real sockets, a real MQTT broker, the store and
+//! the MAC key that `serve` uses by default. Read [`setup`] (what is on disk) → `people` (who takes part) → `play` (the story) → `broker`, `device`, `renewal` (the
+//! device's part of it) → `checks` → [`leaks`] (the search) → [`report`].
 
+pub mod broker;
 mod checks;
+mod device;
 pub mod issuer;
 pub mod leaks;
 mod people;
 mod play;
+mod renewal;
 pub mod report;
 pub mod setup;
 
@@ -30,7 +34,7 @@ use setup::Layout;
 /// What can be chosen.
 #[derive(Debug, clap::Args)]
 pub struct QuickstartArgs {
-    /// End after the rotation; the exit status is 0 only if everything held
+    /// End after the story; the exit status is 0 only if everything held
     #[arg(long)]
     exit: bool,
     /// Print one JSON summary line instead of the story
@@ -78,7 +82,7 @@ pub enum QuickstartError {
         cause: String,
     },
     /// Everything ran, and something that must hold did not.
-    #[error("the rotation ran, but not everything held: see the summary")]
+    #[error("everything ran, but not everything held: see the summary")]
     DidNotHold,
     /// `dev-proof`: the request or the key.
     #[error("dev-proof: {0}")]
@@ -130,6 +134,8 @@ async fn quickstart(
     let issuer_key = root.join("secrets/issuer.key");
     let issuer = DevIssuer::start(DevSigner::at(&issuer_key)?).await?;
     let layout = Layout::prepare(&root, port, &issuer.jwks_url())?;
+    let broker = broker::start().await?;
+    layout.serve_devices(broker)?;
     let config = Arc::new(Config::load(&layout.config(), Environment::default())?);
     telemetry::init_to_file(&config.log, &layout.log())?;
 
@@ -142,7 +148,14 @@ async fn quickstart(
         "keyturn quickstart: everything is in {}",
         layout.root().display()
     ));
-    let story = play::rotate(&layout, &config, &served, &issuer, people, &narrator);
+    let site = play::Site {
+        layout: &layout,
+        config: &config,
+        served: &served,
+        issuer: &issuer,
+        broker,
+    };
+    let story = play::tell(&site, people, &narrator);
     let summary = tokio::select! {
         summary = story => summary,
         _ = terminated.recv() => Err(QuickstartError::Step { step: "quickstart", cause: "interrupted".to_owned() }),

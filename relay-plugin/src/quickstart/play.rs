@@ -1,6 +1,7 @@
-//! The story: a group, a first secret, its rotation, and what was asked afterwards.
+//! The story: a group, a first secret, its rotation, a device's renewal, and what was asked afterwards.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use keyturn_admin::{AdminSession, NewGroup, OpenedSecret, RequestSpec};
@@ -13,20 +14,35 @@ use super::QuickstartError;
 use super::checks::{judge, search, word};
 use super::issuer::{DevIssuer, DevSigner};
 use super::people::{CLIENT, GROUP, People, admin, at, deadline};
+use super::renewal::renew;
 use super::report::{Narrator, Summary};
 use super::setup::Layout;
 use crate::cli::serve::Served;
 use crate::config::ValidatedConfig;
 
-/// The rotation itself.
-pub async fn rotate(
-    layout: &Layout,
-    config: &ValidatedConfig,
-    served: &Served,
-    issuer: &DevIssuer,
+/// Where it takes place.
+#[derive(Clone, Copy)]
+pub struct Site<'a> {
+    pub(super) layout: &'a Layout,
+    pub(super) config: &'a ValidatedConfig,
+    pub(super) served: &'a Served,
+    pub(super) issuer: &'a DevIssuer,
+    pub(super) broker: SocketAddr,
+}
+
+/// All of it.
+pub async fn tell(
+    site: &Site<'_>,
     people: People,
     narrator: &Narrator,
 ) -> Result<Summary, QuickstartError> {
+    let Site {
+        layout,
+        config,
+        served,
+        issuer,
+        broker,
+    } = *site;
     let mut elapsed = BTreeMap::new();
     let mut clock = Instant::now();
     let mut lap = |name: Option<&'static str>, what: &str| {
@@ -121,16 +137,19 @@ pub async fn rotate(
 
     alice.close().await;
     bob.close().await;
-    let leaks = search(
-        layout.root(),
-        served,
-        &[&first.secret, &second.secret],
-        narrator,
-    )
-    .await?;
+    let device = renew(config, served, broker, narrator).await?;
+    lap(Some("device"), "the device's renewal, all of it");
+
+    let secrets = [
+        first.secret.expose(),
+        second.secret.expose(),
+        device.given[0].secret(),
+        device.given[1].secret(),
+    ];
+    let leaks = search(layout.root(), served, device.carried, &secrets, narrator).await?;
     lap(
         Some("search"),
-        &format!("plaintext found outside MLS in {leaks} places"),
+        &format!("plaintext found outside MLS and the device in {leaks} places"),
     );
 
     elapsed.extend(second.elapsed);
@@ -142,6 +161,7 @@ pub async fn rotate(
         outcome: second.outcome,
         verified,
         elapsed_ms: elapsed,
+        device: device.summary,
         plaintext_leaks: leaks,
     };
     narrator.line(if summary.holds() {
@@ -285,6 +305,7 @@ pub fn what_next(layout: &Layout, served: &Served, narrator: &Narrator) {
     narrator.line(&format!(
         "\nThe relay goes on serving. In another terminal, in this folder:\n\
          \x20 cargo run --release -- client show {CLIENT} --config {config}\n\
+         \x20 cargo run --release -- device list --config {config}\n\
          \x20 cargo run --release -- doctor --config {config}\n\
          \x20 cargo run --release -p keyturn-admin -- --home {bob} watch\n\
          \x20 cargo run --release -p keyturn-admin -- --home {alice} rotate {CLIENT} --reason 'my first rotation'\n\

@@ -4,6 +4,7 @@
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -40,6 +41,15 @@ impl Layout {
         }
         fs::write(layout.config(), config_text(relay_port, jwks_url))?;
         Ok(layout)
+    }
+
+    /// Has the relay serve devices over that broker, held to what production demands of them.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn serve_devices(&self, broker: SocketAddr) -> io::Result<()> {
+        let mut file = OpenOptions::new().append(true).open(self.config())?;
+        file.write_all(devices_text(broker).as_bytes())
     }
 
     /// The relay's configuration file.
@@ -164,5 +174,22 @@ format = "text"
 level = "debug"
 "#,
         issuer = super::issuer::DevIssuer::ISSUER,
+    )
+}
+
+fn devices_text(broker: SocketAddr) -> String {
+    format!(
+        r#"
+[mqtt]
+url = "mqtt://{broker}"
+
+[devices]
+require_signed = true
+require_sealed = true
+requests_per_hour = 32
+
+[devices.issuer]
+kind = "embedded"
+"#
     )
 }

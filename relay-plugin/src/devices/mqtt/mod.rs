@@ -2,18 +2,23 @@
 //!
 //! What must always hold:
 //! - the task that polls the connection waits for nothing else;
-//! - a message is acknowledged only after the flow is done with it, and only on the connection it came by;
+//! - a message is acknowledged only after the flow is done with it, only on the connection it came by, and in the order of arrival (MQTT 5, 4.6: brokers may
+//!   end a connection that does otherwise);
 //! - a packet that cannot be read ends one connection, not every following one.
 
 pub mod options;
 pub mod outbox;
 mod wire;
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::JoinSet;
+use futures::StreamExt as _;
+use futures::stream::FuturesOrdered;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use self::options::RECEIVE;
@@ -26,7 +31,7 @@ use super::intake::{Carriage, Incoming};
 use super::settings::jittered;
 use crate::metrics as names;
 
-/// Messages looked at at once. Their store writes share commits.
+/// Messages that are looked at, or wait for their turn to be acknowledged. Their store writes share commits.
 const AT_ONCE: usize = 256;
 /// A connection that lasted so long was a good one.
 const SETTLED: Duration = Duration::from_secs(30);
@@ -196,25 +201,42 @@ fn incoming(message: &Arrived) -> Incoming<'_> {
     }
 }
 
-/// Lets the flow look at messages, many at once, and acknowledges each when the flow is done with it.
+/// Lets the flow look at messages, many at once, and acknowledges each when the flow is done with it and with all that came before.
 async fn take_in(mut arrivals: mpsc::Receiver<Arrived>, devices: Arc<Devices>, client: Client) {
-    let places = Arc::new(Semaphore::new(AT_ONCE));
-    let mut under_way = JoinSet::new();
-    while let Some(message) = arrivals.recv().await {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
-        let (devices, client) = (Arc::clone(&devices), client.clone());
-        under_way.spawn(async move {
-            devices.handle(incoming(&message)).await;
-            client.ack(&message).await;
-            drop(place);
-        });
-        while let Some(ended) = under_way.try_join_next() {
-            if ended.is_err() {
-                metrics::counter!(names::PANICS, "part" => "devices").increment(1);
-                tracing::error!("the handling of a device's message panicked");
+    let mut under_way = FuturesOrdered::new();
+    loop {
+        tokio::select! {
+            message = arrivals.recv(), if under_way.len() < AT_ONCE => {
+                let Some(message) = message else { return };
+                let devices = Arc::clone(&devices);
+                under_way.push_back(UnderWay(tokio::spawn(async move {
+                    devices.handle(incoming(&message)).await;
+                    message
+                })));
             }
+            Some(ended) = under_way.next() => match ended {
+                Ok(message) => client.ack(&message).await,
+                Err(_) => {
+                    metrics::counter!(names::PANICS, "part" => "devices").increment(1);
+                    tracing::error!("the handling of a device's message panicked");
+                }
+            },
         }
+    }
+}
+
+/// A message that is looked at; nobody looks at it any more once this is dropped.
+struct UnderWay(JoinHandle<Arrived>);
+
+impl Future for UnderWay {
+    type Output = Result<Arrived, JoinError>;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
