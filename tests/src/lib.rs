@@ -5,7 +5,9 @@
 pub mod attack;
 pub mod cluster;
 pub mod hunt;
+pub mod iot;
 pub mod kms;
+pub mod leash;
 pub mod measure;
 pub mod member_file;
 pub mod private_message;

@@ -1,0 +1,55 @@
+//! The device flow as it is run: a relay process, Mosquitto with the shipped configuration, TLS and access rules, and `docs/device-firmware/device.py` on paho
+//! (feature: devices get fresh secret_ids over MQTT).
+//!
+//! Where a device must say something that the published one never says, Mosquitto's own clients say it under the same certificate.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "devices/access.rs"]
+mod access;
+#[path = "devices/broken.rs"]
+mod broken;
+#[path = "devices/crash.rs"]
+mod crash;
+#[path = "devices/faults.rs"]
+mod faults;
+#[path = "devices/flow.rs"]
+mod flow;
+
+use keyturn_tests::iot::{Credential, Device, House, Mqtt};
+use keyturn_tests::relay::Relay;
+use serde_json::{Value, json};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_keyturn-under-test");
+const ID: &str = "river-iot-0001";
+const BOTH: [Mqtt; 2] = [Mqtt::V5, Mqtt::V311];
+
+/// A house with a running relay and one device on the list.
+async fn with_device(version: Mqtt, tune: impl FnOnce(&mut toml::Table)) -> (House, Relay, Device) {
+    let house = House::new(PROGRAM, version, tune).await;
+    let relay = house.relay().await;
+    house.allow(ID, &[]).await;
+    let device = house.device(ID, &relay);
+    (house, relay, device)
+}
+
+/// Turns the device on until it has reported a secret_id that works; that one.
+async fn renewed(device: &Device, version: Mqtt) -> Credential {
+    let said = device.start(version, &["--once", "--renew"]).done().await;
+    assert!(
+        said.iter().any(|event| event["event"] == "reported"),
+        "{said:?}"
+    );
+    device.credential().unwrap()
+}
+
+/// A nonce that nobody has used.
+fn nonce() -> String {
+    keyturn_proto::device::DeviceNonce::generate()
+        .unwrap()
+        .to_string()
+}
+
+/// The seed's first message.
+fn request(id: &str, nonce: &str) -> Value {
+    json!({ "nonce": nonce, "device_id": id, "auth_request": "secret_id", "reason": "invalid_secret" })
+}
