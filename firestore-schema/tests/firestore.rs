@@ -2,6 +2,8 @@
 //! reaches a log. All on the official emulator.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "firestore/approle.rs"]
+mod approle;
 #[path = "firestore/damage.rs"]
 mod damage;
 #[path = "firestore/deployed.rs"]

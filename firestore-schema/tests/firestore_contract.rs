@@ -39,3 +39,19 @@ async fn firestore_keeps_the_contract_of_devices() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn firestore_keeps_the_contract_of_the_embedded_issuer() {
+    let emulator = Emulator::shared().await;
+    keyturn_store::approle::contract::run(|| async {
+        let settings = FirestoreSettings {
+            project: emulator.fresh_project(),
+            database: "keyturn".to_owned(),
+            endpoint: Some(emulator.endpoint().parse().unwrap()),
+            timeout: Duration::from_secs(30),
+        };
+        let store = FirestoreStore::open(settings).await.unwrap();
+        Arc::new(store) as Arc<dyn keyturn_store::approle::contract::Backend>
+    })
+    .await;
+}

@@ -5,8 +5,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyturn_proto::UnixMs;
 use keyturn_proto::notify::Outcome;
+use keyturn_proto::{UnixMs, VersionId};
+use keyturn_store::approle::{AppRoleDoc, AppRoleStore, SecretIdDoc};
 use keyturn_store::collections::{ADMINS, AUDIT, CHAINS, CLIENTS, LEASES, OUTBOX, VERSIONS};
 use keyturn_store::contract::World;
 use keyturn_store::contract::fixture::{
@@ -64,7 +65,7 @@ async fn promoted(store: &dyn Store, n: u32, now: UnixMs) -> UnixMs {
 
 /// Two promotions (so one version is in grace), one rotation that ended, one that is prepared and has an ack; a group, refusals, a nonce, a lease,
 /// and more clients than fit on a page of the tests. The rotation under way.
-async fn history(store: Arc<dyn Store>) -> ActiveRotation {
+async fn history<S: Store + AppRoleStore + 'static>(store: Arc<S>) -> ActiveRotation {
     World::new(store.clone()).settle().await;
     store
         .put_group(group("ops", Some(1)), audit("group.bound", NOW))
@@ -79,6 +80,31 @@ async fn history(store: Arc<dyn Store>) -> ActiveRotation {
         let mut record = audit("client.created", NOW);
         record.client_id = Some(id.clone());
         store.create_client(client(id), None, record).await.unwrap();
+    }
+    let role = AppRoleDoc {
+        role: "river-iot".to_owned(),
+        role_id: "00".repeat(16),
+        created_at: NOW,
+    };
+    store
+        .ensure_role(role, audit("approle.role_created", NOW))
+        .await
+        .unwrap();
+    for uses_left in [None, Some(3)] {
+        let secret_id = SecretIdDoc {
+            accessor: VersionId::generate(NOW).unwrap(),
+            role: "river-iot".to_owned(),
+            device: "pump-7".to_owned(),
+            nonce_hash: "ab".repeat(32),
+            secret_hash: "LSDynK4JQHtB-kC5lcSb7pfuuFdYN5g2qn63-HGD764".to_owned(),
+            mac_key_ref: "k".to_owned(),
+            prefilter: "00000000".to_owned(),
+            created_at: NOW,
+            expires_at: LATER,
+            uses_left,
+            cidrs: Vec::new(),
+        };
+        store.add_secret_id(secret_id).await.unwrap();
     }
     let burnt = BurnNonce {
         nonce_hash: "ab".repeat(32),

@@ -69,8 +69,7 @@ pub struct Assembly;
 /// What is opened before anything runs.
 struct Opened {
     store: Arc<dyn Store>,
-    /// `None` where the backend has no place for secret_ids of our own.
-    approle: Option<Arc<dyn AppRoleStore>>,
+    approle: Arc<dyn AppRoleStore>,
     mac: Arc<dyn MacKey>,
     member: MemberThread,
     identity: Npub,
@@ -137,11 +136,11 @@ impl ServiceFactory for Assembly {
         let device_issuer = choose(
             &config.device_issuer,
             &identity.to_string(),
-            approle.map(|store| embedded::Parts {
-                store,
+            embedded::Parts {
+                store: approle,
                 mac: Arc::clone(&mac),
                 clock: clock.clone(),
-            }),
+            },
             store.clone(),
         )
         .map_err(failed("devices"))?;

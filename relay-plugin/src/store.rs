@@ -27,12 +27,12 @@ pub enum OpenError {
     Panicked,
 }
 
-/// The store, and what only some backends can do.
+/// The store, by its two ports.
 pub struct Stores {
-    /// What every backend can do.
+    /// Clients, rotations, devices, the audit trail.
     pub store: Arc<dyn Store>,
     /// Roles and secret_ids of the embedded issuer.
-    pub approle: Option<Arc<dyn AppRoleStore>>,
+    pub approle: Arc<dyn AppRoleStore>,
 }
 
 /// The store that the configuration names; others may use it at the same time. Audit records that name no client go to the chain of `instance`.
@@ -46,7 +46,7 @@ pub async fn open(
     open_all(config, instance).await.map(|stores| stores.store)
 }
 
-/// As [`open`], with what only some backends can do.
+/// As [`open`], with the port of the embedded issuer.
 ///
 /// # Errors
 /// [`OpenError`].
@@ -57,15 +57,16 @@ pub async fn open_all(config: &config::Store, instance: &Instance) -> Result<Sto
             let opened = spawn_blocking(move || SqliteStore::open_as(&path, &instance));
             let store = Arc::new(opened.await.map_err(|_| OpenError::Panicked)??);
             Ok(Stores {
-                approle: Some(store.clone()),
+                approle: store.clone(),
                 store,
             })
         }
         config::Store::Firestore(settings) => {
             let opened = FirestoreStore::open_as(settings.clone(), instance);
+            let store = Arc::new(opened.await?);
             Ok(Stores {
-                store: Arc::new(opened.await?),
-                approle: None,
+                approle: store.clone(),
+                store,
             })
         }
     }

@@ -84,7 +84,7 @@ impl ServiceFactory for Factory {
             mac: Arc::new(LocalMacKey::from_keys(&[7; 32], &[])),
             clock: Arc::new(SystemClock),
         };
-        let chosen = choose(&ports.config.device_issuer, "relay", Some(parts), store).unwrap();
+        let chosen = choose(&ports.config.device_issuer, "relay", parts, store).unwrap();
         let login = chosen.map(|Chosen { issuer, login }| {
             *self.0.lock().unwrap() = Some(issuer);
             login

@@ -236,14 +236,9 @@ impl ServiceFactory for Factory {
             mac: Arc::new(LocalMacKey::from_keys(&[7; 32], &[])),
             clock: Arc::new(SystemClock),
         };
-        let chosen = choose(
-            &ports.config.device_issuer,
-            "relay",
-            Some(parts),
-            store.clone(),
-        )
-        .unwrap()
-        .unwrap();
+        let chosen = choose(&ports.config.device_issuer, "relay", parts, store.clone())
+            .unwrap()
+            .unwrap();
         let needs = Needs {
             devices: store.clone(),
             store,

@@ -14,6 +14,7 @@ use super::reading::Reading;
 use super::revision::Revision;
 use super::stored::Document as _;
 use super::writes::Writes;
+use crate::approle::{AppRoleDoc, SecretIdDoc};
 use crate::audit::{chains_of, seal};
 use crate::devices::DeviceDoc;
 use crate::documents::{AdminGroupDoc, AuditChainDoc, AuditRecord, LeaseDoc, NonceDoc, OutboxDoc};
@@ -39,6 +40,10 @@ pub(super) struct Also {
     pub(super) withdrawn: Vec<OutboxDoc>,
     /// A device.
     pub(super) device: Option<DeviceDoc>,
+    /// A role of the embedded issuer.
+    pub(super) role: Option<AppRoleDoc>,
+    /// One of its secret_ids, with a use less.
+    pub(super) secret_id: Option<SecretIdDoc>,
     /// Documents that go.
     pub(super) gone: Vec<Path>,
 }
@@ -115,6 +120,12 @@ pub(super) async fn plan(
         writes.put(doc)?;
     }
     if let Some(doc) = &also.device {
+        writes.put(doc)?;
+    }
+    if let Some(doc) = &also.role {
+        writes.put(doc)?;
+    }
+    if let Some(doc) = &also.secret_id {
         writes.put(doc)?;
     }
     for path in also.gone {

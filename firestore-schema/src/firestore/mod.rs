@@ -14,6 +14,7 @@
 //! `snapshots` is the verifier's way of reading: it needs none of the store's writing.
 
 mod apply;
+mod approle;
 mod audit;
 mod backoff;
 mod call;

@@ -10,8 +10,8 @@ use keyturn_proto::{ClientId, Npub, RotationId, VersionId};
 
 use crate::collections::document_id;
 use crate::collections::{
-    ACTIONS, ADMINS, AUDIT, CHAINS, CLIENTS, DEVICES, GROUPS, LEASES, NONCES, OUTBOX, REVISIONS,
-    ROTATIONS, VERSIONS,
+    ACTIONS, ADMINS, APPROLE_ROLES, APPROLE_SECRET_IDS, AUDIT, CHAINS, CLIENTS, DEVICES, GROUPS,
+    LEASES, NONCES, OUTBOX, REVISIONS, ROTATIONS, VERSIONS,
 };
 use crate::store::Result;
 
@@ -107,6 +107,14 @@ impl Path {
         Self::new(DEVICES, "device", id.as_str())
     }
 
+    pub(super) fn approle_role(role: &str) -> Result<Self> {
+        Self::new(APPROLE_ROLES, "role", role)
+    }
+
+    pub(super) fn secret_id(accessor: &VersionId) -> Result<Self> {
+        Self::new(APPROLE_SECRET_IDS, "secret_id", &accessor.to_string())
+    }
+
     pub(super) fn revision(collection: &str) -> Result<Self> {
         Self::new(REVISIONS, "revision", collection)
     }
@@ -126,13 +134,14 @@ mod tests {
             "", ".", "..", "a/b", "/", "__x__", "____", "__", "a\nb", "a\0", "\u{85}", &long,
         ];
         type Make = fn(&str) -> Result<Path>;
-        let kinds: [(&'static str, Make); 6] = [
+        let kinds: [(&'static str, Make); 7] = [
             ("admin group", Path::group),
             ("outbox", Path::outbox),
             ("nonce", Path::nonce),
             ("lease", Path::lease),
             ("audit", Path::audit),
             ("audit chain", Path::chain),
+            ("role", Path::approle_role),
         ];
         for (what, path) in kinds {
             for id in wrong {

@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::codec::{self, Fields, text_value, time_value};
 use super::paths::Path;
+use crate::approle::{AppRoleDoc, SecretIdDoc};
 use crate::devices::DeviceDoc;
 use crate::documents::{
     ActionDoc, AdminDoc, AdminGroupDoc, AuditChainDoc, AuditEntry, ClientDoc, LeaseDoc, NonceDoc,
@@ -121,6 +122,20 @@ impl Document for DeviceDoc {
     fn helpers(&self) -> Fields {
         let relay = self.worked_on_by().unwrap_or_default();
         Fields::from([("worked_on_by".to_owned(), text_value(relay))])
+    }
+}
+
+impl Document for AppRoleDoc {
+    const WHAT: &'static str = "role";
+    fn path(&self) -> Result<Path> {
+        Path::approle_role(&self.role)
+    }
+}
+
+impl Document for SecretIdDoc {
+    const WHAT: &'static str = "secret_id";
+    fn path(&self) -> Result<Path> {
+        Path::secret_id(&self.accessor)
     }
 }
 

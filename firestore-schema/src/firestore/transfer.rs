@@ -11,8 +11,8 @@ use super::query::Ask;
 use super::stored::{self, Document};
 use super::writes::Writes;
 use crate::collections::{
-    ACTIONS, ADMINS, AUDIT, CHAINS, CLIENTS, DEVICES, GROUPS, LEASES, NONCES, OUTBOX, ROTATIONS,
-    VERSIONS,
+    ACTIONS, ADMINS, APPROLE_ROLES, APPROLE_SECRET_IDS, AUDIT, CHAINS, CLIENTS, DEVICES, GROUPS,
+    LEASES, NONCES, OUTBOX, ROTATIONS, VERSIONS,
 };
 use crate::queries::{Query, relay};
 use crate::store::{Result, StoreError};
@@ -35,6 +35,8 @@ fn query(collection: &str) -> Result<&'static Query> {
         ACTIONS => &relay::ACTIONS_ALL,
         NONCES => &relay::NONCES_ALL,
         DEVICES => &relay::DEVICES_ALL,
+        APPROLE_ROLES => &relay::ROLES_ALL,
+        APPROLE_SECRET_IDS => &relay::SECRET_IDS_ALL,
         OUTBOX => &relay::OUTBOX_ALL,
         AUDIT => &relay::AUDIT_ALL,
         CHAINS => &relay::CHAINS_ALL,
@@ -53,6 +55,8 @@ fn collection_of(item: &Item) -> &'static str {
         Item::Action(_) => ACTIONS,
         Item::Nonce(_) => NONCES,
         Item::Device(_) => DEVICES,
+        Item::AppRole(_) => APPROLE_ROLES,
+        Item::SecretId(_) => APPROLE_SECRET_IDS,
         Item::Outbox(_) => OUTBOX,
         Item::Audit(_) => AUDIT,
         Item::Chain(_) => CHAINS,
@@ -174,10 +178,5 @@ impl Transfer for FirestoreStore {
             rest = others;
         }
         Ok(outcomes)
-    }
-
-    /// The embedded issuer has nothing here.
-    async fn left_behind(&self) -> Result<u64> {
-        Ok(0)
     }
 }

@@ -22,7 +22,7 @@ use crate::collections::{
 };
 
 /// A field that holds a time after which Firestore itself may delete the document (within a day of it).
-const EXPIRING: &[(&str, &str)] = &[(NONCES, "expires_at")];
+const EXPIRING: &[(&str, &str)] = &[(NONCES, "expires_at"), (APPROLE_SECRET_IDS, "expires_at")];
 
 /// Fields that nobody may ask for: an index would be another copy of what should lie in one place (hashes, seeds), or only cost (ciphertext, lists).
 const UNINDEXED: &[(&str, &str)] = &[
@@ -48,6 +48,7 @@ const UNINDEXED: &[(&str, &str)] = &[
     (DEVICES, "nonces"),
     (APPROLE_SECRET_IDS, "secret_hash"),
     (APPROLE_SECRET_IDS, "prefilter"),
+    (APPROLE_SECRET_IDS, "cidrs"),
 ];
 
 /// One field of an index.

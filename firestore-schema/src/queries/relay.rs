@@ -5,8 +5,8 @@ use super::{
     filter,
 };
 use crate::collections::{
-    ACTIONS, ADMINS, AUDIT, CHAINS, CLIENTS, DEVICES, GROUPS, LEASES, NONCES, OUTBOX, ROTATIONS,
-    VERSIONS,
+    ACTIONS, ADMINS, APPROLE_ROLES, APPROLE_SECRET_IDS, AUDIT, CHAINS, CLIENTS, DEVICES, GROUPS,
+    LEASES, NONCES, OUTBOX, ROTATIONS, VERSIONS,
 };
 
 const fn query(
@@ -282,6 +282,45 @@ pub const DEVICES_OF_RELAY: Query = query(
     &[],
 );
 
+/// The role that a login names.
+pub const ROLE_OF_ID: Query = query(
+    "role-of-id",
+    "the role of the embedded issuer that has an id",
+    APPROLE_ROLES,
+    &[filter(
+        "role_id",
+        Op::Is,
+        Operand::AnyText(Parameter {
+            name: "role_id",
+            example: "00000000000000000000000000000000",
+        }),
+    )],
+    &[],
+);
+/// Secret_ids that were issued for a nonce.
+pub const SECRET_IDS_OF_NONCE: Query = query(
+    "secret-ids-of-nonce",
+    "secret_ids that were issued for a nonce",
+    APPROLE_SECRET_IDS,
+    &[filter(
+        "nonce_hash",
+        Op::Is,
+        Operand::AnyText(Parameter {
+            name: "nonce_hash",
+            example: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        }),
+    )],
+    &[],
+);
+/// Secret_ids that have ended.
+pub const SECRET_IDS_ENDED: Query = query(
+    "secret-ids-ended",
+    "secret_ids that have ended, the oldest first",
+    APPROLE_SECRET_IDS,
+    &[filter("expires_at", Op::NotAfter, NOW)],
+    &[ascending("expires_at")],
+);
+
 /// For a copy of the store: leases in order of their ids.
 pub const LEASES_ALL: Query = query("leases", "leases in order of their ids", LEASES, &[], &[]);
 /// For a copy of the store: rotations in order of their ids.
@@ -310,6 +349,22 @@ pub const OUTBOX_ALL: Query = query(
 );
 /// For a copy of the store: nonces in order of their ids.
 pub const NONCES_ALL: Query = query("nonces", "nonces in order of their ids", NONCES, &[], &[]);
+/// For a copy of the store: roles of the embedded issuer in order of their names.
+pub const ROLES_ALL: Query = query(
+    "roles",
+    "roles of the embedded issuer in order of their names",
+    APPROLE_ROLES,
+    &[],
+    &[],
+);
+/// For a copy of the store: secret_ids of the embedded issuer in order of their accessors.
+pub const SECRET_IDS_ALL: Query = query(
+    "secret-ids",
+    "secret_ids of the embedded issuer in order of their accessors",
+    APPROLE_SECRET_IDS,
+    &[],
+    &[],
+);
 /// For a copy of the store: versions of every client.
 pub const VERSIONS_ALL: Query = group(query(
     "versions",
@@ -349,10 +404,15 @@ pub const ALL: &[&Query] = &[
     &DEVICES_AFTER,
     &DEVICES_DUE,
     &DEVICES_OF_RELAY,
+    &ROLE_OF_ID,
+    &SECRET_IDS_OF_NONCE,
+    &SECRET_IDS_ENDED,
     &LEASES_ALL,
     &ROTATIONS_ALL,
     &ACTIONS_ALL,
     &OUTBOX_ALL,
     &NONCES_ALL,
+    &ROLES_ALL,
+    &SECRET_IDS_ALL,
     &VERSIONS_ALL,
 ];

@@ -8,6 +8,7 @@ use super::load::ms;
 use super::open::SqliteStore;
 use super::{apply, load};
 use crate::approle::{AppRoleDoc, AppRoleStore, SecretIdDoc, Spent};
+use crate::collections::document_id;
 use crate::documents::AuditRecord;
 use crate::store::{Result, StoreError};
 
@@ -16,13 +17,12 @@ impl AppRoleStore for SqliteStore {
     async fn ensure_role(&self, fresh: AppRoleDoc, audit: AuditRecord) -> Result<AppRoleDoc> {
         self.writer
             .write(move |tx| {
+                document_id("role", &fresh.role)?;
                 let sql = "SELECT doc FROM approle_roles WHERE role = ?1";
                 if let Some(known) = load::one(tx, "role", sql, [&fresh.role])? {
                     return Ok(known);
                 }
-                let sql = "INSERT INTO approle_roles (role, role_id, doc) VALUES (?1, ?2, ?3)";
-                let row = (&fresh.role, &fresh.role_id, apply::json("role", &fresh)?);
-                apply::run(tx, sql, row)?;
+                put_role(tx, &fresh)?;
                 apply::audit(tx, tx.instance, vec![audit], None)?;
                 Ok(fresh)
             })
@@ -42,20 +42,12 @@ impl AppRoleStore for SqliteStore {
     async fn add_secret_id(&self, doc: SecretIdDoc) -> Result<()> {
         self.writer
             .write(move |tx| {
-                let sql = "INSERT INTO approle_secret_ids (accessor, role, nonce_hash, expires_at, doc) VALUES (?1, ?2, ?3, ?4, ?5)
-                    ON CONFLICT (accessor) DO NOTHING";
-                let row = (
-                    doc.accessor.to_string(),
-                    &doc.role,
-                    &doc.nonce_hash,
-                    ms(doc.expires_at),
-                    apply::json("secret_id", &doc)?,
-                );
-                match apply::run(tx, sql, row)? {
-                    1 => Ok(()),
-                    _ => Err(StoreError::Conflict {
+                if add(tx, &doc)? {
+                    Ok(())
+                } else {
+                    Err(StoreError::Conflict {
                         why: "secret_id.exists",
-                    }),
+                    })
                 }
             })
             .await
@@ -132,6 +124,26 @@ impl AppRoleStore for SqliteStore {
             })
             .await
     }
+}
+
+pub(super) fn put_role(tx: &Transaction<'_>, doc: &AppRoleDoc) -> Result<()> {
+    let sql = "INSERT INTO approle_roles (role, role_id, doc) VALUES (?1, ?2, ?3)";
+    let row = (&doc.role, &doc.role_id, apply::json("role", doc)?);
+    apply::run(tx, sql, row).map(drop)
+}
+
+/// False if its accessor exists.
+pub(super) fn add(tx: &Transaction<'_>, doc: &SecretIdDoc) -> Result<bool> {
+    let sql = "INSERT INTO approle_secret_ids (accessor, role, nonce_hash, expires_at, doc) VALUES (?1, ?2, ?3, ?4, ?5)
+        ON CONFLICT (accessor) DO NOTHING";
+    let row = (
+        doc.accessor.to_string(),
+        &doc.role,
+        &doc.nonce_hash,
+        ms(doc.expires_at),
+        apply::json("secret_id", doc)?,
+    );
+    Ok(apply::run(tx, sql, row)? == 1)
 }
 
 fn one(tx: &Transaction<'_>, accessor: &VersionId) -> Result<Option<SecretIdDoc>> {

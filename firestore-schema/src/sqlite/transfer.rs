@@ -5,9 +5,10 @@ use rusqlite::Transaction;
 use serde::de::DeserializeOwned;
 
 use super::open::SqliteStore;
-use super::{apply, devices, error, load};
+use super::{apply, approle, devices, error, load};
 use crate::collections::{
-    ACTIONS, ADMINS, AUDIT, CHAINS, CLIENTS, DEVICES, GROUPS, LEASES, NONCES, OUTBOX, ROTATIONS,
+    ACTIONS, ADMINS, APPROLE_ROLES, APPROLE_SECRET_IDS, AUDIT, CHAINS, CLIENTS, DEVICES, GROUPS,
+    LEASES, NONCES, OUTBOX, ROTATIONS,
 };
 use crate::documents::NonceDoc;
 use crate::store::{Result, StoreError};
@@ -26,6 +27,8 @@ fn table(collection: &str) -> Result<(&'static str, &'static str)> {
         ROTATIONS => ("rotation_id", "rotations"),
         ACTIONS => ("action_id", "actions"),
         DEVICES => ("device_id", "devices"),
+        APPROLE_ROLES => ("role", "approle_roles"),
+        APPROLE_SECRET_IDS => ("accessor", "approle_secret_ids"),
         OUTBOX => ("event_id", "outbox"),
         AUDIT => ("id", "audit"),
         CHAINS => ("id", "audit_chains"),
@@ -119,6 +122,10 @@ fn in_place_of(tx: &Transaction<'_>, item: &Item) -> Result<Option<Item>> {
             load::one::<NonceDoc>(tx, NONCES, &sql, [&doc.nonce_hash])?.map(Item::Nonce)
         }
         Item::Device(doc) => at(tx, DEVICES, doc.device_id.as_str())?.map(Item::Device),
+        Item::AppRole(doc) => at(tx, APPROLE_ROLES, &doc.role)?.map(Item::AppRole),
+        Item::SecretId(doc) => {
+            at(tx, APPROLE_SECRET_IDS, &doc.accessor.to_string())?.map(Item::SecretId)
+        }
         Item::Outbox(doc) => at(tx, OUTBOX, &doc.event_id)?.map(Item::Outbox),
         Item::Audit(doc) => at(tx, AUDIT, &doc.id)?.map(Item::Audit),
         Item::Chain(doc) => at(tx, CHAINS, &doc.id)?.map(Item::Chain),
@@ -138,6 +145,8 @@ fn create(tx: &Transaction<'_>, item: &Item) -> Result<()> {
             apply::nonce(tx, &doc.nonce_hash, &doc.owner_event, doc.expires_at).map(drop)
         }
         Item::Device(doc) => devices::put(tx, doc),
+        Item::AppRole(doc) => approle::put_role(tx, doc),
+        Item::SecretId(doc) => approle::add(tx, doc).map(drop),
         Item::Outbox(doc) => apply::outbox_event(tx, doc),
         Item::Audit(doc) => apply::audit_entry(tx, doc),
         Item::Chain(doc) => apply::chain_head(tx, doc),
@@ -181,18 +190,6 @@ impl Transfer for SqliteStore {
                     });
                 }
                 Ok(outcomes)
-            })
-            .await
-    }
-
-    async fn left_behind(&self) -> Result<u64> {
-        self.reader
-            .read(|tx| {
-                let sql = "SELECT (SELECT COUNT(*) FROM approle_roles) + (SELECT COUNT(*) FROM approle_secret_ids)";
-                let count: i64 = tx
-                    .query_row(sql, [], |row| row.get(0))
-                    .map_err(error::sql)?;
-                Ok(u64::try_from(count).unwrap_or(0))
             })
             .await
     }

@@ -11,9 +11,10 @@ mod run;
 
 use async_trait::async_trait;
 
+use crate::approle::{AppRoleDoc, SecretIdDoc};
 use crate::collections::{
-    ACTIONS, ADMINS, AUDIT, CHAINS, CLIENTS, DEVICES, GROUPS, LEASES, NONCES, OUTBOX, ROTATIONS,
-    VERSIONS,
+    ACTIONS, ADMINS, APPROLE_ROLES, APPROLE_SECRET_IDS, AUDIT, CHAINS, CLIENTS, DEVICES, GROUPS,
+    LEASES, NONCES, OUTBOX, ROTATIONS, VERSIONS,
 };
 use crate::devices::DeviceDoc;
 use crate::documents::{
@@ -25,10 +26,21 @@ use crate::store::{AuditTrail, Result};
 pub use run::{Copied, CopyError, Options, Progress, Report, copy};
 
 /// What is copied, in this order: no document comes before the one that it lies under or names as its own. Leases are first, so that nobody who begins
-/// to work at the destination gets a fencing number that was used. Left out: `revisions`, which guard commits by their update time and may begin anew,
-/// and the embedded issuer's collections, which Firestore does not serve ([`Transfer::left_behind`]).
-pub const COLLECTIONS: [&str; 12] = [
-    LEASES, GROUPS, ADMINS, CLIENTS, VERSIONS, ROTATIONS, ACTIONS, NONCES, DEVICES, OUTBOX, AUDIT,
+/// to work at the destination gets a fencing number that was used. Left out: `revisions`, which guard commits by their update time and may begin anew.
+pub const COLLECTIONS: [&str; 14] = [
+    LEASES,
+    GROUPS,
+    ADMINS,
+    CLIENTS,
+    VERSIONS,
+    ROTATIONS,
+    ACTIONS,
+    NONCES,
+    DEVICES,
+    APPROLE_ROLES,
+    APPROLE_SECRET_IDS,
+    OUTBOX,
+    AUDIT,
     CHAINS,
 ];
 
@@ -49,6 +61,8 @@ pub enum Item {
     Action(ActionDoc),
     Nonce(NonceDoc),
     Device(DeviceDoc),
+    AppRole(AppRoleDoc),
+    SecretId(SecretIdDoc),
     Outbox(OutboxDoc),
     Audit(AuditEntry),
     Chain(AuditChainDoc),
@@ -67,6 +81,8 @@ macro_rules! each {
             $crate::transfer::Item::Action($doc) => $body,
             $crate::transfer::Item::Nonce($doc) => $body,
             $crate::transfer::Item::Device($doc) => $body,
+            $crate::transfer::Item::AppRole($doc) => $body,
+            $crate::transfer::Item::SecretId($doc) => $body,
             $crate::transfer::Item::Outbox($doc) => $body,
             $crate::transfer::Item::Audit($doc) => $body,
             $crate::transfer::Item::Chain($doc) => $body,
@@ -90,6 +106,8 @@ macro_rules! item_of {
             c::ACTIONS => $read.map(Item::Action),
             c::NONCES => $read.map(Item::Nonce),
             c::DEVICES => $read.map(Item::Device),
+            c::APPROLE_ROLES => $read.map(Item::AppRole),
+            c::APPROLE_SECRET_IDS => $read.map(Item::SecretId),
             c::OUTBOX => $read.map(Item::Outbox),
             c::AUDIT => $read.map(Item::Audit),
             c::CHAINS => $read.map(Item::Chain),
@@ -144,10 +162,4 @@ pub trait Transfer: AuditTrail {
     /// # Errors
     /// As [`Self::export`].
     async fn import(&self, items: &[Item]) -> Result<Vec<Import>>;
-
-    /// How many documents there are that only some backends can hold: the embedded issuer's ([`crate::approle`]).
-    ///
-    /// # Errors
-    /// As [`Self::export`].
-    async fn left_behind(&self) -> Result<u64>;
 }

@@ -124,14 +124,6 @@ pub enum CopyError {
         /// How many findings.
         count: usize,
     },
-    /// Documents that are not copied.
-    #[error(
-        "{count} documents of the embedded issuer (approle_roles, approle_secret_ids) cannot be copied: let its secret_ids run out, or keep it on its own store"
-    )]
-    LeftBehind {
-        /// How many.
-        count: u64,
-    },
     /// The caller stopped it.
     #[error("stopped; the same command goes on from here")]
     Stopped,
@@ -165,10 +157,6 @@ pub async fn copy(
     let page = options.page.max(1);
     if !options.dry_run {
         at_rest(from, options.now).await?;
-    }
-    match from.left_behind().await? {
-        0 => {}
-        count => return Err(CopyError::LeftBehind { count }),
     }
     not_served(from, to).await?;
     if !options.dry_run {

@@ -60,7 +60,11 @@ async fn live(store: &FirestoreStore) {
 }
 
 /// Reads as `T`, and `T` writes exactly what lies there but for `helpers`; every field that the schema calls a time is a timestamp or a null.
-fn check<T: Serialize + DeserializeOwned>(found: &[Value], schema: &str, helpers: &[&str]) {
+pub(super) fn check<T: Serialize + DeserializeOwned>(
+    found: &[Value],
+    schema: &str,
+    helpers: &[&str],
+) {
     assert!(!found.is_empty(), "none for {schema}");
     let schemas = keyturn_store::schema::all();
     let (_, schema_of) = schemas.iter().find(|(name, _)| *name == schema).unwrap();

@@ -24,11 +24,6 @@ pub enum ChooseError {
     /// The client of Vault cannot be set up.
     #[error(transparent)]
     Vault(#[from] VaultSetupError),
-    /// The store has no place for secret_ids of our own.
-    #[error(
-        "devices.issuer.kind: \"embedded\" needs store.kind = \"sqlite\"; with another store use \"vault\""
-    )]
-    NoPlace,
 }
 
 /// The issuer that the configuration names; `None` when devices are not served. `parts` are what an embedded one stands on; `instance` names this relay to
@@ -39,7 +34,7 @@ pub enum ChooseError {
 pub fn choose(
     config: &DeviceIssuer,
     instance: &str,
-    parts: Option<Parts>,
+    parts: Parts,
     trail: Arc<dyn AuditTrail>,
 ) -> Result<Option<Chosen>, ChooseError> {
     Ok(match &config.kind {
@@ -48,7 +43,6 @@ pub fn choose(
             logins_per_minute,
             logins_per_second,
         } => {
-            let parts = parts.ok_or(ChooseError::NoPlace)?;
             let limits = LoginLimits {
                 per_source: *logins_per_minute,
                 in_all: *logins_per_second,
