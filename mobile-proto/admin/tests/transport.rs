@@ -11,7 +11,7 @@ use keyturn_admin::clock::SystemClock;
 use keyturn_admin::transport::{Connection, Heard, RelayError};
 use nostr::{Event, EventBuilder, Filter, Keys, Kind, Timestamp};
 use support::relay::TestRelay;
-use support::{LONG, run, soon};
+use support::{LONG, eventually, run, soon};
 use tokio::time::Instant;
 
 async fn connect(relay: &TestRelay) -> Connection {
@@ -62,18 +62,23 @@ fn a_notice_in_place_of_an_ok_ends_the_wait() {
     run(async {
         let relay = TestRelay::start().await;
         let connection = connect(&relay).await;
-        let started = Instant::now();
-        let refused = connection
-            .publish(&event("x".repeat(600_000), 1_000), soon())
-            .await;
-        assert!(
-            matches!(&refused, Err(RelayError::Notice(text)) if text.contains("too large")),
-            "{refused:?}"
-        );
-        assert!(
-            started.elapsed() < Duration::from_secs(8),
-            "it waited for the OK"
-        );
+        // An OK is waited for up to ten seconds; a machine that loses as many by itself has several tries.
+        let mut took = Vec::new();
+        while took.len() < 5 {
+            let started = Instant::now();
+            let refused = connection
+                .publish(&event("x".repeat(600_000), 1_000), soon())
+                .await;
+            assert!(
+                matches!(&refused, Err(RelayError::Notice(text)) if text.contains("too large")),
+                "{refused:?}"
+            );
+            took.push(started.elapsed());
+            if took.last() < Some(&Duration::from_secs(8)) {
+                return;
+            }
+        }
+        panic!("it waited for the OK: {took:?}");
     });
 }
 
@@ -88,9 +93,10 @@ fn a_fetch_that_is_cut_short_is_an_error() {
         let cut = connection.fetch_all(&filter, shortly).await;
         assert!(matches!(cut, Err(RelayError::Timeout(_))), "{cut:?}");
 
+        let asked = relay.requests();
         let hanging = connection.fetch_all(&filter, soon());
         let hang_up = async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            eventually("the relay was asked", || relay.requests() > asked).await;
             relay.hang_up();
         };
         let (cut, ()) = tokio::join!(hanging, hang_up);

@@ -126,11 +126,15 @@ impl AdminSession {
     }
 
     /// Takes in one live event; `false` when none came until the deadline.
+    ///
+    /// The deadline is one for the waiting. What came just before it is still worked off, with the patience of one step: whoever only looks
+    /// in for a moment would otherwise break off a catching up that had hardly begun, and be told of a relay that is too slow.
     pub(super) async fn pump(&mut self, deadline: Instant) -> Result<bool, SyncError> {
         let Some(heard) = self.relay.next(deadline).await? else {
             return Ok(false);
         };
-        self.hear(heard, deadline).await?;
+        let enough = deadline.max(Instant::now() + self.patience);
+        self.hear(heard, enough).await?;
         Ok(true)
     }
 

@@ -30,6 +30,20 @@ pub fn soon() -> Instant {
     Instant::now() + LONG
 }
 
+/// Looks again and again until `done`; a test that has to wait that long has failed.
+pub async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let limit = soon();
+    while !done() {
+        assert!(Instant::now() < limit, "never happened: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Patience that is short, but grows for a machine that needs more to get as far as the silence that is tested.
+pub fn growing() -> impl Iterator<Item = Duration> {
+    [1, 2, 4, 8, 16, 32].map(Duration::from_secs).into_iter()
+}
+
 /// Runs a test on a stack that unoptimised tree code fits in.
 pub fn run<F: Future<Output = ()> + Send + 'static>(test: F) {
     let outcome = std::thread::Builder::new()

@@ -33,6 +33,9 @@ struct State {
     mute: Option<Kind>,
     stalled: bool,
     wordless: Option<Kind>,
+    /// Events that were not answered, and REQs that were heard.
+    unanswered: usize,
+    requests: usize,
     connections: u64,
     open: Vec<tokio::task::AbortHandle>,
 }
@@ -104,6 +107,16 @@ impl TestRelay {
     /// Takes events of this kind and never says so.
     pub fn swallow_ok(&self, kind: u16) {
         self.state.lock().unwrap().wordless = Some(Kind::from(kind));
+    }
+
+    /// How many events it has left without an answer so far.
+    pub fn unanswered(&self) -> usize {
+        self.state.lock().unwrap().unanswered
+    }
+
+    /// How many REQs it has heard so far.
+    pub fn requests(&self) -> usize {
+        self.state.lock().unwrap().requests
     }
 
     /// Answers no REQ any more.
@@ -197,6 +210,7 @@ impl TestRelay {
         match ClientMessage::from_json(text) {
             Ok(ClientMessage::Event(event)) => {
                 if state.mute == Some(event.kind) {
+                    state.unanswered += 1;
                     return;
                 }
                 if let Some((kind, reason)) = &state.refuse
@@ -230,7 +244,9 @@ impl TestRelay {
                 if !known {
                     state.batch.push(event.into_owned());
                 }
-                if !wordless {
+                if wordless {
+                    state.unanswered += 1;
+                } else {
                     say(RelayMessage::ok(id, true, ""));
                 }
             }
@@ -238,6 +254,7 @@ impl TestRelay {
                 subscription_id,
                 filters,
             }) => {
+                state.requests += 1;
                 if state.stalled {
                     return;
                 }

@@ -34,8 +34,12 @@ use super::{LONG, SETTLE};
 pub struct Ledger {
     /// Plaintexts handed out: this stand-in may keep them, to look for them elsewhere.
     pub secrets: Vec<String>,
+    /// How many of them the relay has.
+    pub delivered: usize,
     pub proven: Vec<Npub>,
     pub requests: Vec<Action>,
+    /// How often it has renewed its leaf: after joining, and when somebody's commit took the epoch of that.
+    pub renewals: usize,
 }
 
 /// How it answers.
@@ -237,6 +241,7 @@ impl Running {
         self.member
             .commit_published(staged.event.id, now())
             .unwrap();
+        self.ledger.lock().unwrap().renewals += 1;
     }
 
     async fn answer(
@@ -339,6 +344,7 @@ impl Running {
         };
         let content = notify.compose().unwrap();
         self.seal(group, kinds::ROTATE_NOTIFY, content).await;
+        self.ledger.lock().unwrap().delivered += 1;
         self.rotation = Some(notify);
     }
 
