@@ -54,11 +54,13 @@ impl MacKey for Counting {
     }
 }
 
-struct Fixed(HashMap<ClientId, ClientSnapshot>);
+/// Some clients, and how often anybody was looked for.
+struct Fixed(HashMap<ClientId, ClientSnapshot>, Arc<AtomicU32>);
 
 #[async_trait]
 impl SnapshotSource for Fixed {
     async fn snapshot(&self, client: &ClientId) -> Result<Option<ClientSnapshot>, SourceError> {
+        self.1.fetch_add(1, Ordering::SeqCst);
         Ok(self.0.get(client).cloned())
     }
 }
@@ -66,6 +68,7 @@ impl SnapshotSource for Fixed {
 struct Stand {
     verifier: Verifier<Fixed, Counting>,
     calls: Arc<AtomicU32>,
+    reads: Arc<AtomicU32>,
 }
 
 impl Stand {
@@ -108,9 +111,12 @@ impl Stand {
             key,
             calls: Arc::clone(&calls),
         };
+        let reads = Arc::new(AtomicU32::new(0));
+        let source = Fixed(clients, Arc::clone(&reads));
         Self {
-            verifier: Verifier::new(Fixed(clients), mac, Settings::default()).unwrap(),
+            verifier: Verifier::new(source, mac, Settings::default()).unwrap(),
             calls,
+            reads,
         }
     }
 
@@ -126,6 +132,10 @@ impl Stand {
 
     fn calls(&self) -> u32 {
         self.calls.swap(0, Ordering::SeqCst)
+    }
+
+    fn reads(&self) -> u32 {
+        self.reads.swap(0, Ordering::SeqCst)
     }
 }
 
@@ -155,11 +165,48 @@ async fn a_hundred_thousand_guesses_at_a_generated_secret_reach_the_mac_key_a_ha
     }
     // 32 bits: one in four billion passes.
     assert!(stand.calls() <= 2);
-    // Cold, from a source that nobody has seen: nothing was used up.
+    // Cold, even from where the guesses came (all of them behind one proxy, say): nothing was used up.
+    assert!(accepted(
+        stand.at("generated", secret.expose(), ATTACKER).await
+    ));
+    assert_eq!(stand.calls(), 1);
     assert!(accepted(
         stand.at("generated", secret.expose(), OWNER).await
     ));
-    assert_eq!(stand.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_guesses_at_clients_that_do_not_exist_read_little_and_keep_nobody_out() {
+    let secret = Secret::generate().unwrap();
+    let stand = Stand::new(&secret, "imported").await;
+    let started = std::time::Instant::now();
+    for n in 0..GUESSES {
+        let nobody = format!("nobody-{n}");
+        let refused = stand.at(&nobody, secret.expose(), ATTACKER).await;
+        assert_eq!(refused, Err(VerifyError::Refused));
+    }
+    let (calls, reads) = (stand.calls(), stand.reads());
+    assert_eq!(calls, 0);
+    // A burst of 200, 20 a second after that, and one for each second in which it is tried again.
+    let seconds = u32::try_from(started.elapsed().as_secs()).unwrap() + 1;
+    assert!((200..=200 + 25 * seconds).contains(&reads), "{reads}");
+    // The same id again and again costs nothing either, and what is no id at all is nobody's.
+    for n in 0..GUESSES {
+        let nobody = if n % 2 == 0 { "nobody" } else { "no/body" };
+        let refused = stand.at(nobody, secret.expose(), spread(n)).await;
+        assert_eq!(refused, Err(VerifyError::Refused));
+    }
+    // Read when it was first asked for; its time does not run out, since no time passes.
+    assert_eq!((stand.calls(), stand.reads()), (0, 1));
+    // A cold caller from anywhere else.
+    assert!(accepted(
+        stand.at("generated", secret.expose(), OWNER).await
+    ));
+    assert_eq!((stand.calls(), stand.reads()), (1, 1));
+    // Whoever is known is found for everybody, and a right secret is right from there as well.
+    assert!(accepted(
+        stand.at("generated", secret.expose(), ATTACKER).await
+    ));
 }
 
 #[tokio::test]

@@ -1,19 +1,19 @@
 //! The snapshots that are known, how far each can be trusted now, and who is told when one changes.
 //!
 //! What must always hold:
-//! - what was read or heard early never replaces what is later;
+//! - what was read or heard early never replaces what is later, and nobody is answered by a read that a change has overtaken;
 //! - a change that is told here is seen by every verification that begins afterwards;
 //! - nothing is used that is older than `max_stale`, whatever has failed.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use keyturn_proto::{ClientId, UnixMs, VersionId};
 use tokio::sync::broadcast;
 
-use super::cached::Cached;
-use super::flight::Flights;
+use super::cached::{Cached, age};
+use super::clock::Clock;
+use super::flight::{Flights, Outlook};
 use super::memo::Memo;
 use super::source::{ClientSnapshot, SnapshotSource, SourceError};
 use super::{Settings, VerifyError};
@@ -24,6 +24,9 @@ const NEWS: usize = 4096;
 /// Pause after a failed read, at least; it grows with the time that the read took, so that callers mostly do not wait for what fails.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Reads for one caller, if each is overtaken by a change of that very client. A client does not change that often.
+const READS: u32 = 4;
+
 /// A client has changed: only these versions verify now. A server drops the tokens of every other version of that client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Living {
@@ -33,18 +36,29 @@ pub struct Living {
     pub versions: Vec<VersionId>,
 }
 
-/// Every client that is known, at most [`Settings::max_clients`].
+/// Every client that is known, at most [`Settings::max_clients`], and as many ids that are nobody's: those have a place of their own, so that asking for what
+/// does not exist drives nobody out.
 pub struct Book {
     clients: moka::sync::Cache<Box<str>, Arc<Cached>>,
-    /// Counts what was told, so that a read that began before is not kept after it.
-    told: AtomicU64,
-    unknown: Arc<Cached>,
+    /// Ids that no client has: as of when.
+    nobodies: moka::sync::Cache<Box<str>, UnixMs>,
+    /// Held while an entry is changed: what was looked at before still holds then, and news go out in the order of the changes.
+    changing: Mutex<()>,
+    nobody: Arc<Cached>,
     memo: Arc<Memo>,
-    reads: Flights<ClientId, Result<Arc<Cached>, SourceError>>,
+    /// Reads under way. A read that is forgotten here, because its client has changed, is not kept: all that is remembered of changes is what somebody waits for.
+    reads: Flights<ClientId, Result<Read, SourceError>>,
     /// Clients whose read has failed: until when what is known serves without another try. Each by itself, since what fails can be one document.
     failed: moka::sync::Cache<ClientId, UnixMs>,
     news: broadcast::Sender<Living>,
     trust: Trust,
+}
+
+/// What a read has found.
+#[derive(Clone)]
+struct Read {
+    cached: Arc<Cached>,
+    begun: Instant,
 }
 
 /// For how long what kind of knowledge is used.
@@ -61,11 +75,10 @@ pub(super) struct Trust {
 impl Book {
     pub(super) fn new(settings: &Settings, memo: Arc<Memo>) -> Self {
         Self {
-            clients: moka::sync::Cache::builder()
-                .max_capacity(settings.max_clients)
-                .build(),
-            told: AtomicU64::new(0),
-            unknown: Arc::new(Cached::unknown(&memo, UnixMs(0))),
+            clients: bounded(settings.max_clients),
+            nobodies: bounded(settings.max_clients),
+            changing: Mutex::new(()),
+            nobody: Arc::new(Cached::nobody(&memo)),
             memo,
             reads: Flights::default(),
             failed: moka::sync::Cache::builder()
@@ -81,9 +94,27 @@ impl Book {
         }
     }
 
+    /// What can be used without asking anybody.
     pub(super) fn fresh(&self, client_id: &str, now: UnixMs) -> Option<Arc<Cached>> {
-        let cached = self.clients.get(client_id)?;
-        cached.is_fresh(&self.trust, now).then_some(cached)
+        match self.clients.get(client_id) {
+            Some(cached) => cached.is_fresh(&self.trust, now).then_some(cached),
+            None => self.is_nobody(client_id, self.trust.snapshot_ttl, now),
+        }
+    }
+
+    /// What [`Self::fresh`] does for an unknown client and not for a known one: so that both have done it.
+    pub(super) fn even_out(&self, client_id: &str) {
+        std::hint::black_box(self.nobodies.get(client_id));
+    }
+
+    /// Whether a client by this id is known, however old that is.
+    pub(super) fn knows(&self, client_id: &str) -> bool {
+        self.clients.contains_key(client_id)
+    }
+
+    /// A client that does not exist.
+    pub(super) const fn nobody(&self) -> &Arc<Cached> {
+        &self.nobody
     }
 
     /// Reads through; while the source fails, what is known serves until it is too old.
@@ -91,70 +122,113 @@ impl Book {
         &self,
         source: &S,
         client_id: &str,
-        now: UnixMs,
+        clock: Clock,
         count: impl Fn(),
     ) -> Result<Arc<Cached>, VerifyError> {
         let Ok(id) = client_id.parse::<ClientId>() else {
-            return Ok(Arc::clone(&self.unknown));
+            return Ok(Arc::clone(&self.nobody));
         };
-        let usable = |now: UnixMs| {
-            self.clients
-                .get(client_id)
-                .filter(|cached| cached.age(now) < self.trust.max_stale)
-        };
+        let now = clock.now();
         let failed_lately = self.failed.get(&id).is_some_and(|until| now < until);
-        if let (true, Some(cached)) = (failed_lately, usable(now)) {
+        if let (true, Some(cached)) = (failed_lately, self.usable(client_id, now)) {
             return Ok(cached);
         }
         let asked = Instant::now();
-        let read = async || {
-            let told = self.told.load(Ordering::Acquire);
+        let read = async |outlook: Outlook| {
+            let begun = Instant::now();
             count();
             let snapshot = source.snapshot(&id).await?;
-            let cached = Arc::new(Cached::of(&self.memo, &id, snapshot, now));
-            Ok(self.keep(&id, cached, Some(told)))
+            let cached = self.keep(&id, snapshot, clock.told(), &outlook);
+            Ok(Read { cached, begun })
         };
-        let read = self.reads.join(id.clone(), read).await;
-        read.or_else(|error: SourceError| {
-            // Failing can take its time, and what is known has grown older meanwhile.
-            let took = asked.elapsed();
-            let now = now.plus(took);
-            let pause = (took * 4).max(RETRY).min(self.trust.snapshot_ttl);
-            self.failed.insert(id, now.plus(pause));
-            tracing::warn!(%error, "a client cannot be read");
-            usable(now).ok_or(VerifyError::Unavailable {
+        for _ in 0..READS {
+            let landed = self.reads.join(id.clone(), &read).await;
+            let found = match landed.answer {
+                Ok(found) => found,
+                Err(error) => return self.without_source(&id, error, clock, asked),
+            };
+            // Somebody else's read may have begun long ago, and nobody who asks now shall get less than what was read a lifetime ago.
+            let in_time = asked.saturating_duration_since(found.begun) < self.trust.snapshot_ttl;
+            if !landed.forgotten && (in_time || found.begun >= asked) {
+                return Ok(found.cached);
+            }
+            // What has changed meanwhile was perhaps told.
+            if let Some(cached) = self.fresh(client_id, clock.now()) {
+                return Ok(cached);
+            }
+        }
+        Err(VerifyError::Unavailable {
+            cause: "the client changes while it is read",
+        })
+    }
+
+    /// A read has failed: what is known serves, until it is too old.
+    fn without_source(
+        &self,
+        id: &ClientId,
+        error: SourceError,
+        clock: Clock,
+        asked: Instant,
+    ) -> Result<Arc<Cached>, VerifyError> {
+        // Failing can take its time, and what is known has grown older meanwhile.
+        let now = clock.now();
+        let pause = (asked.elapsed() * 4).max(RETRY);
+        self.failed
+            .insert(id.clone(), now.plus(pause.min(self.trust.snapshot_ttl)));
+        tracing::warn!(%error, "a client cannot be read");
+        self.usable(id.as_str(), now)
+            .ok_or(VerifyError::Unavailable {
                 cause: "the source of verify snapshots does not answer",
             })
-        })
+    }
+
+    /// What serves while nothing can be read.
+    fn usable(&self, client_id: &str, now: UnixMs) -> Option<Arc<Cached>> {
+        match self.clients.get(client_id) {
+            Some(cached) => (cached.age(now) < self.trust.max_stale).then_some(cached),
+            None => self.is_nobody(client_id, self.trust.max_stale, now),
+        }
+    }
+
+    fn is_nobody(&self, client_id: &str, within: Duration, now: UnixMs) -> Option<Arc<Cached>> {
+        let read_at = self.nobodies.get(client_id)?;
+        (age(read_at, now) < within).then(|| Arc::clone(&self.nobody))
     }
 
     /// A client is now so. For listeners: how far this can be trusted is in the snapshot's coverage.
     pub fn tell(&self, client: &ClientId, snapshot: ClientSnapshot) {
-        self.told.fetch_add(1, Ordering::AcqRel);
         self.reads.forget(client);
         // When it was heard says nothing about when it was so: the line may be slow.
-        let cached = Cached::of(&self.memo, client, Some(snapshot), UnixMs(0));
-        self.keep(client, Arc::new(cached), None);
+        let cached = Cached::of(&self.memo, client, snapshot, UnixMs(0));
+        let _turn = self.turn();
+        let (before, kept) = self.put(client, Arc::new(cached));
+        // Also of a client that nobody has asked about here: a listener's word is passed on.
+        if before.is_none_or(|before| !before.living().eq(kept.living())) {
+            self.announce(client, kept.living().collect());
+        }
     }
 
     /// A client's document does not exist any more.
     pub fn gone(&self, client: &ClientId) {
-        self.invalidate(client);
+        self.reads.forget(client);
+        let _turn = self.turn();
+        self.forget(client);
         self.announce(client, Vec::new());
     }
 
     /// Forgets a client, because it has changed.
     pub fn invalidate(&self, client: &ClientId) {
-        self.told.fetch_add(1, Ordering::AcqRel);
         self.reads.forget(client);
-        self.clients.invalidate(client.as_str());
+        let _turn = self.turn();
+        self.forget(client);
     }
 
     /// Forgets everything, because changes may have been missed.
     pub fn invalidate_all(&self) {
-        self.told.fetch_add(1, Ordering::AcqRel);
         self.reads.forget_all();
+        let _turn = self.turn();
         self.clients.invalidate_all();
+        self.nobodies.invalidate_all();
     }
 
     /// Who wants to hear of changes. One that falls too far behind is told so, and asks about everything it holds.
@@ -162,40 +236,57 @@ impl Book {
         self.news.subscribe()
     }
 
-    /// Puts an entry in its place unless a later one is there, and returns the one that holds. A read begun at `told` is not kept after something was told:
-    /// it answers the one who asked, as any read does that ran at the same time as a change.
-    fn keep(&self, client: &ClientId, new: Arc<Cached>, told: Option<u64>) -> Arc<Cached> {
-        let overtaken = || told.is_some_and(|told| self.told.load(Ordering::Acquire) != told);
-        if overtaken() {
-            return new;
-        }
-        let mut before = None;
-        let entry = self.clients.entry(client.as_str().into());
-        let kept = entry
-            .and_upsert_with(|old| {
-                let old = old.map(|old| old.into_value());
-                before.clone_from(&old);
-                match old {
-                    // A document that is gone has no revision.
-                    Some(old) if new.client_id.is_some() && old.revision > new.revision => old,
-                    _ => Arc::clone(&new),
-                }
-            })
-            .into_value();
-        if overtaken() {
-            // What was told between the look and the insert must win.
-            self.clients.invalidate(client.as_str());
-            return new;
-        }
-        let changed = match &before {
-            // Never asked about here, so no token can rest on it; but a listener's word is passed on.
-            None => told.is_none(),
-            Some(before) => !before.living().eq(kept.living()),
+    /// Puts what was read in its place, and returns what is there now. A read that was overtaken by a change of its client changes nothing: whoever told of the
+    /// change made the read be forgotten first, and then took the turn.
+    fn keep(
+        &self,
+        client: &ClientId,
+        found: Option<ClientSnapshot>,
+        read_at: UnixMs,
+        outlook: &Outlook,
+    ) -> Arc<Cached> {
+        let new = match found {
+            Some(snapshot) => Arc::new(Cached::of(&self.memo, client, snapshot, read_at)),
+            None => Arc::clone(&self.nobody),
         };
-        if changed {
+        let _turn = self.turn();
+        if outlook.is_forgotten() {
+            return new;
+        }
+        let (before, kept) = if new.client_id.is_some() {
+            self.put(client, new)
+        } else {
+            let before = self.clients.remove(client.as_str());
+            self.nobodies.insert(client.as_str().into(), read_at);
+            (before, new)
+        };
+        // Without anything before nobody has asked here, so no token can rest on it.
+        if before.is_some_and(|before| !before.living().eq(kept.living())) {
             self.announce(client, kept.living().collect());
         }
         kept
+    }
+
+    /// In its place unless a later one is there. Returns what was there, and what is now.
+    fn put(&self, client: &ClientId, new: Arc<Cached>) -> (Option<Arc<Cached>>, Arc<Cached>) {
+        let before = self.clients.get(client.as_str());
+        if let Some(later) = before.as_ref().filter(|old| old.revision > new.revision) {
+            return (before.clone(), Arc::clone(later));
+        }
+        let id: Box<str> = client.as_str().into();
+        self.nobodies.invalidate(&id);
+        self.clients.insert(id, Arc::clone(&new));
+        (before, new)
+    }
+
+    fn forget(&self, client: &ClientId) {
+        self.clients.invalidate(client.as_str());
+        self.nobodies.invalidate(client.as_str());
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        // It guards no data of its own.
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn announce(&self, client: &ClientId, versions: Vec<VersionId>) {
@@ -206,3 +297,11 @@ impl Book {
         });
     }
 }
+
+fn bounded<V: Clone + Send + Sync + 'static>(max: u64) -> moka::sync::Cache<Box<str>, V> {
+    moka::sync::Cache::builder().max_capacity(max).build()
+}
+
+#[cfg(test)]
+#[path = "book/tests.rs"]
+mod tests;

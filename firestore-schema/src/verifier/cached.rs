@@ -53,12 +53,9 @@ impl Cached {
     pub(super) fn of(
         memo: &Memo,
         client: &ClientId,
-        snapshot: Option<ClientSnapshot>,
+        snapshot: ClientSnapshot,
         read_at: UnixMs,
     ) -> Self {
-        let Some(snapshot) = snapshot else {
-            return Self::unknown(memo, read_at);
-        };
         let place = |state, which| {
             let entry = snapshot
                 .entries
@@ -80,10 +77,11 @@ impl Cached {
         }
     }
 
-    pub(super) fn unknown(memo: &Memo, read_at: UnixMs) -> Self {
+    /// A client that does not exist: one for all of them. When that was found out is not in it.
+    pub(super) fn nobody(memo: &Memo) -> Self {
         Self {
             client_id: None,
-            read_at,
+            read_at: UnixMs(0),
             revision: 0,
             coverage: None,
             slots: [Slot::new(memo, "", None), Slot::new(memo, "", None)],
@@ -117,7 +115,7 @@ impl Cached {
 }
 
 /// What comes from the future is of no known age: the clock has been set back.
-fn age(at: UnixMs, now: UnixMs) -> Duration {
+pub(super) fn age(at: UnixMs, now: UnixMs) -> Duration {
     if at > now.plus(TOLERANCE) {
         return Duration::MAX;
     }

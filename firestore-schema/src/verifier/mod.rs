@@ -2,7 +2,8 @@
 //!
 //! What must always hold:
 //! - an unknown client, a client that may not verify and a wrong secret get the same answer by the same local work;
-//! - states and windows are judged on every call, whatever is remembered;
+//! - states and windows are judged on every call, whatever is remembered, and once more when the MAC key has answered: an answer rests on what is known
+//!   when it is given, however long the asking took;
 //! - what is remembered is only that a MAC was right, under a key that dies with the process; never a secret, never a wrong guess;
 //! - in steady state a verification costs at most two HMACs in memory and asks neither the store nor the MAC key.
 //!
@@ -15,6 +16,7 @@
 mod book;
 mod cached;
 mod check;
+mod clock;
 mod coverage;
 mod flight;
 pub(crate) mod gauges;
@@ -28,7 +30,7 @@ pub mod watch;
 pub use book::{Book, Living};
 pub use coverage::{Coverage, Session};
 pub use limits::Rate;
-pub use settings::Settings;
+pub use settings::{HEARTBEAT_EVERY, Settings};
 pub use source::{ClientSnapshot, SnapshotSource, SourceError};
 
 use std::net::IpAddr;
@@ -39,6 +41,7 @@ use keyturn_proto::{ClientId, PresentedSecret, UnixMs, VersionId};
 
 use self::cached::{Cached, Entry};
 use self::check::Bcrypt;
+use self::clock::Clock;
 use self::flight::Flights;
 use self::limits::Limits;
 use self::memo::{Memo, MemoKey};
@@ -140,7 +143,7 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
             mac,
             book,
             memo,
-            limits: Limits::new(settings.mac_per_client, settings.mac_per_source)?,
+            limits: Limits::new(&settings)?,
             bcrypt: Bcrypt::new(&settings),
             checks: Flights::default(),
             counters: Counters::bind(),
@@ -173,15 +176,39 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
         if secret.expose().len() > MAX_SECRET {
             return Err(VerifyError::Refused);
         }
-        let cached = match self.book.fresh(client_id, now) {
-            Some(cached) => cached,
-            None => self.known(client_id, now).await?,
+        let (cached, now) = match self.book.fresh(client_id, now) {
+            Some(cached) => (cached, now),
+            None => Box::pin(self.search(client_id, source, now)).await?,
         };
         match self.local(&cached, secret, now, &mut Work::default()) {
             Local::Known(verified) => Ok(verified),
-            Local::Refused => Err(VerifyError::Refused),
+            Local::Refused => {
+                if cached.client_id.is_some() {
+                    self.book.even_out(client_id);
+                }
+                Err(VerifyError::Refused)
+            }
             Local::Ask(slots) => Box::pin(self.ask(&cached, slots, secret, source, now)).await,
         }
+    }
+
+    /// Finds a client that is not known well enough, and says what time it is then. A source that keeps asking for clients that do not exist finds nobody that is not
+    /// known already.
+    async fn search(
+        &self,
+        client_id: &str,
+        source: IpAddr,
+        now: UnixMs,
+    ) -> Result<(Arc<Cached>, UnixMs), VerifyError> {
+        if self.limits.is_searching(source) && !self.book.knows(client_id) {
+            self.counters.limited.increment(1);
+            return Ok((Arc::clone(self.book.nobody()), now));
+        }
+        let found = self.known(client_id, now).await?;
+        if found.0.client_id.is_none() {
+            self.limits.found_nobody(source);
+        }
+        Ok(found)
     }
 
     /// The part that needs nobody: what is remembered, and the prefilter. Always two MACs unless something remembered hits, always one
@@ -227,12 +254,13 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
         source: IpAddr,
         now: UnixMs,
     ) -> Result<Verified, VerifyError> {
+        let Some(client) = &cached.client_id else {
+            return Err(VerifyError::Refused);
+        };
+        let clock = Clock::set(now);
         let mut missing = None;
         for (slot, key) in cached.slots.iter().zip(slots) {
-            let (Some(key), Some(verified)) = (key, slot.verified(now)) else {
-                continue;
-            };
-            let Some((entry, client)) = slot.entry.as_ref().zip(cached.client_id.as_ref()) else {
+            let (Some(key), Some(entry)) = (key, &slot.entry) else {
                 continue;
             };
             match self.check(entry, client, key, secret, source).await {
@@ -242,6 +270,7 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
                 }
                 Ok(Some(true)) => {
                     self.memo.remember(key, now);
+                    let verified = self.stands(client, key, secret, clock.now()).await?;
                     self.limits.verified(client, source);
                     return Ok(verified);
                 }
@@ -252,7 +281,7 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
                 }
                 Err(error) => {
                     // Names the key version or nothing; never input or output.
-                    tracing::error!(%error, version = %verified.version_id, "stored version cannot be verified");
+                    tracing::error!(%error, version = %entry.version_id, "stored version cannot be verified");
                     missing = Some("the MAC key version of a stored secret is not usable here");
                 }
             }
@@ -261,6 +290,22 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
             Some(cause) => Err(VerifyError::Unavailable { cause }),
             None => Err(VerifyError::Refused),
         }
+    }
+
+    /// The secret is right for the version that `key` was made from, and finding that out took time: whether that version verifies now, by what is known now.
+    async fn stands(
+        &self,
+        client: &ClientId,
+        key: MemoKey,
+        secret: &PresentedSecret,
+        now: UnixMs,
+    ) -> Result<Verified, VerifyError> {
+        let (cached, now) = self.known(client.as_str(), now).await?;
+        let mut slots = cached.slots.iter();
+        slots
+            .find(|slot| slot.memo_key(secret) == key)
+            .and_then(|slot| slot.verified(now))
+            .ok_or(VerifyError::Refused)
     }
 
     /// One check, shared by everybody who asks the same at the same time; whoever works on it pays for it. `None` if that is over the limits.
@@ -273,7 +318,7 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
         source: IpAddr,
     ) -> Result<Option<bool>, MacError> {
         let ours = AtomicBool::new(false);
-        let work = async || {
+        let work = async |_| {
             ours.store(true, Ordering::Relaxed);
             if !self.limits.allow(client, source, entry.weight()) {
                 return Ok(None);
@@ -283,7 +328,7 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
             checked.await.map(Some)
         };
         for _ in 0..SHARED_TRIES {
-            let checked = self.checks.join(key, &work).await;
+            let checked = self.checks.join(key, &work).await.answer;
             // That another source is over its limit is no answer for this one.
             if checked != Ok(None) || ours.load(Ordering::Relaxed) {
                 return checked;
@@ -292,14 +337,19 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
         Ok(None)
     }
 
-    async fn known(&self, client_id: &str, now: UnixMs) -> Result<Arc<Cached>, VerifyError> {
-        match self.book.fresh(client_id, now) {
-            Some(cached) => Ok(cached),
-            None => {
-                let count = || self.counters.reads.increment(1);
-                Box::pin(self.book.read(&self.source, client_id, now, count)).await
-            }
+    /// What is known about a client now, and what time it is when it is known.
+    async fn known(
+        &self,
+        client_id: &str,
+        now: UnixMs,
+    ) -> Result<(Arc<Cached>, UnixMs), VerifyError> {
+        if let Some(cached) = self.book.fresh(client_id, now) {
+            return Ok((cached, now));
         }
+        let clock = Clock::set(now);
+        let count = || self.counters.reads.increment(1);
+        let read = Box::pin(self.book.read(&self.source, client_id, clock, count));
+        Ok((read.await?, clock.now()))
     }
 
     /// Where its snapshots come from.
@@ -332,7 +382,7 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
         version: &VersionId,
         now: UnixMs,
     ) -> Result<bool, VerifyError> {
-        let cached = self.known(client.as_str(), now).await?;
+        let (cached, now) = self.known(client.as_str(), now).await?;
         Ok(cached
             .slots
             .iter()

@@ -70,7 +70,7 @@ async fn a_wrong_secret_and_an_unknown_client_cost_the_same_local_operations() {
             revision: 0,
             coverage: None,
         };
-        Cached::of(&verifier.memo, &client, Some(snapshot), NOW)
+        Cached::of(&verifier.memo, &client, snapshot, NOW)
     };
     let wrong: PresentedSecret = Secret::generate().unwrap().into();
     let short = PresentedSecret::new("guess");
@@ -80,7 +80,7 @@ async fn a_wrong_secret_and_an_unknown_client_cost_the_same_local_operations() {
     };
     for secret in [&wrong, &short] {
         for (case, cached) in [
-            ("unknown", Cached::unknown(&verifier.memo, NOW)),
+            ("unknown", Cached::nobody(&verifier.memo)),
             ("current", cached(ClientStatus::Active, &[&current])),
             ("both", cached(ClientStatus::Active, &[&current, &previous])),
             ("pending", cached(ClientStatus::Active, &[&pending])),
@@ -115,7 +115,7 @@ async fn a_remembered_secret_costs_one_mac_as_current_and_two_as_previous() {
         revision: 0,
         coverage: None,
     };
-    let cached = Cached::of(&verifier.memo, &client, Some(snapshot), NOW);
+    let cached = Cached::of(&verifier.memo, &client, snapshot, NOW);
     for (secret, slot, macs) in [(new, 0, 1), (old, 1, 2)] {
         let secret: PresentedSecret = secret.into();
         verifier

@@ -7,6 +7,7 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyturn_proto::Secret;
 use keyturn_store::emulator::Emulator;
 use keyturn_store::verifier::{Living, VerifyError};
 
@@ -92,6 +93,35 @@ async fn a_revocation_is_heard_without_a_read_and_told_to_whoever_holds_tokens()
     assert_eq!(told.unwrap().unwrap(), nothing_lives);
     assert_eq!(server.verify(CLIENT, &secret).await, Err(REFUSED));
     assert!(!live(&server).await);
+    assert_eq!(server.reads(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_check_does_not_outlive_a_revocation_that_is_heard_meanwhile() {
+    let Stage {
+        relay,
+        server,
+        proxy: _proxy,
+        ..
+    } = stage(Emulator::shared().await).await;
+    let (secret, _) = relay.add(CLIENT).await;
+    // Known and listened to, and yet nothing is remembered of the right secret.
+    let wrong = Secret::generate().unwrap();
+    assert_eq!(server.verify(CLIENT, &wrong).await, Err(REFUSED));
+    server.settled(1).await;
+    let mut news = server.verifier.book().subscribe();
+    server.mac.asked();
+    server.reads();
+    let shut = server.mac.shut().await;
+    let meanwhile = async {
+        eventually("the MAC key is asked", async || server.mac.asked() > 0).await;
+        relay.revoke(CLIENT).await;
+        let told = tokio::time::timeout(world::DEADLINE, news.recv()).await;
+        assert!(told.unwrap().unwrap().versions.is_empty());
+        drop(shut);
+    };
+    let (answer, ()) = tokio::join!(server.verify(CLIENT, &secret), meanwhile);
+    assert_eq!(answer, Err(REFUSED));
     assert_eq!(server.reads(), 0);
 }
 

@@ -24,6 +24,7 @@ use keyturn_proto::{ClientId, UnixMs};
 
 use self::targets::Targets;
 use super::coverage::{Coverage, Session};
+use super::settings::HEARTBEAT_LIMIT;
 use super::source::ClientSnapshot;
 
 /// Bounds of a listener.
@@ -49,7 +50,7 @@ impl Default for WatchSettings {
     fn default() -> Self {
         Self {
             max_targets: 1_000,
-            heartbeat_limit: Duration::from_secs(15),
+            heartbeat_limit: HEARTBEAT_LIMIT,
             open_within: Duration::from_secs(10),
             probe_every: Duration::from_secs(5),
             retry_first: Duration::from_millis(100),

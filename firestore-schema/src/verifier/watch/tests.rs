@@ -13,7 +13,7 @@ use crate::documents::{ClientStatus, SnapshotEntry, VersionState};
 use crate::mac::{LocalMacKey, MacKey as _};
 use crate::verifier::book::Living;
 use crate::verifier::{
-    Book, Settings, SnapshotSource, SourceError, Verified, Verifier, VerifyError,
+    Book, HEARTBEAT_EVERY, Settings, SnapshotSource, SourceError, Verified, Verifier, VerifyError,
 };
 
 const START: UnixMs = UnixMs(1_760_000_000_000);
@@ -447,6 +447,36 @@ async fn a_server_clock_ahead_of_ours_buys_no_trust() {
     stand.pass(16 * SECOND).await;
     stand.at(0).await.unwrap();
     assert_eq!(stand.reads(), 1);
+}
+
+#[tokio::test]
+async fn a_clock_that_differs_and_a_renewal_that_fails_to_come_cost_no_read() {
+    let every = u64::try_from(HEARTBEAT_EVERY.as_millis()).unwrap();
+    // How far Firestore's clock is ahead of ours, in seconds. The relay's own is in nothing that is heard.
+    for ahead in [-4_i64, -2, 0, 2, 4, 3_600] {
+        let stand = Stand::new(1, WatchSettings::default()).await;
+        stand.world.no_heartbeat.store(true, Ordering::SeqCst);
+        let beat = || {
+            let at = stand.world.now().0.saturating_add_signed(ahead * 1_000);
+            stand.world.hear(Heard::Consistent(UnixMs(at)));
+        };
+        stand.at(0).await.unwrap();
+        beat();
+        stand.reads();
+        for n in 0..60 {
+            for _ in 0..every / SECOND {
+                stand.pass(SECOND).await;
+                stand.at(0).await.unwrap();
+                assert!(stand.standing().live, "{ahead} s ahead, renewal {n}");
+            }
+            // Every other one is lost.
+            if n % 2 == 1 {
+                beat();
+            }
+        }
+        assert_eq!(stand.reads(), 0, "{ahead} s ahead");
+        assert!(stand.world.lost.lock().unwrap().is_empty());
+    }
 }
 
 #[tokio::test]

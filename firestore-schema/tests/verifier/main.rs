@@ -1,195 +1,18 @@
 //! The verifier against the rules of protocol.md §7.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod slow;
+mod stand;
+
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use keyturn_proto::{ClientId, PresentedSecret, Secret, UnixMs, VersionId};
-use keyturn_store::documents::{ClientStatus, SnapshotEntry, VersionState};
-use keyturn_store::mac::{LocalMacKey, MacError, MacKey, Maced, SecretHash};
-use keyturn_store::verifier::{
-    ClientSnapshot, Rate, Settings, SnapshotSource, SourceError, Verified, Verifier, VerifyError,
-    Which,
-};
-use tokio::sync::RwLock;
+use keyturn_proto::{PresentedSecret, UnixMs};
+use keyturn_store::documents::{ClientStatus, VersionState};
+use keyturn_store::verifier::{Rate, Settings, VerifyError, Which};
 
-const NOW: UnixMs = UnixMs(1_760_000_000_000);
-const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-const CLIENT: &str = "ext-totp-svc";
-
-fn after(ms: u64) -> UnixMs {
-    UnixMs(NOW.0 + ms)
-}
-
-/// A source whose answer and failures the test sets.
-#[derive(Clone, Default)]
-struct Source(Arc<SourceState>);
-
-#[derive(Default)]
-struct SourceState {
-    snapshot: Mutex<Option<ClientSnapshot>>,
-    reads: AtomicU32,
-    down: AtomicBool,
-}
-
-#[async_trait]
-impl SnapshotSource for Source {
-    async fn snapshot(&self, client: &ClientId) -> Result<Option<ClientSnapshot>, SourceError> {
-        self.0.reads.fetch_add(1, Ordering::SeqCst);
-        if self.0.down.load(Ordering::SeqCst) {
-            return Err(SourceError { cause: "down" });
-        }
-        let snapshot = self.0.snapshot.lock().unwrap().clone();
-        Ok(snapshot.filter(|_| client.as_str() == CLIENT))
-    }
-}
-
-/// A MAC key that counts, and waits while its gate is shut.
-#[derive(Clone)]
-struct Counting(Arc<CountingState>);
-
-struct CountingState {
-    key: LocalMacKey,
-    calls: AtomicU32,
-    /// Held for writing by a test that wants calls to wait.
-    gate: RwLock<()>,
-    down: AtomicBool,
-}
-
-impl Counting {
-    fn new() -> Self {
-        Self(Arc::new(CountingState {
-            key: LocalMacKey::from_keys(&[7; 32], &[]),
-            calls: AtomicU32::new(0),
-            gate: RwLock::new(()),
-            down: AtomicBool::new(false),
-        }))
-    }
-    fn calls(&self) -> u32 {
-        self.0.calls.load(Ordering::SeqCst)
-    }
-}
-
-#[async_trait]
-impl MacKey for Counting {
-    async fn sign(
-        &self,
-        client: &ClientId,
-        version: &VersionId,
-        secret: &str,
-    ) -> Result<Maced, MacError> {
-        self.0.key.sign(client, version, secret).await
-    }
-    async fn verify(
-        &self,
-        key_ref: &str,
-        client: &ClientId,
-        version: &VersionId,
-        secret: &str,
-        hash: &SecretHash,
-    ) -> Result<bool, MacError> {
-        self.0.calls.fetch_add(1, Ordering::SeqCst);
-        let _open = self.0.gate.read().await;
-        if self.0.down.load(Ordering::SeqCst) {
-            return Err(MacError::Unavailable {
-                cause: "down",
-                retryable: true,
-            });
-        }
-        self.0
-            .key
-            .verify(key_ref, client, version, secret, hash)
-            .await
-    }
-    fn primary_ref(&self) -> String {
-        self.0.key.primary_ref()
-    }
-}
-
-/// A verifier with everything it asks.
-struct Stand {
-    source: Source,
-    mac: Counting,
-    verifier: Arc<Verifier<Source, Counting>>,
-}
-
-impl Stand {
-    fn new(settings: Settings) -> Self {
-        let (source, mac) = (Source::default(), Counting::new());
-        let verifier = Verifier::new(source.clone(), mac.clone(), settings).unwrap();
-        Self {
-            source,
-            mac,
-            verifier: Arc::new(verifier),
-        }
-    }
-
-    fn set(&self, status: ClientStatus, entries: Vec<SnapshotEntry>) {
-        let snapshot = snapshot(status, entries);
-        *self.source.0.snapshot.lock().unwrap() = Some(snapshot);
-        self.verifier.invalidate(&CLIENT.parse().unwrap());
-    }
-
-    async fn entry(&self, n: u32, state: VersionState, secret: &str) -> SnapshotEntry {
-        let version_id = version(n);
-        let client = CLIENT.parse().unwrap();
-        let made = self.mac.sign(&client, &version_id, secret).await.unwrap();
-        let generated = keyturn_proto::encoding::from_b64url_array::<32>("secret", secret).is_ok();
-        SnapshotEntry {
-            version_id,
-            state,
-            not_before: UnixMs(0),
-            not_after: None,
-            secret_hash: made.hash.as_str().to_owned(),
-            mac_key_ref: made.key_ref,
-            prefilter: generated.then(|| hex::encode(keyturn_proto::derive::prefilter(secret))),
-            prehash: None,
-        }
-    }
-
-    async fn try_at(
-        &self,
-        client: &str,
-        secret: &str,
-        now: UnixMs,
-    ) -> Result<Verified, VerifyError> {
-        let secret = PresentedSecret::new(secret);
-        self.verifier.verify(client, &secret, HERE, now).await
-    }
-
-    async fn at(&self, secret: &str, now: UnixMs) -> Result<Verified, VerifyError> {
-        self.try_at(CLIENT, secret, now).await
-    }
-}
-
-fn snapshot(status: ClientStatus, entries: Vec<SnapshotEntry>) -> ClientSnapshot {
-    ClientSnapshot {
-        status,
-        entries,
-        revision: 0,
-        coverage: None,
-    }
-}
-
-fn version(n: u32) -> VersionId {
-    format!("{n:026}").parse().unwrap()
-}
-
-fn fresh() -> String {
-    Secret::generate().unwrap().expose().to_owned()
-}
-
-fn ok(n: u32, which: Which) -> Result<Verified, VerifyError> {
-    Ok(Verified {
-        version_id: version(n),
-        which,
-    })
-}
-
-const REFUSED: Result<Verified, VerifyError> = Err(VerifyError::Refused);
+use stand::{CLIENT, HERE, NOW, REFUSED, Stand, after, fresh, live, ok, snapshot};
 
 #[tokio::test]
 async fn current_and_previous_verify_and_nothing_else() {
@@ -232,20 +55,24 @@ async fn suspended_and_revoked_clients_do_not_verify_even_when_remembered() {
     }
 }
 
-async fn live(s: &Stand, n: u32, now: UnixMs) -> Result<bool, VerifyError> {
-    let client = CLIENT.parse().unwrap();
-    s.verifier.is_version_live(&client, &version(n), now).await
-}
-
 #[tokio::test]
 async fn windows_have_two_seconds_of_tolerance_and_are_judged_on_every_call() {
-    let s = Stand::new(Settings::default());
+    // Whoever waits for nobody is judged by the very time it brings, so both are asked for long before.
+    let s = Stand::new(Settings {
+        snapshot_ttl: Duration::from_secs(60),
+        ..Settings::default()
+    });
     let (new, old) = (fresh(), fresh());
     let mut current = s.entry(2, VersionState::Current, &new).await;
-    current.not_before = after(2_000);
     let mut grace = s.entry(1, VersionState::Grace, &old).await;
+    s.set(ClientStatus::Active, vec![current.clone(), grace.clone()]);
+    s.at(&new, NOW).await.unwrap();
+    s.at(&old, NOW).await.unwrap();
+    current.not_before = after(2_000);
     grace.not_after = Some(NOW);
     s.set(ClientStatus::Active, vec![current, grace]);
+    assert_eq!(s.at(&fresh(), NOW).await, REFUSED);
+
     let early = UnixMs(NOW.0 - 1);
     assert_eq!(s.at(&new, early).await, REFUSED);
     assert_eq!(s.at(&new, NOW).await, ok(2, Which::Current));
@@ -255,6 +82,8 @@ async fn windows_have_two_seconds_of_tolerance_and_are_judged_on_every_call() {
     assert_eq!(s.at(&old, after(2_000)).await, REFUSED);
     assert_eq!(live(&s, 1, after(2_000)).await, Ok(false));
     assert_eq!(s.at(&new, early).await, REFUSED);
+    assert_eq!(s.mac.calls(), 2);
+    assert_eq!(s.reads(), 2);
 }
 
 #[tokio::test]
@@ -263,7 +92,7 @@ async fn the_tolerance_never_revives_a_retired_version() {
     let (new, old) = (fresh(), fresh());
     let current = s.entry(2, VersionState::Current, &new).await;
     let mut grace = s.entry(1, VersionState::Grace, &old).await;
-    grace.not_after = Some(after(1_000));
+    grace.not_after = Some(after(60_000));
     s.set(ClientStatus::Active, vec![current.clone(), grace.clone()]);
     assert_eq!(s.at(&old, NOW).await, ok(1, Which::Previous));
     // A retired entry, even if a snapshot should still carry it inside its window.
@@ -293,7 +122,7 @@ async fn in_steady_state_neither_the_store_nor_the_mac_key_is_asked() {
     }
     // The previous one's prefilter misses the current entry, so it cost one call as well.
     assert_eq!(s.mac.calls(), 2);
-    assert_eq!(s.source.0.reads.load(Ordering::SeqCst), 1);
+    assert_eq!(s.reads(), 1);
 }
 
 #[tokio::test]
@@ -364,7 +193,7 @@ async fn many_callers_with_the_same_cold_secret_share_one_mac_call() {
         ClientStatus::Active,
         vec![s.entry(1, VersionState::Current, &secret).await],
     );
-    let shut = s.mac.0.gate.write().await;
+    let shut = s.mac.shut().await;
     let tasks: Vec<_> = (0..32)
         .map(|_| {
             let (verifier, secret) = (Arc::clone(&s.verifier), secret.clone());
@@ -374,11 +203,7 @@ async fn many_callers_with_the_same_cold_secret_share_one_mac_call() {
             })
         })
         .collect();
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    while s.mac.calls() == 0 {
-        assert!(tokio::time::Instant::now() < deadline, "nobody asked");
-        tokio::task::yield_now().await;
-    }
+    s.mac.asked().await;
     // The first one goes away half-way; another takes over.
     tasks[0].abort();
     drop(shut);
@@ -401,7 +226,7 @@ async fn a_change_is_seen_at_once_after_invalidate_and_after_the_lifetime_withou
     s.set(ClientStatus::Active, vec![entry.clone()]);
     s.at(&secret, NOW).await.unwrap();
     let suspended = snapshot(ClientStatus::Suspended, vec![entry.clone()]);
-    *s.source.0.snapshot.lock().unwrap() = Some(suspended);
+    s.source.set(Some(suspended));
     s.at(&secret, after(4_999)).await.unwrap();
     assert_eq!(s.at(&secret, after(5_000)).await, REFUSED);
     s.set(ClientStatus::Active, vec![entry]);
@@ -417,8 +242,8 @@ async fn without_its_source_it_serves_what_it_has_until_the_stated_staleness() {
         vec![s.entry(1, VersionState::Current, &secret).await],
     );
     s.at(&secret, NOW).await.unwrap();
-    s.source.0.down.store(true, Ordering::SeqCst);
-    assert_eq!(s.at(&secret, after(59_999)).await, ok(1, Which::Current));
+    s.source.fails(true);
+    assert_eq!(s.at(&secret, after(40_000)).await, ok(1, Which::Current));
     let unavailable = |result| matches!(result, Err(VerifyError::Unavailable { .. }));
     assert!(unavailable(s.at(&secret, after(60_000)).await));
     assert!(unavailable(s.try_at("nobody", &secret, NOW).await));
@@ -426,9 +251,9 @@ async fn without_its_source_it_serves_what_it_has_until_the_stated_staleness() {
     // What was declared changed is not served at all.
     s.verifier.invalidate(&CLIENT.parse().unwrap());
     assert!(unavailable(s.at(&secret, NOW).await));
-    s.source.0.down.store(false, Ordering::SeqCst);
+    s.source.fails(false);
     assert_eq!(s.at(&secret, after(60_000)).await, ok(1, Which::Current));
-    s.source.0.down.store(true, Ordering::SeqCst);
+    s.source.fails(true);
     s.verifier.invalidate_all();
     assert!(unavailable(s.at(&secret, after(60_000)).await));
 }
@@ -441,14 +266,14 @@ async fn without_its_mac_key_it_says_neither_yes_nor_no_to_what_it_does_not_reme
     let mut grace = s.entry(1, VersionState::Grace, &old).await;
     s.set(ClientStatus::Active, vec![current.clone(), grace.clone()]);
     s.at(&new, NOW).await.unwrap();
-    s.mac.0.down.store(true, Ordering::SeqCst);
+    s.mac.fails(true);
     assert_eq!(s.at(&new, NOW).await, ok(2, Which::Current));
     assert!(matches!(
         s.at(&old, NOW).await,
         Err(VerifyError::Unavailable { .. })
     ));
     assert_eq!(s.at(&fresh(), NOW).await, REFUSED);
-    s.mac.0.down.store(false, Ordering::SeqCst);
+    s.mac.fails(false);
     assert_eq!(s.at(&old, NOW).await, ok(1, Which::Previous));
     // A key version that is not here, and a damaged entry: the other version still verifies.
     grace.mac_key_ref = "gone".to_owned();
