@@ -84,7 +84,7 @@ pub const DEVICE_REFUSALS: &str = "keyturn_device_refusals_total";
 pub const DEVICE_ISSUES: &str = "keyturn_device_issues_total";
 /// Results that devices reported, by `result`: proven, unproven, failed, repeat, stale, store.
 pub const DEVICE_RESULTS: &str = "keyturn_device_results_total";
-/// Devices that were asked to try again, by `error`: the word they were sent, or lost.
+/// Devices that were asked to try again, by `error`: the word they were sent, or lost (no room), or withheld (told often enough).
 pub const DEVICE_RETRIES: &str = "keyturn_device_retries_total";
 /// Destructions of secret_ids, by `result`: destroyed, already_gone, failed.
 pub const DEVICE_DESTROYED: &str = "keyturn_device_destroyed_total";

@@ -4,6 +4,7 @@
 
 pub mod attack;
 pub mod cluster;
+pub mod fleet;
 pub mod hunt;
 pub mod iot;
 pub mod kms;
@@ -14,6 +15,7 @@ pub mod private_message;
 pub mod relay;
 pub mod rogue;
 pub mod steady;
+pub mod storm;
 pub mod tap;
 pub mod trail;
 pub mod vault;

@@ -1,4 +1,4 @@
-//! Roles and secret_ids of the embedded issuer.
+//! Roles and secret_ids of the embedded issuer. Like the changes of devices that cause them, changes of secret_ids share commits.
 
 use async_trait::async_trait;
 use keyturn_proto::{UnixMs, VersionId};
@@ -41,7 +41,7 @@ impl AppRoleStore for SqliteStore {
 
     async fn add_secret_id(&self, doc: SecretIdDoc) -> Result<()> {
         self.writer
-            .write(move |tx| {
+            .write_grouped(move |tx, _| {
                 if add(tx, &doc)? {
                     Ok(())
                 } else {
@@ -66,7 +66,7 @@ impl AppRoleStore for SqliteStore {
     ) -> Result<Spent> {
         let accessor = *accessor;
         self.writer
-            .write(move |tx| {
+            .write_grouped(move |tx, instance| {
                 let Some(mut doc) = one(tx, &accessor)?.filter(|doc| doc.alive(now)) else {
                     return Ok(Spent::Gone);
                 };
@@ -81,7 +81,7 @@ impl AppRoleStore for SqliteStore {
                         apply::run(tx, sql, row)?;
                     }
                 }
-                apply::audit(tx, tx.instance, vec![audit], None)?;
+                apply::audit(tx, instance, vec![audit], None)?;
                 Ok(Spent::Allowed(Box::new(doc)))
             })
             .await
@@ -90,7 +90,7 @@ impl AppRoleStore for SqliteStore {
     async fn destroy_secret_id(&self, role: &str, accessor: &VersionId) -> Result<bool> {
         let (role, accessor) = (role.to_owned(), *accessor);
         self.writer
-            .write(move |tx| remove(tx, &role, &accessor))
+            .write_grouped(move |tx, _| remove(tx, &role, &accessor))
             .await
     }
 

@@ -100,9 +100,8 @@ impl Devices {
 
     /// Takes one message in.
     pub async fn handle(self: &Arc<Self>, incoming: Incoming<'_>) -> Handled {
-        let since = Instant::now();
         let outcome = match intake::read(&incoming) {
-            Ok(read) => self.judge(read, since).await,
+            Ok(read) => self.judge(read, incoming.arrived).await,
             Err(refused) => Err(refused),
         };
         let handled = match outcome {
@@ -139,6 +138,7 @@ impl Devices {
         metrics::counter!(names::DEVICE_MESSAGES, "result" => "overrun").increment(1);
         if let Ok(read) = intake::read(incoming)
             && let Status::Request(request) = read.status
+            && self.limits.may_answer(&read.device)
         {
             self.tell(&read.device, &request.nonce, DeviceError::Unavailable, SOON);
         }
@@ -147,7 +147,7 @@ impl Devices {
     async fn judge(
         self: &Arc<Self>,
         read: intake::Read,
-        since: Instant,
+        arrived: Instant,
     ) -> Result<Handled, Refused> {
         let intake::Read { device, status } = read;
         let nonce = match &status {
@@ -186,7 +186,7 @@ impl Devices {
         }
         let identity = self.verified(&doc, &status)?;
         match status {
-            Status::Request(request) => self.request(doc, request, identity, since).await,
+            Status::Request(request) => self.request(doc, request, identity, arrived).await,
             Status::Result(result) => self.result(doc, result, identity).await,
             Status::Other => Ok(Handled::Ignored),
         }
@@ -231,7 +231,7 @@ impl Devices {
         doc: DeviceDoc,
         request: AuthRequest,
         identity: Option<IdentityKey>,
-        since: Instant,
+        arrived: Instant,
     ) -> Result<Handled, Refused> {
         let AuthRequest { nonce, reason, .. } = request;
         let device = doc.device_id;
@@ -263,7 +263,7 @@ impl Devices {
                     nonce,
                     attempt,
                     started: start.then_some(doc),
-                    since,
+                    arrived,
                 });
                 Ok(Handled::Asked)
             }
@@ -388,6 +388,11 @@ impl Devices {
             self.append(record).await;
         }
         if let (Some(device), Some(nonce)) = (&refused.device, &refused.nonce) {
+            // One that does not heed its answers gets no more of them: they would stand before everybody else's.
+            if !self.limits.may_answer(device) {
+                metrics::counter!(names::DEVICE_RETRIES, "error" => "withheld").increment(1);
+                return;
+            }
             tracing::info!(%device, %nonce, reason = refused.reason, "a device's message was refused");
             let wait = wait.unwrap_or(match refused.error {
                 DeviceError::Unauthorized | DeviceError::ClockSkew => UNAUTHORIZED,

@@ -1,5 +1,7 @@
 //! What can be said of a message by itself: no store, no clock. Everything that is refused has one stable word.
 
+use std::time::Instant;
+
 use keyturn_proto::device::{DeviceError, DeviceId, DeviceNonce, MAX_STATUS, Status, topic};
 
 /// How a message came in.
@@ -22,6 +24,8 @@ pub struct Incoming<'a> {
     pub payload: &'a [u8],
     /// Whether the broker had kept it.
     pub retained: bool,
+    /// When it came in. Requests that wait are served in this order.
+    pub arrived: Instant,
 }
 
 /// Why a message is refused.
@@ -112,6 +116,7 @@ mod tests {
             topic,
             payload,
             retained,
+            arrived: Instant::now(),
         })
         .map_err(|refused| refused.reason)
     }

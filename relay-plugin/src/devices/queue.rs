@@ -1,9 +1,9 @@
 //! Requests that wait for the issuer: first come, first served, one place per device.
 //!
-//! A newer request of a device takes the place of its older one, which the store has superseded: so nobody gains by asking twice, and nobody loses
+//! The order is that of arrival, not of [`Queue::push`]: messages are looked at many at once, and whose record took longer than others' has lost nothing by it. A newer request of a device takes the place of its older one, which the store has superseded: so nobody gains by asking twice, and nobody loses
 //! their place.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -25,13 +25,18 @@ pub struct Job {
     /// The document, when the store knows already that the issuer is called: then nothing was waiting.
     pub started: Option<Box<DeviceDoc>>,
     /// When the message came in.
-    pub since: Instant,
+    pub arrived: Instant,
 }
+
+/// Earlier ones first.
+type Place = (Instant, u64);
 
 #[derive(Default)]
 struct Waiting {
-    order: VecDeque<DeviceId>,
+    order: BTreeMap<Place, DeviceId>,
     jobs: HashMap<DeviceId, Job>,
+    /// Places given so far: tells those of one instant apart.
+    given: u64,
     /// Workers that wait for a job.
     idle: usize,
     closed: bool,
@@ -76,8 +81,11 @@ impl Queue {
             return;
         }
         let device = job.device.clone();
+        let arrived = job.arrived;
         if waiting.jobs.insert(device.clone(), job).is_none() {
-            waiting.order.push_back(device);
+            waiting.given += 1;
+            let place = (arrived, waiting.given);
+            waiting.order.insert(place, device);
         }
         #[expect(clippy::cast_precision_loss, reason = "a gauge")]
         metrics::gauge!(names::DEVICE_QUEUE).set(waiting.order.len() as f64);
@@ -120,7 +128,7 @@ impl Queue {
 
 impl Waiting {
     fn next(&mut self) -> Option<Job> {
-        let device = self.order.pop_front()?;
+        let (_, device) = self.order.pop_first()?;
         #[expect(clippy::cast_precision_loss, reason = "a gauge")]
         metrics::gauge!(names::DEVICE_QUEUE).set(self.order.len() as f64);
         self.jobs.remove(&device)
@@ -138,7 +146,21 @@ mod tests {
             nonce: "0123456789abcdef".parse().unwrap(),
             attempt,
             started: None,
-            since: Instant::now(),
+            arrived: Instant::now(),
+        }
+    }
+
+    #[tokio::test]
+    async fn who_came_first_is_served_first_even_if_recorded_later() {
+        let queue = Queue::new(10);
+        let jobs: Vec<Job> = (1..=4).map(|device| job(device, 1)).collect();
+        let order: Vec<DeviceId> = jobs.iter().map(|job| job.device.clone()).collect();
+        let mut jobs: Vec<Option<Job>> = jobs.into_iter().map(Some).collect();
+        for n in [2, 0, 3, 1] {
+            queue.push(jobs[n].take().unwrap());
+        }
+        for device in order {
+            assert_eq!(queue.pop().await.unwrap().device, device);
         }
     }
 

@@ -53,7 +53,7 @@ impl Devices {
             nonce,
             attempt,
             started,
-            since,
+            arrived,
         } = job;
         let doc = match started {
             Some(doc) => doc,
@@ -83,7 +83,7 @@ impl Devices {
             .await;
         metrics::histogram!(names::DEVICE_ISSUE_SECONDS).record(began.elapsed().as_secs_f64());
         match made {
-            Ok(issued) => self.issued(&doc, &role, attempt, issued, since).await,
+            Ok(issued) => self.issued(&doc, &role, attempt, issued, arrived).await,
             Err(error) => {
                 tracing::warn!(%device, %nonce, reason = error.reason().word(), "no secret_id was issued");
                 let in_doubt = error
@@ -150,7 +150,7 @@ impl Devices {
         role: &RoleName,
         attempt: u64,
         issued: Issued,
-        since: std::time::Instant,
+        arrived: std::time::Instant,
     ) {
         let device = &doc.device_id;
         let Some(nonce) = doc.outstanding.as_ref().map(|issue| issue.nonce.clone()) else {
@@ -203,7 +203,7 @@ impl Devices {
             }
         };
         metrics::counter!(names::DEVICE_ISSUES, "result" => word).increment(1);
-        metrics::histogram!(names::DEVICE_ANSWER_SECONDS).record(since.elapsed().as_secs_f64());
+        metrics::histogram!(names::DEVICE_ANSWER_SECONDS).record(arrived.elapsed().as_secs_f64());
     }
 
     /// Destroys what the store does not know. If it fails, the recorded intent leads to it.

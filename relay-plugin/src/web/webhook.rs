@@ -4,6 +4,7 @@
 //! proxy only. What comes in is held to the same checks as what our own subscription brings; the answer to the device goes over MQTT all the same.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::{
     Json,
@@ -106,6 +107,7 @@ pub(super) async fn receive(
             topic: &published.topic,
             payload: published.payload.as_bytes(),
             retained: published.retain || published.flags.retain,
+            arrived: Instant::now(),
         })
         .await;
     // Also a refusal is a success towards the broker: it has nothing to try again.

@@ -10,7 +10,7 @@ mod process;
 
 pub use disk::Disk;
 pub use marks::{Marks, Stamped};
-pub use process::{Memory, memory, processor_time};
+pub use process::{Memory, forget_peak, memory, processor_time};
 
 use std::process::ExitCode;
 

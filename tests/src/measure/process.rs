@@ -21,6 +21,13 @@ pub struct Memory {
     pub resident: f64,
     /// The part that no file backs: heap and stacks.
     pub anonymous: f64,
+    /// The most that was resident since the start, or since [`forget_peak`].
+    pub peak: f64,
+}
+
+/// Lets the peak of a process of ours begin anew.
+pub fn forget_peak(pid: u32) {
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
 }
 
 pub fn memory(pid: u32) -> Memory {
@@ -33,5 +40,6 @@ pub fn memory(pid: u32) -> Memory {
     Memory {
         resident: mebibytes("VmRSS:"),
         anonymous: mebibytes("RssAnon:"),
+        peak: mebibytes("VmHWM:"),
     }
 }

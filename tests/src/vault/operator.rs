@@ -181,11 +181,19 @@ impl Stand {
 
     /// A secret of the service, in a file as it is given them; the same name replaces it.
     pub fn secret(&self, name: &str, text: &str) -> Arc<SecretRef> {
+        Arc::new(SecretRef::file(
+            "devices.issuer.token",
+            self.secret_file(name, text),
+        ))
+    }
+
+    /// The file of [`Stand::secret`].
+    pub fn secret_file(&self, name: &str, text: &str) -> PathBuf {
         use std::os::unix::fs::PermissionsExt as _;
         let path = self.folder.path().join(name);
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        Arc::new(SecretRef::file("devices.issuer.token", path))
+        path
     }
 
     /// A second role on the mount for the service itself, and how it logs in there.

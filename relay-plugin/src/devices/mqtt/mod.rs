@@ -198,6 +198,7 @@ fn incoming(message: &Arrived) -> Incoming<'_> {
         topic: &message.topic,
         payload: &message.payload,
         retained: message.retain,
+        arrived: message.at,
     }
 }
 

@@ -1,4 +1,6 @@
 //! Answers that wait for the connection: bounded, and forgotten when their time is over.
+//!
+//! What matters (a secret_id) never stands behind what may be lost (a refusal, a ping): whoever causes refusals by the thousand delays nobody's secret_id.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -26,16 +28,27 @@ pub(super) struct Parcel {
 
 /// The entrance. Clones share it.
 #[derive(Clone)]
-pub struct Outbox(mpsc::Sender<Parcel>);
+pub struct Outbox {
+    first: mpsc::Sender<Parcel>,
+    then: mpsc::Sender<Parcel>,
+}
 
 /// The other end, for the connection.
-pub struct Inbox(mpsc::Receiver<Parcel>);
+pub struct Inbox {
+    first: mpsc::Receiver<Parcel>,
+    then: mpsc::Receiver<Parcel>,
+}
 
-/// A queue of at most `capacity` answers.
+/// Two queues of at most `capacity` answers each.
 #[must_use]
 pub fn outbox(capacity: usize) -> (Outbox, Inbox) {
-    let (sender, receiver) = mpsc::channel(capacity.max(1));
-    (Outbox(sender), Inbox(receiver))
+    let (first, take_first) = mpsc::channel(capacity.max(1));
+    let (then, take_then) = mpsc::channel(capacity.max(1));
+    let inbox = Inbox {
+        first: take_first,
+        then: take_then,
+    };
+    (Outbox { first, then }, inbox)
 }
 
 fn parcel(message: Outgoing) -> Parcel {
@@ -57,18 +70,27 @@ fn parcel(message: Outgoing) -> Parcel {
 #[async_trait]
 impl Outlet for Outbox {
     async fn send(&self, message: Outgoing) -> Result<(), NotSent> {
-        self.0
+        self.first
             .send_timeout(parcel(message), PATIENCE)
             .await
             .map_err(|_| NotSent)
     }
 
     fn offer(&self, message: Outgoing) -> Result<(), NotSent> {
-        self.0.try_send(parcel(message)).map_err(|_| NotSent)
+        self.then.try_send(parcel(message)).map_err(|_| NotSent)
     }
 }
 
 impl Inbox {
+    /// The next answer; `None` when nobody can make one any more.
+    async fn next(&mut self) -> Option<Parcel> {
+        tokio::select! {
+            biased;
+            Some(parcel) = self.first.recv() => Some(parcel),
+            parcel = self.then.recv() => parcel,
+        }
+    }
+
     /// Hands messages to the protocol while there is a connection, those first that a lost connection gave back. Ends when `last` is cancelled and what
     /// waits then is handed over, or there is no connection to hand it to.
     pub(super) async fn deliver(
@@ -91,7 +113,7 @@ impl Inbox {
                         }
                         None => None,
                     },
-                    parcel = self.0.recv() => parcel,
+                    parcel = self.next() => parcel,
                     () = last.cancelled() => None,
                 },
             };
@@ -113,5 +135,39 @@ impl Inbox {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    fn message(n: usize) -> Outgoing {
+        Outgoing {
+            device: format!("river-{n}").parse().unwrap(),
+            payload: Zeroizing::new(n.to_string().into_bytes()),
+            retain: false,
+            expires_in: Duration::from_secs(60),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_matters_passes_a_full_queue_of_what_may_be_lost() {
+        let (outbox, mut inbox) = outbox(3);
+        for n in 0..3 {
+            outbox.offer(message(n)).unwrap();
+        }
+        assert_eq!(outbox.offer(message(3)), Err(NotSent));
+        outbox.send(message(10)).await.unwrap();
+        outbox.send(message(11)).await.unwrap();
+        drop(outbox);
+        let mut order = Vec::new();
+        while let Some(parcel) = inbox.next().await {
+            order.push(String::from_utf8(parcel.payload.to_vec()).unwrap());
+        }
+        assert_eq!(order, ["10", "11", "0", "1", "2"]);
     }
 }

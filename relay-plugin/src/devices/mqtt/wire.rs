@@ -43,6 +43,8 @@ pub(super) struct Arrived {
     pub(super) topic: String,
     pub(super) payload: Bytes,
     pub(super) retain: bool,
+    /// When it came in.
+    pub(super) at: Instant,
     ack: Ack,
     connection: u64,
 }
@@ -239,6 +241,7 @@ fn five_event(event: four::v5::Event, connection: u64) -> Seen {
                 topic: String::from_utf8_lossy(&publish.topic).into_owned(),
                 payload: publish.payload.clone(),
                 retain: publish.retain,
+                at: Instant::now(),
                 ack: Ack::Five(publish),
                 connection,
             }))
@@ -259,6 +262,7 @@ fn four_event(event: four::Event, connection: u64) -> Seen {
             topic: publish.topic.clone(),
             payload: publish.payload.clone(),
             retain: publish.retain,
+            at: Instant::now(),
             ack: Ack::Four(publish),
             connection,
         })),

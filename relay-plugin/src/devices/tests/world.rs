@@ -339,6 +339,7 @@ impl World {
                 topic,
                 payload,
                 retained,
+                arrived: std::time::Instant::now(),
             })
             .await
     }
