@@ -34,11 +34,21 @@ pub enum Point {
     AfterLeafStaged,
     /// The relay has the self-update; we have not merged it.
     AfterLeafPublished,
+    /// It is recorded that a device's secret_id is about to be issued; the issuer was not asked.
+    BeforeIssue,
+    /// The issuer has made a secret_id; nothing of it is recorded.
+    AfterIssue,
+    /// The secret_id's accessor is recorded; the device was not told.
+    AfterIssueRecorded,
+    /// It is recorded that a secret_id has to be destroyed; the issuer was not asked.
+    BeforeDestroy,
+    /// The issuer has destroyed it; that is not recorded.
+    AfterDestroy,
 }
 
 impl Point {
-    /// All of them, in the order of a rotation; then the others.
-    pub const ALL: [Self; 15] = [
+    /// All of them, in the order of a rotation; then the others, those of devices last.
+    pub const ALL: [Self; 20] = [
         Self::AfterInbox,
         Self::AfterAdmit,
         Self::AfterReserve,
@@ -54,6 +64,11 @@ impl Point {
         Self::AfterBind,
         Self::AfterLeafStaged,
         Self::AfterLeafPublished,
+        Self::BeforeIssue,
+        Self::AfterIssue,
+        Self::AfterIssueRecorded,
+        Self::BeforeDestroy,
+        Self::AfterDestroy,
     ];
 
     /// Its name, as a test arms it.
@@ -75,6 +90,11 @@ impl Point {
             Self::AfterBind => "after_bind",
             Self::AfterLeafStaged => "after_leaf_staged",
             Self::AfterLeafPublished => "after_leaf_published",
+            Self::BeforeIssue => "before_issue",
+            Self::AfterIssue => "after_issue",
+            Self::AfterIssueRecorded => "after_issue_recorded",
+            Self::BeforeDestroy => "before_destroy",
+            Self::AfterDestroy => "after_destroy",
         }
     }
 

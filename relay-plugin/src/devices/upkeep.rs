@@ -16,6 +16,7 @@ use super::flow::Devices;
 use super::issuer::{Accessor, Destroyed, NonceHash, RoleName};
 use super::outgoing;
 use super::settings::jittered;
+use crate::crash;
 use crate::metrics as names;
 
 /// The lease of whoever sweeps.
@@ -161,7 +162,9 @@ impl Devices {
     async fn destroy_doomed(&self, doc: &DeviceDoc) {
         let now = self.now();
         for doomed in doc.doomed.iter().filter(|doomed| doomed.retry_at <= now) {
+            crash::point(crash::Point::BeforeDestroy).await;
             let change = self.destroy(doomed, now).await;
+            crash::point(crash::Point::AfterDestroy).await;
             if let Err(error) = self.change(&doc.device_id, change).await {
                 self.failed(doc, &error);
             }

@@ -15,6 +15,7 @@ use super::flow::{Devices, SOON};
 use super::issuer::{Accessor, IssueRequest, Issued, IssuerError, NonceHash, RoleName};
 use super::outgoing;
 use super::queue::Job;
+use crate::crash;
 use crate::metrics as names;
 
 impl Devices {
@@ -77,11 +78,13 @@ impl Devices {
             self.tell(&device, &nonce, DeviceError::Unavailable, SOON);
             return;
         };
+        crash::point(crash::Point::BeforeIssue).await;
         let began = std::time::Instant::now();
         let made = self
             .call_issuer(&doc, &role, &NonceHash::of(nonce.as_str()))
             .await;
         metrics::histogram!(names::DEVICE_ISSUE_SECONDS).record(began.elapsed().as_secs_f64());
+        crash::point(crash::Point::AfterIssue).await;
         match made {
             Ok(issued) => self.issued(&doc, &role, attempt, issued, arrived).await,
             Err(error) => {
@@ -194,6 +197,7 @@ impl Devices {
                 return;
             }
         }
+        crash::point(crash::Point::AfterIssueRecorded).await;
         tracing::info!(%device, %nonce, accessor = %issued.accessor, "issued a secret_id");
         let word = match self.parts.outlet.send(message).await {
             Ok(()) => "issued",

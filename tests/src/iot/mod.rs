@@ -5,6 +5,7 @@ mod broker;
 mod client;
 mod device;
 mod house;
+mod line;
 
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ pub use broker::{Broker, Certificate};
 pub use client::{Client, Mqtt};
 pub use device::{Credential, Device, PythonDevice};
 pub use house::House;
+pub use line::{Given, Line};
 
 /// A file of the repository.
 pub fn repository(path: &str) -> PathBuf {

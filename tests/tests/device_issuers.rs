@@ -1,0 +1,121 @@
+//! Where devices' secret_ids come from, in the whole product: a relay process, Mosquitto over TLS, and the embedded issuer or a Vault of somebody else's making
+//! (feature: devices get fresh secret_ids over MQTT).
+//!
+//! What must hold whatever fails: nothing is lost, nothing is issued twice under one request, and what nobody got is destroyed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "device_issuers/recovery.rs"]
+mod recovery;
+
+use std::collections::BTreeSet;
+
+use keyturn_proto::device::DeviceId;
+use keyturn_store::collections::APPROLE_SECRET_IDS;
+use keyturn_store::devices::DeviceDoc;
+use keyturn_store::transfer::{Item, Transfer as _};
+use keyturn_tests::eventually;
+use keyturn_tests::iot::{Credential, House, Line};
+use keyturn_tests::relay::Relay;
+use keyturn_tests::vault::{Rvault, Stand};
+use keyturn_tests::world::set;
+use serde_json::json;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_keyturn-under-test");
+const ID: &str = "river-iot-0001";
+
+/// Who issues.
+enum Issuer {
+    Embedded,
+    Vault { _server: Rvault, stand: Stand },
+}
+
+impl Issuer {
+    /// An `rvault` of its own, with a role for devices.
+    async fn vault() -> Self {
+        let server = Rvault::start().await;
+        let stand = server
+            .operator()
+            .stand(json!({ "token_ttl": "20m", "secret_id_ttl": "12h" }))
+            .await;
+        Self::Vault {
+            _server: server,
+            stand,
+        }
+    }
+
+    /// `[devices.issuer]`.
+    fn configure(&self, config: &mut toml::Table) {
+        let Self::Vault { stand, .. } = self else {
+            return;
+        };
+        let token = stand.secret("relay-token", stand.operator.token());
+        let text = |text: &str| toml::Value::from(text);
+        let section = toml::Table::from_iter([
+            ("kind".to_owned(), text("vault")),
+            (
+                "address".to_owned(),
+                stand.settings().address.to_string().into(),
+            ),
+            ("mount".to_owned(), text(&stand.mount)),
+            (
+                "token_file".to_owned(),
+                text(token.path().unwrap().to_str().unwrap()),
+            ),
+        ]);
+        set(config, "devices", "issuer", section);
+    }
+
+    /// Accessors of all secret_ids that exist.
+    async fn living(&self, house: &House) -> BTreeSet<String> {
+        match self {
+            Self::Vault { stand, .. } => stand.accessors().await.into_iter().collect(),
+            Self::Embedded => {
+                let store = house.world.store();
+                let page = store.export(APPROLE_SECRET_IDS, None, usize::MAX).await;
+                let items = page.unwrap().items.into_iter();
+                items
+                    .map(|item| match item {
+                        Item::SecretId(doc) => doc.accessor.to_string(),
+                        _ => panic!("another kind of document"),
+                    })
+                    .collect()
+            }
+        }
+    }
+
+    async fn logs_in(&self, house: &House, relay: &Relay, credential: &Credential) -> bool {
+        match self {
+            Self::Vault { stand, .. } => {
+                let Credential { role_id, secret_id } = credential;
+                stand.log_in(role_id, secret_id).await.is_some()
+            }
+            Self::Embedded => house.logs_in(relay, credential).await,
+        }
+    }
+}
+
+/// The device, connected.
+async fn connect(house: &House) -> Line {
+    Line::open(ID, house.broker.port, &house.broker.device(ID)).await
+}
+
+/// No request was answered twice, and no secret_id given twice.
+fn never_given_twice(device: &Line) {
+    let given = device.given();
+    let nonces: BTreeSet<&str> = given.iter().map(|(nonce, _)| &**nonce).collect();
+    let secrets: BTreeSet<&str> = given.iter().map(|(_, secret)| &**secret).collect();
+    assert_eq!(nonces.len(), given.len(), "a request was answered twice");
+    assert_eq!(secrets.len(), given.len(), "a secret_id was given twice");
+}
+
+/// Waits until nothing is under way for the device and the secret_id it holds is proven; its document, from whatever store there is.
+async fn settled(house: &House) -> DeviceDoc {
+    let store = house.world.operator().await;
+    let id: DeviceId = ID.parse().unwrap();
+    eventually("the device is settled", async || {
+        let doc = store.device(&id).await.unwrap()?;
+        let idle = doc.outstanding.is_none() && doc.doomed.is_empty() && doc.unresolved.is_empty();
+        (idle && doc.current.as_ref().is_some_and(|held| held.proven)).then_some(doc)
+    })
+    .await
+}
