@@ -27,6 +27,11 @@ pub fn id(n: usize) -> DeviceId {
     format!("river-{n:05}").parse().unwrap()
 }
 
+/// Its `n` again.
+pub fn number(id: &DeviceId) -> usize {
+    id.as_str().strip_prefix("river-").unwrap().parse().unwrap()
+}
+
 /// One connection and the devices behind it.
 pub struct Line {
     client: AsyncClient,

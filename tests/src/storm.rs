@@ -7,10 +7,16 @@ use std::time::Duration;
 use futures::{StreamExt as _, stream};
 use keyturn_store::devices::{Change, DeviceDoc, DeviceOptions, DeviceStore as _};
 use keyturn_store::store::AuditTrail as _;
+use tokio::time::Instant;
 
 use crate::fleet;
 use crate::vault::{Fault, Stand};
-use crate::world::{World, eventually, now};
+use crate::world::{World, now};
+
+/// How long ten thousand reports may take on a busy machine.
+const SETTLED: Duration = Duration::from_secs(240);
+/// Between two looks at all devices.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// The role of every device.
 pub const ROLE: &str = "river-iot";
@@ -54,6 +60,11 @@ pub fn vault_issuer(
     devices.insert("issuer".to_owned(), issuer.into());
 }
 
+fn settled(doc: &DeviceDoc) -> bool {
+    let proven = doc.current.as_ref().is_some_and(|held| held.proven);
+    doc.outstanding.is_none() && doc.doomed.is_empty() && proven
+}
+
 impl World {
     /// Puts devices on the allow-list, without keys: what is measured and counted here is the flow.
     pub async fn allow_devices(&self, which: Range<usize>) {
@@ -79,21 +90,22 @@ impl World {
 
     /// Waits until every device's report is believed and nothing is left to destroy; then the documents.
     pub async fn settled_devices(&self, which: Range<usize>) -> Vec<DeviceDoc> {
-        let ids: Vec<_> = which.map(fleet::id).collect();
-        eventually(
-            "every device's report is recorded, and the old secret_ids are destroyed",
-            async || {
-                let mut docs = self.devices().await;
-                docs.retain(|doc| ids.binary_search(&doc.device_id).is_ok());
-                let settled = docs.iter().all(|doc| {
-                    doc.outstanding.is_none()
-                        && doc.doomed.is_empty()
-                        && doc.current.as_ref().is_some_and(|held| held.proven)
-                });
-                settled.then_some(docs)
-            },
-        )
-        .await
+        let store = self.store();
+        let until = Instant::now() + SETTLED;
+        loop {
+            let mut docs = store.devices(None, usize::MAX).await.unwrap();
+            docs.retain(|doc| which.contains(&fleet::number(&doc.device_id)));
+            let open = docs.iter().filter(|doc| !settled(doc)).count();
+            if open == 0 {
+                return docs;
+            }
+            assert!(
+                Instant::now() < until,
+                "{open} devices' reports are not recorded, or their old secret_ids not destroyed: {:?}",
+                docs.iter().find(|doc| !settled(doc))
+            );
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// How often the audit trail has `event`.

@@ -137,6 +137,7 @@ impl Site {
         let took: Sample = stories().map(|story| milliseconds(story.took)).collect();
         let rate = DEVICES as f64 / (took.max() / 1e3);
         let retries: usize = stories().map(|story: &Story| story.retries).sum();
+        println!("given after {:.1} s", begun.elapsed().as_secs_f64());
         let docs = self.world.settled_devices(0..DEVICES).await;
         let settled = begun.elapsed();
         let busy = processor_time(self.relay.pid()).saturating_sub(busy);
@@ -222,6 +223,8 @@ async fn singles(broker: SocketAddr) -> (Sample, Sample) {
         single.push(milliseconds(line.single(place).await));
         disk.sync();
     }
+    // Behind it the last report is on its way, too.
+    line.round_trip(&echo).await;
     println!(
         "{:<58} {:>9} {:>9}",
         format!("milliseconds, {SINGLES} times in turns"),
