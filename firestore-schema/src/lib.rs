@@ -13,6 +13,7 @@ pub mod audit;
 pub mod collections;
 #[cfg(feature = "contract")]
 pub mod contract;
+mod damage;
 pub mod devices;
 pub mod documents;
 #[cfg(feature = "emulator")]
@@ -20,6 +21,7 @@ pub mod emulator;
 #[cfg(feature = "fake-kms")]
 pub mod fake_kms;
 pub mod firestore;
+mod fits;
 pub mod lifecycle;
 pub mod mac;
 pub mod metrics;

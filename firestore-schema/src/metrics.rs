@@ -28,6 +28,8 @@ pub const VERIFY_LIMITED: &str = "keyturn_verify_limited_total";
 pub const VERIFY_SNAPSHOT_READS: &str = "keyturn_verify_snapshot_reads_total";
 /// Seconds of one store transaction, the wait for its turn included, by `op`: read, write.
 pub const STORE_SECONDS: &str = "keyturn_store_seconds";
+/// Stored documents that could not be read and were set aside, by `what` kind of document: counted each time one is met.
+pub const SET_ASIDE: &str = "keyturn_store_set_aside_total";
 /// Attempts at Cloud KMS, by `op` (sign, verify, get, list) and `result`: ok, or the class of the failure.
 pub const KMS_CALLS: &str = "keyturn_kms_calls_total";
 /// Seconds of one attempt at Cloud KMS, by `op`.
@@ -39,14 +41,14 @@ pub const KMS_BREAKER: &str = "keyturn_kms_breaker";
 pub const FIRESTORE_COMMITS: &str = "keyturn_firestore_commits_total";
 /// Documents that Firestore wrote or deleted for us.
 pub const FIRESTORE_WRITES: &str = "keyturn_firestore_writes_total";
-/// Documents that Firestore read for us, as it counts them.
+/// Documents that Firestore read for us, as it counts them, by the store's `op` that asked for them.
 pub const FIRESTORE_READS: &str = "keyturn_firestore_reads_total";
 /// What had to be asked of Firestore again, by `cause`: contention, changed, unreachable, slow, exhausted, internal.
 pub const FIRESTORE_RETRIES: &str = "keyturn_firestore_retries_total";
 /// Seconds of one attempt of one call to Firestore, by `call`: get, query, commit.
 pub const FIRESTORE_SECONDS: &str = "keyturn_firestore_seconds";
 
-const COUNTERS: [(&str, &str); 11] = [
+const COUNTERS: [(&str, &str); 12] = [
     (VERIFY_CHANGES, "Changes heard by the verifier's listener"),
     (
         VERIFY_LISTENER_LOST,
@@ -62,6 +64,10 @@ const COUNTERS: [(&str, &str); 11] = [
         VERIFY_SNAPSHOT_READS,
         "Client snapshots read by the verifier",
     ),
+    (
+        SET_ASIDE,
+        "Stored documents that could not be read and were set aside, by kind, each time one was met",
+    ),
     (KMS_CALLS, "Attempts at Cloud KMS, by op and result"),
     (
         FIRESTORE_COMMITS,
@@ -71,7 +77,7 @@ const COUNTERS: [(&str, &str); 11] = [
         FIRESTORE_WRITES,
         "Documents written or deleted in Firestore",
     ),
-    (FIRESTORE_READS, "Documents read from Firestore"),
+    (FIRESTORE_READS, "Documents read from Firestore, by op"),
     (
         FIRESTORE_RETRIES,
         "What had to be asked of Firestore again, by cause",

@@ -51,6 +51,12 @@ pub enum StoreError {
         /// Which kind of document.
         what: &'static str,
     },
+    /// What was to be written has no exact counterpart in every backend: a time past the year 9999, or a number beyond 63 bits.
+    #[error("the {what} holds a time past the year 9999, or a number that is too large")]
+    Unrepresentable {
+        /// Which kind of document.
+        what: &'static str,
+    },
     /// What was read breaks the schema.
     #[error("stored document is damaged: {what}")]
     Damaged {
@@ -351,7 +357,8 @@ pub trait SecretStore: Send + Sync {
     ) -> Result<ActiveRotation>;
     /// One rotation.
     async fn rotation(&self, id: &RotationId) -> Result<Option<RotationDoc>>;
-    /// Every rotation that is not done.
+    /// Every rotation that is not done. Like every listing by which the relay finds its work, this one sets a document that cannot be read aside with
+    /// an alarm (`keyturn_store_set_aside_total`): it stops nobody else's.
     async fn active_rotations(&self) -> Result<Vec<RotationDoc>>;
     /// Timed work that is due at `now`, oldest first, at most `limit`.
     async fn due(&self, now: UnixMs, limit: usize) -> Result<Vec<Due>>;
@@ -362,8 +369,8 @@ pub trait SecretStore: Send + Sync {
     /// Outbox events of any rotation and attempt, in the order of their ids, after `after`, at most `limit`, without those that were
     /// withdrawn. Whether an event may still go out is the caller's to judge. Fewer than `limit` means that there are no more.
     async fn outbox_page(&self, after: Option<&str>, limit: usize) -> Result<Vec<OutboxDoc>>;
-    /// Forgets expired nonces, and those of these outbox events whose `delete_after` has come (after they were deleted from the relay); the
-    /// deletion of ciphertext is recorded. With `keep_until` an event's id is kept until then, as withdrawn and without its ciphertext, so
+    /// Forgets those of these outbox events whose `delete_after` has come (after they were deleted from the relay); the deletion of ciphertext is
+    /// recorded. With `keep_until` an event's id is kept until then, as withdrawn and without its ciphertext, so
     /// that other relays delete theirs.
     async fn purge(
         &self,
@@ -371,6 +378,9 @@ pub trait SecretStore: Send + Sync {
         keep_until: Option<UnixMs>,
         now: UnixMs,
     ) -> Result<()>;
+    /// Forgets at most `limit` nonces that have expired; how many it forgot. Fewer than `limit` means that there are no more for now. Nothing is
+    /// recorded: a use is judged by its time first, and the record of it was only kept until then.
+    async fn forget_nonces(&self, now: UnixMs, limit: usize) -> Result<u64>;
     /// Withdrawn events in the order they were withdrawn, at most `limit`. Fewer than `limit` means that there are no more for now.
     async fn withdrawn(&self, after: &WithdrawnAfter, limit: usize) -> Result<Vec<OutboxDoc>>;
     /// Takes or renews a lease; `Conflict` while somebody else holds it. With a `ttl_ms` of 0 the holder gives it up. A change of hands is
@@ -409,8 +419,11 @@ pub trait Registry: Send + Sync {
     async fn put_admin(&self, admin: AdminDoc, audit: AuditRecord) -> Result<()>;
     /// One admin.
     async fn admin(&self, npub: &Npub) -> Result<Option<AdminDoc>>;
-    /// All admins.
+    /// All admins that can be read; the others are set aside with an alarm.
     async fn admins(&self) -> Result<Vec<AdminDoc>>;
+    /// A number that differs once an admin was enrolled, changed or given a key since it was last asked for; it may also differ when nothing of that
+    /// happened. One read, however many admins there are: whoever keeps the list asks this first.
+    async fn admins_revision(&self) -> Result<u64>;
     /// Adds a proven MLS signature key to an enrolled admin; a repeat changes nothing.
     async fn prove_key(
         &self,
@@ -420,7 +433,7 @@ pub trait Registry: Send + Sync {
     ) -> Result<AdminDoc>;
     /// Creates or replaces a group binding, on the same condition (`group.changed`).
     async fn put_group(&self, group: AdminGroupDoc, audit: AuditRecord) -> Result<()>;
-    /// All groups.
+    /// All groups that can be read, likewise.
     async fn groups(&self) -> Result<Vec<AdminGroupDoc>>;
     /// Suspends or re-activates a group.
     async fn set_group_state(

@@ -51,8 +51,13 @@ use crate::{
     web::{Webhook, readiness::Check},
 };
 
-/// How often the store is asked for work that nobody announced.
+/// How often what lies in this process is looked through, and the longest pause after something failed.
 const SWEEP: Duration = Duration::from_secs(5);
+/// How often Firestore is asked for work that nobody announced: it bills each look (docs/google-cloud.md, "What an idle relay reads"). The embedded store
+/// is asked with every sweep.
+const LOOK_FIRESTORE: Duration = Duration::from_secs(45);
+/// How often Firestore is asked whether admins have changed.
+const REGISTRY_FIRESTORE: Duration = Duration::from_secs(10);
 /// First pause after something failed that will pass.
 const RETRY: Duration = Duration::from_millis(200);
 /// How often refusals that were only counted are written down.
@@ -195,6 +200,7 @@ impl ServiceFactory for Assembly {
             served,
             clock: clock.clone(),
             relays: config.mls.relays.clone(),
+            registry: look(&config, REGISTRY_FIRESTORE),
         });
         let core = core::start(Deps {
             store,
@@ -338,7 +344,16 @@ fn settings(config: &ValidatedConfig, identity: Npub) -> rotation::Settings {
         keep_withdrawn: (!config.cluster.siblings.is_empty()).then_some(cluster::HORIZON),
         lease: config.cluster.lease,
         sweep: SWEEP,
+        look: look(config, LOOK_FIRESTORE),
         retry: RETRY,
+    }
+}
+
+/// How often a store is looked at that bills for it, and one that does not.
+fn look(config: &ValidatedConfig, billed: Duration) -> Duration {
+    match config.store {
+        crate::config::Store::Sqlite { .. } => SWEEP,
+        crate::config::Store::Firestore(_) => billed,
     }
 }
 

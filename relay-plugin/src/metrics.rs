@@ -57,6 +57,8 @@ pub const ROTATIONS: &str = "keyturn_rotations_total";
 pub const ACTIONS: &str = "keyturn_actions_total";
 /// Versions whose grace was over.
 pub const RETIRED: &str = "keyturn_versions_retired_total";
+/// Expired nonces whose records were deleted.
+pub const NONCES_FORGOTTEN: &str = "keyturn_nonces_forgotten_total";
 /// Events published, by `result`: stored, refused, failed.
 pub const PUBLISHED: &str = "keyturn_published_total";
 /// Ciphertexts deleted from the relay's database.
@@ -137,7 +139,7 @@ pub const ISSUER_SECONDS: &str = "keyturn_issuer_seconds";
 /// From the reservation to the ack quorum.
 pub const QUORUM_SECONDS: &str = "keyturn_quorum_seconds";
 
-const COUNTERS: [(&str, &str); 39] = [
+const COUNTERS: [(&str, &str); 40] = [
     (MIRRORED, "Events heard from a peer, by peer and result"),
     (INBOUND, "Events that concern Keyturn, by result"),
     (EVENTS_INVALID, "Events that nobody could open"),
@@ -182,6 +184,10 @@ const COUNTERS: [(&str, &str); 39] = [
     (ROTATIONS, "Rotations ended, by outcome"),
     (ACTIONS, "Rollbacks and revocations carried out, by outcome"),
     (RETIRED, "Versions retired at the end of their grace"),
+    (
+        NONCES_FORGOTTEN,
+        "Expired nonces whose records were deleted",
+    ),
     (PUBLISHED, "Events published, by result"),
     (
         CIPHERTEXTS_DELETED,

@@ -90,6 +90,7 @@ counted!(SecretStore {
     read outbox(rotation: &RotationId) -> Vec<OutboxDoc>;
     read outbox_page(after: Option<&str>, limit: usize) -> Vec<OutboxDoc>;
     write purge(event_ids: &[String], keep_until: Option<UnixMs>, now: UnixMs) -> ();
+    write forget_nonces(now: UnixMs, limit: usize) -> u64;
     read withdrawn(after: &WithdrawnAfter, limit: usize) -> Vec<OutboxDoc>;
     write lease(name: &str, owner: &str, ttl_ms: u64, now: UnixMs) -> Lease;
 });
@@ -110,6 +111,7 @@ counted!(Registry {
     write put_admin(admin: AdminDoc, audit: AuditRecord) -> ();
     read admin(npub: &Npub) -> Option<AdminDoc>;
     read admins() -> Vec<AdminDoc>;
+    read admins_revision() -> u64;
     write prove_key(npub: &Npub, key: ProvenKey, audit: AuditRecord) -> AdminDoc;
     write put_group(group: AdminGroupDoc, audit: AuditRecord) -> ();
     read groups() -> Vec<AdminGroupDoc>;

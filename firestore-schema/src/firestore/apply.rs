@@ -98,8 +98,9 @@ pub(super) async fn plan(
         writes.put(doc)?;
     }
     for (path, at) in expired {
-        let fields = Fields::from([(DELETE_AFTER.to_owned(), time_value(Some(at)))]);
-        writes.patch(path, fields);
+        let end =
+            time_value(Some(at)).map_err(|_| StoreError::Unrepresentable { what: "outbox" })?;
+        writes.patch(path, Fields::from([(DELETE_AFTER.to_owned(), end)]));
     }
     for doc in &outbox {
         writes.create(doc, Fields::new())?;

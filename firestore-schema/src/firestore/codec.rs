@@ -2,7 +2,7 @@
 //!
 //! What must always hold:
 //! - a field that holds a time is a Firestore timestamp (whole milliseconds) and nothing else, in both directions; which fields do is decided by their
-//!   names, a list that a test holds against the JSON Schemas;
+//!   names, a list ([`crate::fits`]) that a test holds against the JSON Schemas;
 //! - `None` is a null that is there, so that a query can ask for it;
 //! - what cannot be represented exactly is refused, not rounded.
 
@@ -16,56 +16,50 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json};
 
+use crate::fits::{LAST_MS, TIME_FIELDS};
+
 /// The fields of a document.
 pub(super) type Fields = HashMap<String, Value>;
-
-/// Every field that holds a time, in any document.
-pub(super) const TIME_FIELDS: [&str; 23] = [
-    "ack_deadline",
-    "announced_at",
-    "asked_at",
-    "at",
-    "completed_at",
-    "created_at",
-    "deadline_at",
-    "delete_after",
-    "due_at",
-    "expires_at",
-    "grace_until",
-    "issued_at",
-    "last_rotation_at",
-    "locked_until",
-    "not_after",
-    "not_before",
-    "ping_at",
-    "proof_expires_at",
-    "retry_at",
-    "secret_since",
-    "until",
-    "updated_at",
-    "withdrawn_at",
-];
-
-/// The last millisecond that a Firestore timestamp can name: the end of the year 9999.
-const LAST_MS: u64 = 253_402_300_799_999;
 
 /// A value that has no exact counterpart on the other side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unrepresentable;
 
-/// A time as Firestore holds it. Later than the year 9999 is the end of that year.
-pub(super) fn timestamp(time: UnixMs) -> Timestamp {
-    let ms = time.0.min(LAST_MS);
-    Timestamp {
-        seconds: i64::try_from(ms / 1000).unwrap_or(i64::MAX),
-        nanos: i32::try_from(ms % 1000).unwrap_or(0) * 1_000_000,
+/// A time as Firestore holds it.
+///
+/// # Errors
+/// [`Unrepresentable`] past the year 9999.
+pub(super) fn timestamp(time: UnixMs) -> Result<Timestamp, Unrepresentable> {
+    if time.0 > LAST_MS {
+        return Err(Unrepresentable);
     }
+    let seconds = i64::try_from(time.0 / 1000).map_err(|_| Unrepresentable)?;
+    let millis = i32::try_from(time.0 % 1000).map_err(|_| Unrepresentable)?;
+    Ok(Timestamp {
+        seconds,
+        nanos: millis * 1_000_000,
+    })
 }
 
-pub(super) fn time_value(time: Option<UnixMs>) -> Value {
-    value(time.map_or(ValueType::NullValue(0), |time| {
-        ValueType::TimestampValue(timestamp(time))
-    }))
+/// A time to be stored.
+///
+/// # Errors
+/// [`Unrepresentable`] past the year 9999.
+pub(super) fn time_value(time: Option<UnixMs>) -> Result<Value, Unrepresentable> {
+    Ok(match time {
+        Some(time) => value(ValueType::TimestampValue(timestamp(time)?)),
+        None => null(),
+    })
+}
+
+/// A time to compare with. Nothing that is stored is later than the end of the year 9999, so any later time finds what that one finds.
+pub(super) fn time_operand(time: UnixMs) -> Value {
+    time_value(Some(UnixMs(time.0.min(LAST_MS)))).unwrap_or_else(|_| null())
+}
+
+/// A null that is there.
+pub(super) fn null() -> Value {
+    value(ValueType::NullValue(0))
 }
 
 pub(super) fn text_value(text: impl Into<String>) -> Value {
@@ -81,7 +75,7 @@ pub(super) fn value(value_type: ValueType) -> Value {
 /// A document's fields.
 ///
 /// # Errors
-/// [`Unrepresentable`] for a number beyond 63 bits or with a fraction, or what is no object.
+/// [`Unrepresentable`] for a time past the year 9999, a number beyond 63 bits or with a fraction, or what is no object.
 pub(super) fn encode<T: Serialize>(document: &T) -> Result<Fields, Unrepresentable> {
     match serde_json::to_value(document) {
         Ok(Json::Object(object)) => fields(object),
@@ -113,7 +107,7 @@ fn to_value(time: bool, json: Json) -> Result<Value, Unrepresentable> {
         Json::Null => ValueType::NullValue(0),
         Json::Number(number) if time => {
             let ms = number.as_u64().ok_or(Unrepresentable)?;
-            ValueType::TimestampValue(timestamp(UnixMs(ms)))
+            ValueType::TimestampValue(timestamp(UnixMs(ms))?)
         }
         _ if time => return Err(Unrepresentable),
         Json::Bool(flag) => ValueType::BooleanValue(flag),
@@ -231,7 +225,7 @@ mod tests {
             fields.get("created_at"),
             Some(&value(ValueType::TimestampValue(stamp)))
         );
-        assert_eq!(fields.get("not_after"), Some(&time_value(None)));
+        assert_eq!(fields.get("not_after"), Some(&null()));
         assert_eq!(
             fields.get("grace_duration_ms"),
             Some(&value(ValueType::IntegerValue(3)))
@@ -254,7 +248,7 @@ mod tests {
             assert_eq!(decode::<Sample>(fields), Err(Unrepresentable));
         }
         let mut fields = encode(&sample()).unwrap();
-        let stamp = ValueType::TimestampValue(timestamp(UnixMs(1)));
+        let stamp = ValueType::TimestampValue(timestamp(UnixMs(1)).unwrap());
         fields.insert("grace_duration_ms".to_owned(), value(stamp));
         assert_eq!(decode::<Sample>(fields), Err(Unrepresentable));
     }
@@ -271,9 +265,22 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_time_is_the_end_of_the_year_9999() {
-        let last = timestamp(UnixMs(u64::MAX));
-        assert_eq!((last.seconds, last.nanos), (253_402_300_799, 999_000_000));
+    fn the_end_of_time_is_the_end_of_the_year_9999_and_what_is_later_is_refused() {
+        let last = Timestamp {
+            seconds: 253_402_300_799,
+            nanos: 999_000_000,
+        };
+        assert_eq!(timestamp(UnixMs(LAST_MS)), Ok(last));
+        assert_eq!(timestamp(UnixMs(LAST_MS + 1)), Err(Unrepresentable));
+        let mut late = sample();
+        late.not_after = Some(UnixMs(LAST_MS + 1));
+        assert_eq!(encode(&late), Err(Unrepresentable));
+        late.not_after = Some(UnixMs(LAST_MS));
+        assert_eq!(decode::<Sample>(encode(&late).unwrap()), Ok(late));
+        // What is only compared with may be as late as it likes.
+        let end = value(ValueType::TimestampValue(last));
+        assert_eq!(time_operand(UnixMs(u64::MAX)), end);
+        assert_eq!(time_operand(UnixMs(LAST_MS)), end);
     }
 
     /// Collects the properties whose schema is the time type, and all the others.

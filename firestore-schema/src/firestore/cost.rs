@@ -43,10 +43,10 @@ impl Counters {
         metrics::counter!(FIRESTORE_WRITES).increment(documents);
     }
 
-    pub(super) fn reads(&self, documents: usize) {
+    pub(super) fn reads(&self, op: &'static str, documents: usize) {
         let documents = documents as u64;
         self.reads.fetch_add(documents, Ordering::Relaxed);
-        metrics::counter!(FIRESTORE_READS).increment(documents);
+        metrics::counter!(FIRESTORE_READS, "op" => op).increment(documents);
     }
 
     pub(super) fn retry(&self, cause: Cause) {

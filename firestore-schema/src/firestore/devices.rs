@@ -8,6 +8,7 @@ use super::apply::Also;
 use super::open::FirestoreStore;
 use super::paths::Path;
 use super::query::Ask;
+use super::stored;
 use super::writes::Writes;
 use crate::audit::Chain;
 use crate::devices::lifecycle::{self, Decision};
@@ -74,12 +75,12 @@ impl DeviceStore for FirestoreStore {
     async fn devices_due(&self, now: UnixMs, limit: usize) -> Result<Vec<DeviceDoc>> {
         let turn = self.to_read("devices_due");
         let ask = Ask::new(&relay::DEVICES_DUE).time(now).limit(limit);
-        turn.read().query(&ask).await
+        turn.read().sound(&ask, stored::any).await
     }
 
     async fn devices_of(&self, owner: &str, limit: usize) -> Result<Vec<DeviceDoc>> {
         let turn = self.to_read("devices_of");
         let ask = Ask::new(&relay::DEVICES_OF_RELAY).text(owner).limit(limit);
-        turn.read().query(&ask).await
+        turn.read().sound(&ask, stored::agrees).await
     }
 }

@@ -75,7 +75,8 @@ pub(super) fn of_commit(status: &Status) -> Fault {
     match status.code() {
         Code::FailedPrecondition | Code::AlreadyExists | Code::NotFound => Fault::Changed,
         Code::Aborted => Fault::Again(Cause::Contention),
-        Code::ResourceExhausted => Fault::Again(Cause::Exhausted),
+        // Also said by what stands between, of an answer too large for it or of a call that it had sent on.
+        Code::ResourceExhausted => Fault::Doubt(Cause::Exhausted),
         Code::Unavailable => Fault::Doubt(Cause::Unreachable),
         Code::DeadlineExceeded | Code::Cancelled => Fault::Doubt(Cause::Slow),
         Code::Internal | Code::Unknown | Code::DataLoss | Code::Ok | Code::OutOfRange => {
@@ -110,6 +111,7 @@ mod tests {
             Code::Unknown,
             Code::DataLoss,
             Code::OutOfRange,
+            Code::ResourceExhausted,
         ] {
             assert!(matches!(commit(code), Fault::Doubt(_)), "{code:?}");
             let read = of_read(&Status::new(code, "values"));

@@ -337,8 +337,12 @@ impl SecretStore for FirestoreStore {
         now: UnixMs,
     ) -> Result<()> {
         let turn = self.to_write("purge", "purge").await?;
-        outbox::purge(&turn, event_ids, keep_until, now).await?;
-        nonces::purge(&turn, now).await
+        outbox::purge(&turn, event_ids, keep_until, now).await
+    }
+
+    async fn forget_nonces(&self, now: UnixMs, limit: usize) -> Result<u64> {
+        let turn = self.to_write("forget_nonces", "nonces").await?;
+        nonces::forget(&turn, now, limit).await
     }
 
     async fn withdrawn(&self, after: &WithdrawnAfter, limit: usize) -> Result<Vec<OutboxDoc>> {

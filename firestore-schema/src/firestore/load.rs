@@ -141,14 +141,14 @@ pub(super) async fn people(
     Ok((people, paths))
 }
 
-/// In order of the public key.
+/// To be judged together before one is written: one that cannot be read might hold the very key. In order of the public key.
 pub(super) async fn admins(reading: &mut Reading<'_>) -> Result<Vec<AdminDoc>> {
     let mut found: Vec<AdminDoc> = reading.query(&Ask::new(&relay::ADMINS_ALL)).await?;
     found.sort_by_key(|admin| admin.npub);
     Ok(found)
 }
 
-/// In order of the alias.
+/// Likewise. In order of the alias.
 pub(super) async fn groups(reading: &mut Reading<'_>) -> Result<Vec<AdminGroupDoc>> {
     reading.query(&Ask::new(&relay::GROUPS_ALL)).await
 }

@@ -48,25 +48,35 @@ pub(super) async fn burn(turn: &Turn<'_>, burn: BurnNonce) -> Result<Burned> {
     }
 }
 
-/// Deletes what has expired. More than a batch is deleted in several commits: each is complete in itself.
-pub(super) async fn purge(turn: &Turn<'_>, now: UnixMs) -> Result<()> {
-    let expired = Ask::new(&relay::NONCES_EXPIRED).time(now).limit(BATCH);
-    loop {
+/// Deletes what has expired, at most `limit`. More than a batch is deleted in several commits: each is complete in itself. Only the expiry is read.
+pub(super) async fn forget(turn: &Turn<'_>, now: UnixMs, limit: usize) -> Result<u64> {
+    let mut forgotten = 0;
+    while forgotten < limit {
+        let wanted = BATCH.min(limit - forgotten);
+        let ask = Ask::new(&relay::NONCES_EXPIRED)
+            .time(now)
+            .only("expires_at")
+            .limit(wanted);
         let mut reading = turn.read();
-        let found = reading.raw(&expired).await?;
-        let (paths, last) = (paths(&found), found.len() < BATCH);
+        let found = reading.raw(&ask).await?;
+        let paths = paths(&found);
         for (path, found) in found {
             reading.remember(path, found);
         }
         let mut writes = Writes::new(&reading);
-        for path in paths {
-            writes.delete(path);
+        for path in &paths {
+            writes.delete(path.clone());
         }
-        let done = writes.is_empty() || turn.happened(writes.finish(), None).await?;
-        if done && last {
-            return Ok(());
+        if !writes.is_empty() && !turn.happened(writes.finish(), None).await? {
+            // Somebody else deletes as well, or nobody can say: what is left is read again.
+            continue;
+        }
+        forgotten += paths.len();
+        if paths.len() < wanted {
+            break;
         }
     }
+    Ok(u64::try_from(forgotten).unwrap_or(u64::MAX))
 }
 
 fn paths(found: &[(Path, super::reading::Found)]) -> Vec<Path> {

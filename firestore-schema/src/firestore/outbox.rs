@@ -6,6 +6,7 @@ use super::apply::Also;
 use super::load;
 use super::paths::Path;
 use super::query::Ask;
+use super::stored;
 use super::turn::Turn;
 use crate::documents::OutboxDoc;
 use crate::lifecycle::due::{self, Purged};
@@ -34,7 +35,7 @@ pub(super) async fn page(
         Some(id) => Ask::new(&relay::OUTBOX_KEPT_AFTER).name(turn.link.name(&Path::outbox(id)?)),
         None => Ask::new(&relay::OUTBOX_KEPT),
     };
-    turn.read().query(&ask.limit(limit)).await
+    turn.read().sound(&ask.limit(limit), stored::any).await
 }
 
 /// What was withdrawn after `after`. The query begins with everything of that very millisecond; what was seen of it is left out here.
@@ -46,7 +47,8 @@ pub(super) async fn withdrawn(
     let ask = Ask::new(&relay::OUTBOX_WITHDRAWN).time(after.at);
     let mut wanted = limit;
     loop {
-        let mut events: Vec<OutboxDoc> = turn.read().query(&ask.clone().limit(wanted)).await?;
+        let ask = ask.clone().limit(wanted);
+        let mut events: Vec<OutboxDoc> = turn.read().sound(&ask, stored::any).await?;
         let all = events.len() < wanted;
         let is_later = |event: &OutboxDoc| {
             let place = (event.withdrawn_at, event.event_id.as_str());

@@ -10,7 +10,7 @@ use firestore::gcloud_sdk::google::firestore::v1::{
 use firestore::gcloud_sdk::tonic::{Code, Status};
 use keyturn_proto::UnixMs;
 
-use super::codec::{self, Fields, time_value};
+use super::codec::{self, Fields, time_operand};
 use super::commit;
 use super::open::FirestoreStore;
 use super::paths::Path;
@@ -110,7 +110,7 @@ impl FirestoreStore {
             }),
             operation: Some(Operation::Update(Wire {
                 name: name.to_owned(),
-                fields: Fields::from([("written_at".to_owned(), time_value(Some(at)))]),
+                fields: Fields::from([("written_at".to_owned(), time_operand(at))]),
                 ..Wire::default()
             })),
             ..Write::default()

@@ -10,7 +10,7 @@ use firestore::gcloud_sdk::google::firestore::v1::value::ValueType;
 use firestore::gcloud_sdk::google::firestore::v1::{ArrayValue, Cursor, StructuredQuery, Value};
 use keyturn_proto::UnixMs;
 
-use super::codec::{Fields, text_value, time_value, value};
+use super::codec::{Fields, null, text_value, time_operand, value};
 use super::paths::Path;
 use crate::collections;
 use crate::queries::{Direction, Filter, NAME, Op, Operand, Query, Scope};
@@ -69,7 +69,7 @@ impl Ask {
     }
 
     pub(super) fn time(self, time: UnixMs) -> Self {
-        self.given(time_value(Some(time)))
+        self.given(time_operand(time))
     }
 
     /// A document by its full resource name.
@@ -105,7 +105,6 @@ impl Ask {
     pub(super) fn page(&self, limit: usize, last: Option<(&str, &Fields)>) -> StructuredQuery {
         let order = self.query.order;
         let start_at = last.map(|(name, fields)| {
-            let null = || value(ValueType::NullValue(0));
             let by_fields = order
                 .iter()
                 .map(|key| fields.get(key.field).cloned().unwrap_or_else(null));
@@ -184,9 +183,9 @@ fn condition(it: &Filter, given: &mut impl Iterator<Item = Value>) -> wire::Filt
         Operand::Texts(texts) => value(ValueType::ArrayValue(ArrayValue {
             values: texts.iter().map(|text| text_value(*text)).collect(),
         })),
-        Operand::Epoch => time_value(Some(UnixMs(0))),
+        Operand::Epoch => time_operand(UnixMs(0)),
         Operand::AnyText(_) | Operand::AnyTime(_) | Operand::AnyName(_) => {
-            given.next().unwrap_or_else(|| time_value(None))
+            given.next().unwrap_or_else(null)
         }
     };
     let op = match it.op {

@@ -15,10 +15,13 @@ use super::paths::Path;
 use super::query::Ask;
 use super::stored::{self, Document};
 use super::turn::Turn;
+use crate::damage;
 use crate::store::{Result, StoreError};
 
 /// Most documents in one call.
 const PAGE: usize = 300;
+/// Fewest documents in a call that goes on behind one that was set aside.
+const BEHIND: usize = 16;
 
 /// A document that was there.
 #[derive(Clone, Debug)]
@@ -79,7 +82,7 @@ impl<'t> Reading<'t> {
                 Ok(answers)
             })
             .await?;
-        link.counters.reads(paths.len());
+        link.counters.reads(self.turn.op(), paths.len());
         let mut latest = None;
         for answer in answers {
             latest = later(latest, answer.read_time);
@@ -123,6 +126,39 @@ impl<'t> Reading<'t> {
                 Ok(document)
             })
             .collect()
+    }
+
+    /// As [`Reading::query`], for whoever looks through what belongs to many: what cannot be read, or is not as `holds` wants it, is set aside, and stops
+    /// nobody. Goes on until there are `limit` that can be.
+    pub(super) async fn sound<T: Document>(
+        &mut self,
+        ask: &Ask,
+        holds: impl Fn(&T, &Fields) -> bool,
+    ) -> Result<Vec<T>> {
+        let mut all = Vec::new();
+        let mut after: Option<(Path, Found)> = None;
+        while all.len() < ask.limit {
+            let wanted = PAGE.min(ask.limit - all.len());
+            // Behind one that is damaged there may be more.
+            let size = after.as_ref().map_or(wanted, |_| wanted.max(BEHIND));
+            let page = self.page(ask, size, after.as_ref()).await?;
+            let last = page.len() < size;
+            after = page.last().cloned();
+            for (path, found) in page {
+                match stored::parse::<T>(&path, found.fields.clone()) {
+                    Ok(document) if holds(&document, &found.fields) => {
+                        self.seen.insert(path, Some(found));
+                        all.push(document);
+                    }
+                    _ => damage::set_aside(T::WHAT, path.as_str()),
+                }
+            }
+            if last {
+                break;
+            }
+        }
+        all.truncate(ask.limit);
+        Ok(all)
     }
 
     /// What a query finds, as it lies there.
@@ -197,7 +233,7 @@ impl<'t> Reading<'t> {
                 documents.push(self.found(document)?);
             }
         }
-        link.counters.reads(documents.len().max(1));
+        link.counters.reads(self.turn.op(), documents.len().max(1));
         self.at = self.at.or(latest);
         Ok(documents)
     }

@@ -9,6 +9,7 @@ use super::open::FirestoreStore;
 use super::paths::Path;
 use super::query::Ask;
 use super::revision;
+use super::stored;
 use crate::collections::{ADMINS, GROUPS};
 use crate::documents::{
     AdminDoc, AdminGroupDoc, AuditRecord, ClientDoc, ClientStatus, GroupState, PolicyOverrides,
@@ -130,7 +131,15 @@ impl Registry for FirestoreStore {
 
     async fn admins(&self) -> Result<Vec<AdminDoc>> {
         let turn = self.to_read("admins");
-        load::admins(&mut turn.read()).await
+        let ask = Ask::new(&relay::ADMINS_ALL);
+        let mut found: Vec<AdminDoc> = turn.read().sound(&ask, stored::any).await?;
+        found.sort_by_key(|admin| admin.npub);
+        Ok(found)
+    }
+
+    async fn admins_revision(&self) -> Result<u64> {
+        let turn = self.to_read("admins_revision");
+        revision::now(&mut turn.read(), ADMINS).await
     }
 
     async fn prove_key(&self, npub: &Npub, key: ProvenKey, audit: AuditRecord) -> Result<AdminDoc> {
@@ -177,7 +186,8 @@ impl Registry for FirestoreStore {
 
     async fn groups(&self) -> Result<Vec<AdminGroupDoc>> {
         let turn = self.to_read("groups");
-        load::groups(&mut turn.read()).await
+        let ask = Ask::new(&relay::GROUPS_ALL);
+        turn.read().sound(&ask, stored::any).await
     }
 
     async fn set_group_state(

@@ -28,6 +28,12 @@ impl Document for Revision {
     }
 }
 
+/// The revision of a collection; 0 before its first change.
+pub(super) async fn now(reading: &mut Reading<'_>, collection: &'static str) -> Result<u64> {
+    let known: Option<Revision> = reading.get(Path::revision(collection)?).await?;
+    Ok(known.map_or(0, |known| known.revision))
+}
+
 /// The next revision of a collection, to be written with the change. Must be asked for before the collection is read.
 pub(super) async fn next(
     reading: &mut Reading<'_>,

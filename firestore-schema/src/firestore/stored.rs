@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::codec::{self, Fields, text_value, time_value};
+use super::codec::{self, Fields, null, text_value, time_operand};
 use super::paths::Path;
 use crate::approle::{AppRoleDoc, SecretIdDoc};
 use crate::devices::DeviceDoc;
@@ -140,14 +140,29 @@ impl Document for SecretIdDoc {
 }
 
 fn due_at(time: Option<keyturn_proto::UnixMs>) -> Fields {
-    Fields::from([("due_at".to_owned(), time_value(time))])
+    // One of the document's own times, which the codec has let through.
+    Fields::from([("due_at".to_owned(), time.map_or_else(null, time_operand))])
 }
 
 /// All fields of a document as they are stored.
 pub(super) fn fields<T: Document>(document: &T) -> Result<Fields> {
-    let mut fields = codec::encode(document).map_err(|_| StoreError::Damaged { what: T::WHAT })?;
+    let mut fields =
+        codec::encode(document).map_err(|_| StoreError::Unrepresentable { what: T::WHAT })?;
     fields.extend(document.helpers());
     Ok(fields)
+}
+
+/// Whether what queries find it by is what its content says: one that says another time than it is kept under would be due for ever, or never.
+pub(super) fn agrees<T: Document>(document: &T, fields: &Fields) -> bool {
+    let helpers = document.helpers();
+    helpers
+        .iter()
+        .all(|(name, value)| fields.get(name) == Some(value))
+}
+
+/// For those that queries find by their own fields.
+pub(super) fn any<T: Document>(_: &T, _: &Fields) -> bool {
+    true
 }
 
 /// The document that was found at `path`.

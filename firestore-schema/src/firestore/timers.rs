@@ -1,8 +1,11 @@
 //! Timed work, found by indexed queries on the stored `due_at` and `delete_after`: the cost is that of what is due, not of what is stored.
+//!
+//! What must always hold: a document that cannot be read holds up nothing but itself.
 
 use keyturn_proto::UnixMs;
 
 use super::query::Ask;
+use super::stored;
 use super::turn::Turn;
 use crate::documents::{OutboxDoc, RotationDoc, VersionDoc};
 use crate::lifecycle::due;
@@ -15,13 +18,13 @@ pub(super) async fn due(turn: &Turn<'_>, now: UnixMs, limit: usize) -> Result<Ve
     let mut found: Vec<(UnixMs, Due)> = Vec::new();
 
     let ask = Ask::new(&relay::ROTATIONS_DUE).time(now).limit(limit);
-    for rotation in reading.query::<RotationDoc>(&ask).await? {
+    for rotation in reading.sound::<RotationDoc>(&ask, stored::agrees).await? {
         if let Some(at) = due::rotation_due_at(&rotation) {
             found.extend(due::rotation_due(rotation, now).map(|due| (at, due)));
         }
     }
     let ask = Ask::new(&relay::VERSIONS_DUE).time(now).limit(limit);
-    for version in reading.query::<VersionDoc>(&ask).await? {
+    for version in reading.sound::<VersionDoc>(&ask, stored::agrees).await? {
         if let Some(at) = due::version_due_at(&version) {
             let due = Due::Retire {
                 client_id: version.client_id,
@@ -31,7 +34,7 @@ pub(super) async fn due(turn: &Turn<'_>, now: UnixMs, limit: usize) -> Result<Ve
         }
     }
     let ask = Ask::new(&relay::OUTBOX_DUE).time(now).limit(limit);
-    let events: Vec<OutboxDoc> = reading.query(&ask).await?;
+    let events: Vec<OutboxDoc> = reading.sound(&ask, stored::any).await?;
     if let Some(at) = events.first().and_then(|event| event.delete_after) {
         found.push((at, Due::Purge(events)));
     }
@@ -43,11 +46,11 @@ pub(super) async fn due(turn: &Turn<'_>, now: UnixMs, limit: usize) -> Result<Ve
 pub(super) async fn next_due(turn: &Turn<'_>) -> Result<Option<UnixMs>> {
     let mut reading = turn.read();
     let ask = Ask::new(&relay::ROTATIONS_NEXT).limit(1);
-    let rotation = reading.query::<RotationDoc>(&ask).await?;
+    let rotation = reading.sound::<RotationDoc>(&ask, stored::agrees).await?;
     let ask = Ask::new(&relay::VERSIONS_NEXT).limit(1);
-    let version = reading.query::<VersionDoc>(&ask).await?;
+    let version = reading.sound::<VersionDoc>(&ask, stored::agrees).await?;
     let ask = Ask::new(&relay::OUTBOX_NEXT).limit(1);
-    let event = reading.query::<OutboxDoc>(&ask).await?;
+    let event = reading.sound::<OutboxDoc>(&ask, stored::any).await?;
     let times = [
         rotation.first().and_then(due::rotation_due_at),
         version.first().and_then(due::version_due_at),
@@ -59,7 +62,7 @@ pub(super) async fn next_due(turn: &Turn<'_>) -> Result<Option<UnixMs>> {
 /// Every rotation that is not done, oldest first.
 pub(super) async fn active_rotations(turn: &Turn<'_>) -> Result<Vec<RotationDoc>> {
     let ask = Ask::new(&relay::ROTATIONS_ACTIVE);
-    let mut rotations: Vec<RotationDoc> = turn.read().query(&ask).await?;
+    let mut rotations: Vec<RotationDoc> = turn.read().sound(&ask, stored::any).await?;
     rotations.sort_by(|a, b| (a.created_at, &a.rotation_id).cmp(&(b.created_at, &b.rotation_id)));
     Ok(rotations)
 }

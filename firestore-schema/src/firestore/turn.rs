@@ -102,6 +102,11 @@ impl<'s> Turn<'s> {
         }
     }
 
+    /// Which method of the store.
+    pub(super) fn op(&self) -> &'static str {
+        self.op
+    }
+
     /// A fresh look at the store.
     pub(super) fn read(&self) -> Reading<'_> {
         Reading::new(self)

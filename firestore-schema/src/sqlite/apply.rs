@@ -12,6 +12,7 @@ use crate::documents::{
     ActionDoc, AdminDoc, AdminGroupDoc, AuditChainDoc, AuditEntry, AuditRecord, ClientDoc,
     LeaseDoc, OutboxDoc, RotationDoc, RotationState, VersionDoc, VersionState,
 };
+use crate::fits;
 use crate::lifecycle::{Change, due};
 use crate::store::{Result, StoreError};
 
@@ -22,7 +23,9 @@ pub(super) fn run(tx: &Transaction<'_>, sql: &str, params: impl Params) -> Resul
 }
 
 pub(super) fn json<T: Serialize>(what: &'static str, doc: &T) -> Result<String> {
-    serde_json::to_string(doc).map_err(|_| StoreError::Damaged { what })
+    let unrepresentable = |_| StoreError::Unrepresentable { what };
+    fits::document(what, &serde_json::to_value(doc).map_err(unrepresentable)?)?;
+    serde_json::to_string(doc).map_err(unrepresentable)
 }
 
 /// Writes everything that the lifecycle decided.
@@ -173,6 +176,7 @@ pub(super) fn nonce(
 ) -> Result<bool> {
     let sql = "INSERT INTO nonces (nonce_hash, owner_event, expires_at) VALUES (?1, ?2, ?3)
         ON CONFLICT (nonce_hash) DO NOTHING";
+    let expires_at = fits::time("nonce", expires_at)?;
     run(tx, sql, (hash, owner, ms(expires_at))).map(|rows| rows == 1)
 }
 

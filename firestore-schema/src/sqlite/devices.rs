@@ -73,22 +73,22 @@ impl DeviceStore for SqliteStore {
     }
 
     async fn devices_due(&self, now: UnixMs, limit: usize) -> Result<Vec<DeviceDoc>> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.reader
             .read(move |tx| {
-                let sql = "SELECT doc FROM devices WHERE due_at <= ?1 ORDER BY due_at LIMIT ?2";
-                load::all(tx, "device", sql, (ms(now), limit))
+                let sql =
+                    "SELECT device_id, doc, due_at FROM devices WHERE due_at <= ?1 ORDER BY due_at";
+                let agrees = |doc: &DeviceDoc, at| doc.due_at.map(ms) == at;
+                load::sound(tx, "device", sql, [ms(now)], limit, agrees)
             })
             .await
     }
 
     async fn devices_of(&self, owner: &str, limit: usize) -> Result<Vec<DeviceDoc>> {
         let owner = owner.to_owned();
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.reader
             .read(move |tx| {
-                let sql = "SELECT doc FROM devices WHERE owner = ?1 LIMIT ?2";
-                load::all(tx, "device", sql, (owner, limit))
+                let sql = "SELECT device_id, doc, NULL FROM devices WHERE owner = ?1";
+                load::sound(tx, "device", sql, [owner], limit, load::any)
             })
             .await
     }

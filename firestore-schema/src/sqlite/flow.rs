@@ -239,8 +239,9 @@ impl SecretStore for SqliteStore {
     async fn active_rotations(&self) -> Result<Vec<RotationDoc>> {
         self.reader
             .read(|tx| {
-                let sql = "SELECT doc FROM rotations WHERE done = 0";
-                let mut docs: Vec<RotationDoc> = load::all(tx, "rotation", sql, [])?;
+                let sql = "SELECT rotation_id, doc, NULL FROM rotations WHERE done = 0";
+                let mut docs: Vec<RotationDoc> =
+                    load::sound(tx, "rotation", sql, [], usize::MAX, load::any)?;
                 docs.sort_by(|a, b| {
                     (a.created_at, &a.rotation_id).cmp(&(b.created_at, &b.rotation_id))
                 });
@@ -275,11 +276,10 @@ impl SecretStore for SqliteStore {
 
     async fn outbox_page(&self, after: Option<&str>, limit: usize) -> Result<Vec<OutboxDoc>> {
         let after = after.unwrap_or_default().to_owned();
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.reader
             .read(move |tx| {
-                let sql = "SELECT doc FROM outbox WHERE withdrawn_at IS NULL AND event_id > ?1 ORDER BY event_id LIMIT ?2";
-                load::all(tx, "outbox", sql, (after, limit))
+                let sql = "SELECT event_id, doc, NULL FROM outbox WHERE withdrawn_at IS NULL AND event_id > ?1 ORDER BY event_id";
+                load::sound(tx, "outbox", sql, [after], limit, load::any)
             })
             .await
     }
@@ -308,20 +308,30 @@ impl SecretStore for SqliteStore {
                     ended.push(event);
                 }
                 let records = lifecycle::purged_records(&ended, now);
-                apply::audit(tx, tx.instance, records, None)?;
-                apply::run(tx, "DELETE FROM nonces WHERE expires_at <= ?1", [ms(now)])?;
-                Ok(())
+                apply::audit(tx, tx.instance, records, None)
+            })
+            .await
+    }
+
+    async fn forget_nonces(&self, now: UnixMs, limit: usize) -> Result<u64> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.writer
+            .write(move |tx| {
+                let sql = "DELETE FROM nonces WHERE nonce_hash IN
+                    (SELECT nonce_hash FROM nonces WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
+                let gone = apply::run(tx, sql, (ms(now), limit))?;
+                Ok(u64::try_from(gone).unwrap_or(u64::MAX))
             })
             .await
     }
 
     async fn withdrawn(&self, after: &WithdrawnAfter, limit: usize) -> Result<Vec<OutboxDoc>> {
         let WithdrawnAfter { at, event_id } = after.clone();
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.reader
             .read(move |tx| {
-                let sql = "SELECT doc FROM outbox WHERE (withdrawn_at, event_id) > (?1, ?2) ORDER BY withdrawn_at, event_id LIMIT ?3";
-                load::all(tx, "outbox", sql, (ms(at), event_id, limit))
+                let sql = "SELECT event_id, doc, withdrawn_at FROM outbox WHERE (withdrawn_at, event_id) > (?1, ?2) ORDER BY withdrawn_at, event_id";
+                let agrees = |doc: &OutboxDoc, at| doc.withdrawn_at.map(ms) == at;
+                load::sound(tx, "outbox", sql, (ms(at), event_id), limit, agrees)
             })
             .await
     }

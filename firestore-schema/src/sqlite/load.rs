@@ -5,6 +5,7 @@ use rusqlite::{OptionalExtension as _, Params, Transaction};
 use serde::de::DeserializeOwned;
 
 use super::error;
+use crate::damage;
 use crate::documents::{
     ActionDoc, AdminDoc, AdminGroupDoc, AuditChainDoc, ClientDoc, LeaseDoc, RotationDoc, VersionDoc,
 };
@@ -56,6 +57,42 @@ pub(super) fn all<T: DeserializeOwned>(
         docs.push(parse(what, json)?);
     }
     Ok(docs)
+}
+
+/// The first `limit` documents of the rows (id, doc, time) that `sql` selects, for whoever looks through what belongs to many: one that cannot be read, or that
+/// `holds` finds kept under another time than its own, is set aside, and stops nobody.
+pub(super) fn sound<T: DeserializeOwned>(
+    tx: &Transaction<'_>,
+    what: &'static str,
+    sql: &str,
+    params: impl Params,
+    limit: usize,
+    holds: impl Fn(&T, Option<i64>) -> bool,
+) -> Result<Vec<T>> {
+    let mut statement = tx.prepare_cached(sql).map_err(error::sql)?;
+    let mut rows = statement.query(params).map_err(error::sql)?;
+    let mut found = Vec::new();
+    while found.len() < limit {
+        let Some(row) = rows.next().map_err(error::sql)? else {
+            break;
+        };
+        let at: Option<i64> = row.get(2).map_err(error::sql)?;
+        let text = row.get_ref(1).map_err(error::sql)?.as_str().ok();
+        let doc: Option<T> = text.and_then(|text| serde_json::from_str(text).ok());
+        match doc.filter(|doc| holds(doc, at)) {
+            Some(doc) => found.push(doc),
+            None => {
+                let id: String = row.get(0).map_err(error::sql)?;
+                damage::set_aside(what, &id);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// For documents that are found by nothing but their ids.
+pub(super) fn any<T>(_: &T, _: Option<i64>) -> bool {
+    true
 }
 
 /// All rows (id, doc) that `sql` selects, the ones that do not read as documents as well.
@@ -168,10 +205,12 @@ pub(super) fn people(
     Ok(people)
 }
 
+/// To be judged together before one is written: one that cannot be read might hold the very key.
 pub(super) fn admins(tx: &Transaction<'_>) -> Result<Vec<AdminDoc>> {
     all(tx, "admin", "SELECT doc FROM admins ORDER BY npub", [])
 }
 
+/// Likewise.
 pub(super) fn groups(tx: &Transaction<'_>) -> Result<Vec<AdminGroupDoc>> {
     let sql = "SELECT doc FROM admin_groups ORDER BY alias";
     all(tx, "admin group", sql, [])

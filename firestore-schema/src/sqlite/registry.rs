@@ -101,7 +101,24 @@ impl Registry for SqliteStore {
     }
 
     async fn admins(&self) -> Result<Vec<AdminDoc>> {
-        self.reader.read(load::admins).await
+        self.reader
+            .read(|tx| {
+                let sql = "SELECT npub, doc, NULL FROM admins ORDER BY npub";
+                load::sound(tx, "admin", sql, [], usize::MAX, load::any)
+            })
+            .await
+    }
+
+    async fn admins_revision(&self) -> Result<u64> {
+        self.reader
+            .read(|tx| {
+                // Differs with every commit of another connection: this one only reads.
+                let version: i64 = tx
+                    .pragma_query_value(None, "data_version", |row| row.get(0))
+                    .map_err(error::sql)?;
+                Ok(u64::try_from(version).unwrap_or(0))
+            })
+            .await
     }
 
     async fn prove_key(&self, npub: &Npub, key: ProvenKey, audit: AuditRecord) -> Result<AdminDoc> {
@@ -127,7 +144,12 @@ impl Registry for SqliteStore {
     }
 
     async fn groups(&self) -> Result<Vec<AdminGroupDoc>> {
-        self.reader.read(load::groups).await
+        self.reader
+            .read(|tx| {
+                let sql = "SELECT alias, doc, NULL FROM admin_groups ORDER BY alias";
+                load::sound(tx, "admin group", sql, [], usize::MAX, load::any)
+            })
+            .await
     }
 
     async fn set_group_state(

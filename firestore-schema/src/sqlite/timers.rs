@@ -1,27 +1,60 @@
 //! Timed work, read through the `due` indexes: the cost is that of what is due, not of what is stored.
+//!
+//! What must always hold: a document that cannot be read holds up nothing but itself.
 
 use keyturn_proto::UnixMs;
-use rusqlite::Transaction;
+use rusqlite::{Params, Transaction};
 
-use super::error;
 use super::load::{self, ms};
 use crate::documents::{OutboxDoc, RotationDoc, VersionDoc};
 use crate::lifecycle::due;
 use crate::store::{Due, Result};
 
+fn rotations(
+    tx: &Transaction<'_>,
+    sql: &str,
+    params: impl Params,
+    limit: usize,
+) -> Result<Vec<RotationDoc>> {
+    load::sound(tx, "rotation", sql, params, limit, |doc, at| {
+        due::rotation_due_at(doc).map(ms) == at
+    })
+}
+
+fn versions(
+    tx: &Transaction<'_>,
+    sql: &str,
+    params: impl Params,
+    limit: usize,
+) -> Result<Vec<VersionDoc>> {
+    load::sound(tx, "version", sql, params, limit, |doc, at| {
+        due::version_due_at(doc).map(ms) == at
+    })
+}
+
+fn events(
+    tx: &Transaction<'_>,
+    sql: &str,
+    params: impl Params,
+    limit: usize,
+) -> Result<Vec<OutboxDoc>> {
+    load::sound(tx, "outbox", sql, params, limit, |doc: &OutboxDoc, at| {
+        doc.delete_after.map(ms) == at
+    })
+}
+
 /// Oldest first; ciphertext to purge comes as one item, placed by its oldest event.
 pub(super) fn due(tx: &Transaction<'_>, now: UnixMs, limit: usize) -> Result<Vec<Due>> {
-    let window = (ms(now), i64::try_from(limit).unwrap_or(i64::MAX));
     let mut found: Vec<(UnixMs, Due)> = Vec::new();
 
-    let sql = "SELECT doc FROM rotations WHERE due_at <= ?1 ORDER BY due_at LIMIT ?2";
-    for rotation in load::all::<RotationDoc>(tx, "rotation", sql, window)? {
+    let sql = "SELECT rotation_id, doc, due_at FROM rotations WHERE due_at <= ?1 ORDER BY due_at";
+    for rotation in rotations(tx, sql, [ms(now)], limit)? {
         if let Some(at) = due::rotation_due_at(&rotation) {
             found.extend(due::rotation_due(rotation, now).map(|due| (at, due)));
         }
     }
-    let sql = "SELECT doc FROM versions WHERE due_at <= ?1 ORDER BY due_at LIMIT ?2";
-    for version in load::all::<VersionDoc>(tx, "version", sql, window)? {
+    let sql = "SELECT version_id, doc, due_at FROM versions WHERE due_at <= ?1 ORDER BY due_at";
+    for version in versions(tx, sql, [ms(now)], limit)? {
         if let Some(at) = due::version_due_at(&version) {
             let due = Due::Retire {
                 client_id: version.client_id,
@@ -30,8 +63,8 @@ pub(super) fn due(tx: &Transaction<'_>, now: UnixMs, limit: usize) -> Result<Vec
             found.push((at, due));
         }
     }
-    let sql = "SELECT doc FROM outbox WHERE delete_after <= ?1 ORDER BY delete_after LIMIT ?2";
-    let events: Vec<OutboxDoc> = load::all(tx, "outbox", sql, window)?;
+    let sql = "SELECT event_id, doc, delete_after FROM outbox WHERE delete_after <= ?1 ORDER BY delete_after";
+    let events = events(tx, sql, [ms(now)], limit)?;
     if let Some(at) = events.first().and_then(|event| event.delete_after) {
         found.push((at, Due::Purge(events)));
     }
@@ -41,13 +74,18 @@ pub(super) fn due(tx: &Transaction<'_>, now: UnixMs, limit: usize) -> Result<Vec
 }
 
 pub(super) fn next_due(tx: &Transaction<'_>) -> Result<Option<UnixMs>> {
-    let sql = "SELECT min(at) FROM (
-        SELECT min(due_at) AS at FROM rotations WHERE due_at IS NOT NULL
-        UNION ALL SELECT min(due_at) FROM versions WHERE due_at IS NOT NULL
-        UNION ALL SELECT min(delete_after) FROM outbox WHERE delete_after IS NOT NULL)";
-    let at: Option<i64> = tx
-        .prepare_cached(sql)
-        .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
-        .map_err(error::sql)?;
-    Ok(at.map(|at| UnixMs(u64::try_from(at).unwrap_or(0))))
+    let sql =
+        "SELECT rotation_id, doc, due_at FROM rotations WHERE due_at IS NOT NULL ORDER BY due_at";
+    let rotation = rotations(tx, sql, [], 1)?;
+    let sql =
+        "SELECT version_id, doc, due_at FROM versions WHERE due_at IS NOT NULL ORDER BY due_at";
+    let version = versions(tx, sql, [], 1)?;
+    let sql = "SELECT event_id, doc, delete_after FROM outbox WHERE delete_after IS NOT NULL ORDER BY delete_after";
+    let event = events(tx, sql, [], 1)?;
+    let times = [
+        rotation.first().and_then(due::rotation_due_at),
+        version.first().and_then(due::version_due_at),
+        event.first().and_then(|event| event.delete_after),
+    ];
+    Ok(times.into_iter().flatten().min())
 }

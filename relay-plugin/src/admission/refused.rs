@@ -59,6 +59,7 @@ impl From<StoreError> for Refused {
             StoreError::Unavailable { .. } => "store.unavailable",
             StoreError::Unknown { .. } => "store.outcome_unknown",
             StoreError::Damaged { .. } => "store.damaged",
+            StoreError::Unrepresentable { .. } => "store.unrepresentable",
             StoreError::InvalidId { .. } => "store.invalid_id",
             StoreError::NotFound { .. } => "store.not_found",
             StoreError::Conflict { .. } => "store.conflict",

@@ -41,6 +41,8 @@ pub struct Parts {
     pub relays: Vec<String>,
     /// The service members of the other instances: neither admins nor readers.
     pub siblings: HashSet<Npub>,
+    /// How often the store is asked at most whether admins have changed.
+    pub registry: Duration,
 }
 
 /// See the module. Cheap to clone.
@@ -50,6 +52,7 @@ pub struct ServiceMember(Arc<Shared>);
 struct Shared {
     parts: Parts,
     junk: Mutex<Junk>,
+    enrolled: Mutex<Enrolled>,
     pub(super) family: Family,
     /// What members of the groups are refused, beside their requests.
     refused: Trail,
@@ -60,6 +63,13 @@ struct Shared {
 struct Junk {
     since: UnixMs,
     recorded: u32,
+}
+
+/// Who may send us key packages, as it was last read. A hint, found again by reading.
+#[derive(Default)]
+struct Enrolled {
+    asked: Option<UnixMs>,
+    revision: Option<u64>,
 }
 
 /// Records of junk within [`JUNK_WINDOW`].
@@ -95,6 +105,7 @@ impl ServiceMember {
         Self(Arc::new(Shared {
             parts,
             junk: Mutex::default(),
+            enrolled: Mutex::default(),
             family: Family::default(),
             refused: Trail::counting_as("member.refused_repeatedly"),
         }))
@@ -286,18 +297,45 @@ impl ServiceMember {
     /// # Errors
     /// [`ServiceError`].
     pub async fn refresh_served(&self) -> Result<(), ServiceError> {
-        let admins = self.store().admins().await?;
         let addresses = HashSet::from_iter(self.addresses().await?);
-        let authors = admins.iter().filter(|admin| admin.active);
+        let authors = self.changed_authors().await?;
         self.0.parts.served.update(|served| {
             *served = Served {
                 groups: addresses,
                 recipients: HashSet::from([*self.identity().as_bytes()]),
-                key_package_authors: authors.map(|admin| *admin.npub.as_bytes()).collect(),
+                key_package_authors: authors
+                    .unwrap_or_else(|| std::mem::take(&mut served.key_package_authors)),
                 cleartext_requests: served.cleartext_requests,
             };
         });
         Ok(())
+    }
+
+    /// Who is enrolled, if that has changed since it was last read: the whole list is read only then. The revision is read before the list, so that a change in
+    /// between is met by the next look.
+    async fn changed_authors(&self) -> Result<Option<HashSet<[u8; 32]>>, ServiceError> {
+        let now = self.now();
+        {
+            let mut enrolled = self.enrolled();
+            let early = |asked: UnixMs| asked <= now && now < asked.plus(self.0.parts.registry);
+            if enrolled.revision.is_some() && enrolled.asked.is_some_and(early) {
+                return Ok(None);
+            }
+            enrolled.asked = Some(now);
+        }
+        let revision = self.store().admins_revision().await?;
+        if self.enrolled().revision == Some(revision) {
+            return Ok(None);
+        }
+        let admins = self.store().admins().await?;
+        self.enrolled().revision = Some(revision);
+        let active = admins.iter().filter(|admin| admin.active);
+        Ok(Some(active.map(|admin| *admin.npub.as_bytes()).collect()))
+    }
+
+    fn enrolled(&self) -> std::sync::MutexGuard<'_, Enrolled> {
+        let enrolled = self.0.enrolled.lock();
+        enrolled.unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// The `h` tags of the groups we are in.

@@ -1,7 +1,7 @@
 //! Carries out what is due: expiry, promotion, retirement, announcements, deletion, and whatever a crash or an outage left half done.
 //!
-//! What must always hold: every deadline is found again in the store; memory holds only how long to wait after a failure. One thing that
-//! fails never holds up the others. Nothing is done without the lease.
+//! What must always hold: every deadline is found again in the store; memory holds only how long to wait after a failure, and until the next deadline. One
+//! thing that fails, or cannot be read, never holds up the others. Nothing is done without the lease.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -19,6 +19,10 @@ use crate::metrics as names;
 
 /// How much is taken from the store at once.
 const BATCH: usize = 256;
+/// How often expired nonces are forgotten. How many there are is what the limits on requests let in within this time.
+const FORGET: Duration = Duration::from_secs(600);
+/// How many of them in one transaction: others wait for it.
+const FORGET_AT_ONCE: usize = 400;
 /// How much of it is carried out at once: most of it waits for the relay's write batches.
 const AT_ONCE: usize = 64;
 
@@ -101,7 +105,11 @@ fn next_look(
 impl Engine {
     /// Runs until `stop`. Finishes the effects under way, then returns.
     pub async fn drive(&self, stop: CancellationToken) {
-        tokio::join!(self.keep_lease(&stop), self.work(&stop));
+        tokio::join!(
+            self.keep_lease(&stop),
+            self.work(&stop),
+            self.forget_nonces(&stop)
+        );
     }
 
     /// Renews the lease beside the work, however long a piece of that takes.
@@ -131,6 +139,39 @@ impl Engine {
         }
     }
 
+    /// Forgets nonces whose time is over. By a timer of its own: whoever asks leaves one behind, whether or not anything comes of it.
+    async fn forget_nonces(&self, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
+            let pause = if self.acts() {
+                self.forget_some().await
+            } else {
+                self.settings().sweep
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.clock().sleep_until(self.now().plus(pause)) => {}
+            }
+        }
+    }
+
+    /// Forgets a batch; how long to wait before the next one.
+    async fn forget_some(&self) -> Duration {
+        match self.store().forget_nonces(self.now(), FORGET_AT_ONCE).await {
+            Ok(forgotten) => {
+                metrics::counter!(names::NONCES_FORGOTTEN).increment(forgotten);
+                if usize::try_from(forgotten).unwrap_or(usize::MAX) < FORGET_AT_ONCE {
+                    FORGET
+                } else {
+                    self.settings().retry
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "expired nonces were not forgotten");
+                self.settings().sweep
+            }
+        }
+    }
+
     async fn work(&self, stop: &CancellationToken) {
         let mut backoff = Backoff::default();
         while !stop.is_cancelled() {
@@ -147,7 +188,7 @@ impl Engine {
     async fn turn(&self, backoff: &mut Backoff) -> UnixMs {
         let now = self.now();
         let settings = self.settings();
-        let latest = now.plus(settings.sweep);
+        let latest = now.plus(settings.look);
         if self.fence().current(now).is_none() {
             // What is due is another instance's.
             metrics::gauge!(names::DUE_LAG_SECONDS).set(0.0);
@@ -180,12 +221,21 @@ impl Engine {
         backoff: &mut Backoff,
         now: UnixMs,
     ) -> Result<Option<UnixMs>, StoreError> {
-        let more = self.due_work(backoff).await?;
-        self.left_behind(backoff).await?;
-        if more {
-            return Ok(Some(now));
+        // The earliest deadline tells whether there is anything to read: who is idle asks for no more.
+        let mut next = self.store().next_due().await?;
+        let is_due = next.is_some_and(|at| at <= self.now());
+        if is_due {
+            if self.due_work(backoff).await? {
+                self.left_behind(backoff).await?;
+                return Ok(Some(now));
+            }
+        } else {
+            backoff.keep_only(&HashSet::new());
         }
-        let next = self.store().next_due().await?;
+        let taken_up = self.left_behind(backoff).await?;
+        if is_due || taken_up {
+            next = self.store().next_due().await?;
+        }
         let lag = next.map(|at| self.now().since(at)).unwrap_or_default();
         metrics::gauge!(names::DUE_LAG_SECONDS).set(lag.as_secs_f64());
         Ok(next_look(next, backoff.next(), now, self.settings().retry))
@@ -243,11 +293,12 @@ impl Engine {
         }
     }
 
-    /// Takes up what was left behind: named by whoever left it, or found by the sweep. Rotations that wait for acks cost nothing here.
-    async fn left_behind(&self, backoff: &mut Backoff) -> Result<(), StoreError> {
+    /// Takes up what was left behind: named by whoever left it, or found by the sweep; whether there was anything. Rotations that wait for acks cost nothing
+    /// here.
+    async fn left_behind(&self, backoff: &mut Backoff) -> Result<bool, StoreError> {
         let mut ids = self.take_later();
         ids.extend(backoff.resumable(self.now()));
-        if backoff.sweep_due(self.now(), self.settings().sweep) {
+        if backoff.sweep_due(self.now(), self.settings().look) {
             ids.extend(self.half_done().await?);
         }
         let now = self.now();
@@ -263,10 +314,12 @@ impl Engine {
                 (resume_key(claim.id()), result)
             })
             .buffer_unordered(AT_ONCE);
-        for (key, result) in taken_up.collect::<Vec<_>>().await {
+        let taken_up = taken_up.collect::<Vec<_>>().await;
+        let any = !taken_up.is_empty();
+        for (key, result) in taken_up {
             self.settle(backoff, &key, result);
         }
-        Ok(())
+        Ok(any)
     }
 
     fn settle(&self, backoff: &mut Backoff, key: &str, result: Result<(), Failure>) {

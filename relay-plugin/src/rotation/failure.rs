@@ -67,6 +67,9 @@ impl From<StoreError> for Failure {
             StoreError::Damaged { what: _ } => {
                 Self::refused(ErrorClass::InternalError, "store.damaged")
             }
+            StoreError::Unrepresentable { what: _ } => {
+                Self::refused(ErrorClass::InternalError, "store.unrepresentable")
+            }
             StoreError::InvalidId { what: _ } => {
                 Self::refused(ErrorClass::InternalError, "store.invalid_id")
             }

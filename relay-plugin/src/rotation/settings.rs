@@ -21,8 +21,11 @@ pub struct Settings {
     pub keep_withdrawn: Option<Duration>,
     /// How long the lease is taken for; renewed at a third of it.
     pub lease: Duration,
-    /// How often the store is asked for work that nobody announced.
+    /// How often what lies in this process is looked through, and the longest pause after something failed.
     pub sweep: Duration,
+    /// How often the store is asked for work that nobody announced and no known deadline brings: what other processes (the operator's commands, another
+    /// relay) have left to do. Each look costs a few reads.
+    pub look: Duration,
     /// First pause after something failed that will pass; doubles up to `sweep`.
     pub retry: Duration,
 }

@@ -242,7 +242,8 @@ impl Carriage {
     async fn fresh_codes(&mut self) {
         self.seed = new_seed(&mut self.table.world, &self.table.trail).await;
         let far = now().plus(Duration::from_secs(30 * 86_400));
-        self.table.trail.store.purge(&[], None, far).await.unwrap();
+        let store = &self.table.trail.store;
+        store.forget_nonces(far, usize::MAX).await.unwrap();
         let into = now().0 % (STEP_SECS * 1000);
         let latest = (STEP_SECS - ROOM_IN_STEP) * 1000;
         if into > latest {

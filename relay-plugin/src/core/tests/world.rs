@@ -181,6 +181,7 @@ impl World {
             keep_withdrawn: None,
             lease: Duration::from_secs(30),
             sweep: Duration::from_millis(500),
+            look: Duration::from_millis(500),
             retry: Duration::from_millis(20),
         };
         change(&mut settings);
@@ -396,6 +397,7 @@ impl World {
             relay: Arc::new(self.relay.clone()),
             served: self.served.clone(),
             clock: self.clock.clone(),
+            registry: Duration::ZERO,
             relays: vec![RELAY.to_owned()],
             siblings: Default::default(),
         });
