@@ -2,7 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
 
+use keyturn_proto::Npub;
+use keyturn_store::contract::World;
+use keyturn_store::contract::damaged::{self, Spoil};
 use keyturn_store::sqlite::{OpenError, SqliteStore, inspect};
 use keyturn_store::store::AuditTrail as _;
 
@@ -144,4 +148,36 @@ async fn torn_pages_are_noticed() {
     bytes[(page - 1) * 4096..page * 4096].fill(0x5a);
     std::fs::write(&path, bytes).unwrap();
     assert!(!inspect(&path).unwrap().sound);
+}
+
+#[tokio::test]
+async fn one_bad_document_stops_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let store = SqliteStore::open(&path).unwrap();
+    let world = World::new(Arc::new(store.clone()));
+    damaged::one_bad_document_stops_nobody(world, |spoil: Spoil| {
+        let path = &path;
+        async move {
+            let (table, key) = match spoil.collection {
+                "oauth2_rotations" => ("rotations", "rotation_id"),
+                "secrets" => ("versions", "version_id"),
+                "outbox" => ("outbox", "event_id"),
+                "admin_groups" => ("admin_groups", "alias"),
+                "admins" => ("admins", "npub"),
+                "devices" => ("devices", "device_id"),
+                other => panic!("{other}"),
+            };
+            let id = match spoil.id.parse::<Npub>() {
+                Ok(npub) => npub.to_hex(),
+                Err(_) => spoil.id,
+            };
+            let db = rusqlite::Connection::open(path).unwrap();
+            let sql = format!(
+                "UPDATE {table} SET doc = json_set(doc, '$.' || ?1, json('[[]]')) WHERE {key} = ?2"
+            );
+            assert_eq!(db.execute(&sql, [spoil.field, &id]).unwrap(), 1, "{sql}");
+        }
+    })
+    .await;
 }

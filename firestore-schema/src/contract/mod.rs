@@ -15,6 +15,7 @@ mod acks;
 mod actions;
 mod audit;
 pub mod counting;
+pub mod damaged;
 mod fences;
 pub mod fixture;
 mod leases;

@@ -1,8 +1,12 @@
-//! What is damaged is reported, never skipped; what cannot be an id is refused by name; what is much comes in pages.
+//! What is damaged is reported to whoever asks for it, and set aside by whoever looks through many; what cannot be an id is refused by name; what is much comes in pages.
+
+use std::sync::Arc;
 
 use keyturn_proto::ClientId;
+use keyturn_store::contract::World;
+use keyturn_store::contract::damaged::{self, Spoil};
 use keyturn_store::contract::fixture::{
-    DELAY, NOW, at, audit, client, client_id, operation, outbox, prepare, reserve,
+    DELAY, NOW, PROOF_TIME, at, audit, client, client_id, operation, outbox, prepare, reserve,
 };
 use keyturn_store::documents::{AdminGroupDoc, GroupState, OutboxDoc};
 use keyturn_store::store::{
@@ -13,7 +17,7 @@ use serde_json::json;
 use super::Place;
 use super::rest::path;
 
-fn damaged<T: std::fmt::Debug>(result: Result<T, StoreError>, expected: &'static str) {
+fn is_damaged<T: std::fmt::Debug>(result: Result<T, StoreError>, expected: &'static str) {
     match result {
         Err(StoreError::Damaged { what }) => assert_eq!(what, expected),
         other => panic!("not damaged: {other:?}"),
@@ -21,7 +25,42 @@ fn damaged<T: std::fmt::Debug>(result: Result<T, StoreError>, expected: &'static
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_document_is_reported_by_every_query_that_finds_it() {
+async fn one_bad_document_stops_nobody() {
+    let place = Place::fresh().await;
+    let world = World::new(Arc::new(place.relay("first").await));
+    damaged::one_bad_document_stops_nobody(world, |spoil: Spoil| {
+        let place = &place;
+        async move {
+            let junk = json!({ "stringValue": "CANARY" });
+            let junk = match spoil.field {
+                "algo" => json!({ "integerValue": "1" }),
+                _ => junk,
+            };
+            place.set(&spoil.path, spoil.field, junk).await;
+        }
+    })
+    .await;
+}
+
+/// A time by which a document is found that is not its own would make it due for ever, or hide it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_kept_under_a_time_that_is_not_its_own_is_set_aside() {
+    let place = Place::fresh().await;
+    let store = place.settled().await;
+    store.reserve(reserve(&operation(2), NOW)).await.unwrap();
+    let rotation = format!("oauth2_rotations/{}", operation(2));
+    let due = at(PROOF_TIME);
+    assert_eq!(store.due(due, 10).await.unwrap().len(), 1);
+    let early = json!({ "timestampValue": "2001-01-01T00:00:00Z" });
+    place.set(&rotation, "due_at", early).await;
+    assert_eq!(store.due(due, 10).await, Ok(Vec::new()));
+    assert_eq!(store.next_due().await, Ok(None));
+    // Recovery goes by the state, and finds it.
+    assert_eq!(store.active_rotations().await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_document_is_reported_by_every_query_that_is_about_it() {
     let place = Place::fresh().await;
     let store = place.settled().await;
     let Reserved::New(active) = store.reserve(reserve(&operation(2), NOW)).await.unwrap() else {
@@ -35,14 +74,11 @@ async fn a_damaged_document_is_reported_by_every_query_that_finds_it() {
     place
         .set(&rotation, "attempt", json!({ "stringValue": "CANARY" }))
         .await;
-    damaged(store.rotation(&operation(2)).await, "rotation");
-    damaged(store.active_rotations().await, "rotation");
-    damaged(store.due(at(10 * DELAY), 10).await, "rotation");
-    damaged(store.next_due().await, "rotation");
+    is_damaged(store.rotation(&operation(2)).await, "rotation");
     place
         .set(&rotation, "attempt", json!({ "integerValue": "1" }))
         .await;
-    store.active_rotations().await.unwrap();
+    assert_eq!(store.active_rotations().await.unwrap().len(), 1);
 
     // A time that is no timestamp is damage as well, and so is a document that says it is another one.
     place
@@ -52,25 +88,25 @@ async fn a_damaged_document_is_reported_by_every_query_that_finds_it() {
             json!({ "integerValue": "1760000000000" }),
         )
         .await;
-    damaged(store.active_rotations().await, "rotation");
+    is_damaged(store.rotation(&operation(2)).await, "rotation");
     place
         .set(&one, "status", json!({ "nullValue": null }))
         .await;
-    damaged(store.client(&client_id()).await, "client");
-    damaged(store.clients(None, 10).await, "client");
+    is_damaged(store.client(&client_id()).await, "client");
+    is_damaged(store.clients(None, 10).await, "client");
     place
         .set(&one, "status", json!({ "stringValue": "active" }))
         .await;
     place
         .set(&one, "client_id", json!({ "stringValue": "another" }))
         .await;
-    damaged(store.client(&client_id()).await, "client");
+    is_damaged(store.client(&client_id()).await, "client");
 
     let entries = place.list("", "audit").await;
     place
         .set(path(&entries[0]), "at", json!({ "stringValue": "now" }))
         .await;
-    damaged(store.read(Some(&client_id()), 100).await, "audit");
+    is_damaged(store.read(Some(&client_id()), 100).await, "audit");
     // Whoever checks the trail gets it as it lies there.
     let found = store.entries(None, 100).await.unwrap();
     assert_eq!(found.len(), entries.len());

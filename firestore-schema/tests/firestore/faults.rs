@@ -21,6 +21,7 @@ use super::proxy::{Fault, Proxy};
 /// gRPC status codes.
 const PERMISSION_DENIED: u32 = 7;
 const RESOURCE_EXHAUSTED: u32 = 8;
+const FAILED_PRECONDITION: u32 = 9;
 const ABORTED: u32 = 10;
 const UNAVAILABLE: u32 = 14;
 
@@ -80,12 +81,13 @@ impl Shaky {
 }
 
 /// What may happen to any commit without anybody noticing.
-const SURVIVED: [Fault; 5] = [
+const SURVIVED: [Fault; 6] = [
     Fault::AnswerLost,
     Fault::CallLost,
     Fault::Status(ABORTED),
     Fault::Status(UNAVAILABLE),
     Fault::Status(RESOURCE_EXHAUSTED),
+    Fault::DoneBut(RESOURCE_EXHAUSTED),
 ];
 
 const LONG: Duration = Duration::from_secs(60);
@@ -191,6 +193,32 @@ async fn a_commit_whose_answer_is_lost_is_not_sent_again() {
     assert_eq!(shaky.wrong_code().await, Ok(1));
     assert_eq!(shaky.proxy.commits(), 1);
     assert_eq!(shaky.store.cost().retries, 1);
+}
+
+/// A quota that is used up says nothing of a commit that was done before somebody said so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_of_which_only_a_used_up_quota_is_heard_is_looked_for() {
+    let shaky = Shaky::settled(LONG).await;
+    shaky
+        .proxy
+        .next_commits([Fault::DoneBut(RESOURCE_EXHAUSTED)]);
+    assert_eq!(shaky.wrong_code().await, Ok(1));
+    assert_eq!(shaky.proxy.commits(), 1);
+    assert_eq!(shaky.failures().await, 1);
+}
+
+/// The conditions do not hold; whether our own first copy broke them, only the mark can tell, and it cannot be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_look_at_the_mark_nobody_says_that_nothing_happened() {
+    let shaky = Shaky::settled(LONG).await;
+    shaky
+        .proxy
+        .next_commits([Fault::Blinding(FAILED_PRECONDITION)]);
+    let told = shaky.wrong_code().await;
+    assert!(matches!(told, Err(StoreError::Unknown { .. })), "{told:?}");
+    shaky.proxy.heal();
+    assert_eq!(shaky.failures().await, 0);
+    assert_eq!(shaky.wrong_code().await, Ok(1));
 }
 
 /// The first commit is still on its way when the second one, the same, has landed.

@@ -26,7 +26,14 @@ pub enum Fault {
     Silence,
     /// The server answers with this gRPC status, and does nothing.
     Status(u32),
+    /// It arrives, is done, and somebody in between answers with this gRPC status.
+    DoneBut(u32),
+    /// As [`Fault::Status`]; and from then on nothing may be read, until [`Proxy::heal`].
+    Blinding(u32),
 }
+
+/// gRPC status code.
+const PERMISSION_DENIED: u32 = 7;
 
 /// A call as it came.
 struct Call {
@@ -45,6 +52,7 @@ struct Answer {
 struct Plan {
     commits: VecDeque<Fault>,
     reads: VecDeque<Fault>,
+    blind: bool,
     kept: Vec<Call>,
     seen: Vec<Bytes>,
 }
@@ -94,6 +102,7 @@ impl Proxy {
         let mut plan = self.plan.lock().unwrap();
         plan.commits.clear();
         plan.reads.clear();
+        plan.blind = false;
     }
 
     /// Commits that came so far.
@@ -146,7 +155,11 @@ impl Proxy {
             let mut plan = self.plan.lock().unwrap();
             if call.parts.uri.path().ends_with("/Commit") {
                 plan.seen.push(call.body.clone());
-                plan.commits.pop_front()
+                let fault = plan.commits.pop_front();
+                plan.blind |= matches!(fault, Some(Fault::Blinding(_)));
+                fault
+            } else if plan.blind {
+                Some(Fault::Status(PERMISSION_DENIED))
             } else {
                 plan.reads.pop_front()
             }
@@ -162,7 +175,10 @@ impl Proxy {
                 self.deliver().await;
                 answer(respond, forward(upstream, call).await);
             }
-            Some(Fault::Status(code)) => {
+            Some(fault @ (Fault::Status(code) | Fault::DoneBut(code) | Fault::Blinding(code))) => {
+                if matches!(fault, Fault::DoneBut(_)) {
+                    forward(upstream, call).await;
+                }
                 let refusal = Response::builder()
                     .header("content-type", "application/grpc")
                     .header("grpc-status", code)
