@@ -456,8 +456,8 @@ pub struct Stored<T> {
 
 /// The audit trail: chains of entries ([`crate::audit`]). Every record that another method of the port takes is sealed by the backend into the same transaction.
 ///
-/// `chains`, `chain_head`, `chain` and `entries` are for whoever checks the trail: they are ordered by document id (bytewise), they hand out what does not
-/// read as a document instead of failing, and they need no index beyond that of the ids.
+/// `chains`, `chain_head`, `chain`, `entries` and `stored_clients` are for whoever checks the trail: they are ordered by document id (bytewise), they hand out
+/// what does not read as a document instead of failing, they go on behind any id that they handed out, and they need no index beyond that of the ids.
 #[async_trait]
 pub trait AuditTrail: Send + Sync {
     /// Appends a record of its own (a refusal, an alarm), once.
@@ -474,6 +474,12 @@ pub trait AuditTrail: Send + Sync {
     -> Result<Vec<Stored<AuditEntry>>>;
     /// Entries of all chains in order of their id (chain by chain, in order of `seq`), after the id `after`, at most `limit`. Finds also what no head names.
     async fn entries(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored<AuditEntry>>>;
+    /// Clients in order of their id, after the id `after`, at most `limit`: to be compared with what the heads say of them.
+    async fn stored_clients(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Stored<ClientDoc>>>;
     /// Whether the store answers at all; for readiness.
     async fn ping(&self) -> Result<()>;
 }

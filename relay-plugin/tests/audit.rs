@@ -111,6 +111,13 @@ impl Auditor {
         assert!(db.changes() > 0, "{sql}");
     }
 
+    /// The document id of the client's head.
+    fn head_id(&self) -> String {
+        let (_, text) = self.configured("audit verify --client ext-totp-svc --json");
+        let report: Value = serde_json::from_str(&text).unwrap();
+        report["chains"][0]["id"].as_str().unwrap().to_owned()
+    }
+
     /// A copy to try something else on.
     fn copy(&self) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -212,10 +219,76 @@ fn whatever_is_done_to_the_trail_is_found() {
             "entry 3 was found in the place of entry 2",
         ),
         (
-            "INSERT INTO audit (id, client_id, doc) VALUES ('planted', NULL, '{}')".to_owned(),
-            "planted does not belong here",
+            format!(
+                "UPDATE audit_chains SET doc = json_set(doc, '$.status', 'active') WHERE json_extract(doc, '$.chain') = '{CLIENT}'"
+            ),
+            "the head's status and the client document differ",
+        ),
+        (
+            format!(
+                "UPDATE audit_chains SET doc = json_set(doc, '$.grace_until', 1, '$.last_rotation_at', 1) WHERE json_extract(doc, '$.chain') = '{CLIENT}'"
+            ),
+            "the head's last_rotation_at, grace_until and the client document differ",
+        ),
+        (
+            format!(
+                "UPDATE audit_chains SET doc = json_set(doc, '$.client_id', NULL) WHERE json_extract(doc, '$.chain') = '{CLIENT}'"
+            ),
+            "the head's client_id and the client document differ",
+        ),
+        (
+            "INSERT INTO audit_chains (id, doc) VALUES ('-x', '{}')".to_owned(),
+            "-x does not belong here",
+        ),
+        (
+            "DELETE FROM clients".to_owned(),
+            "the head tells of a client that is not there",
+        ),
+        (
+            "UPDATE clients SET doc = 'x'".to_owned(),
+            "ext-totp-svc cannot be read",
+        ),
+        (
+            format!(
+                "DELETE FROM audit WHERE json_extract(doc, '$.chain') = '{CLIENT}';
+                 DELETE FROM audit_chains WHERE json_extract(doc, '$.chain') = '{CLIENT}'"
+            ),
+            "the client is there, but no chain tells of it",
+        ),
+        (
+            // Everything holds, but what came after.
+            format!(
+                "INSERT INTO audit (id, client_id, doc)
+                 SELECT replace(id, '-0000000004', '-0000000005'), client_id, doc FROM audit WHERE {}",
+                client(4)
+            ),
+            "the head names entry 4, but there are entries up to 5",
         ),
     ];
+    // Before, within and behind the places of a chain's entries, and where no chain is.
+    let strays = ["planted", "-x", "forged-x", "0", "zz-0000000001"].map(ToOwned::to_owned);
+    let head = untouched.head_id();
+    let near = [
+        "-zz",
+        "-",
+        "",
+        "-0000000002x",
+        "-00000000002",
+        "-0000000000",
+    ];
+    let strays = strays
+        .into_iter()
+        .chain(near.map(|tail| format!("{head}{tail}")));
+    for id in strays {
+        let auditor = untouched.copy();
+        auditor.tamper(&format!(
+            "INSERT INTO audit (id, client_id, doc) SELECT '{id}', client_id, doc FROM audit WHERE {}",
+            client(2)
+        ));
+        let (code, found) = auditor.findings("audit verify");
+        assert_eq!(code, TOUCHED, "{id}: {found:?}");
+        assert_eq!(found, [format!("{id} does not belong here")]);
+    }
     for (sql, words) in cases {
         let auditor = untouched.copy();
         auditor.tamper(&sql);
@@ -267,7 +340,8 @@ fn a_chain_that_was_written_anew_is_found_by_what_was_noted() {
          DELETE FROM audit_chains WHERE json_extract(doc, '$.chain') = '{CLIENT}'"
     ));
     std::fs::write(gone.path("heads"), &heads).unwrap();
-    assert_eq!(gone.configured("audit verify").0, WHOLE);
+    // The client itself tells that there was one.
+    assert_eq!(gone.configured("audit verify").0, TOUCHED);
     assert_eq!(
         gone.configured("audit verify --expect-from heads").0,
         TOUCHED

@@ -123,11 +123,19 @@ pub fn entry_id(chain_id: &str, seq: u64) -> String {
 /// The largest `seq` that [`entry_id`] sorts.
 pub(super) const MAX_SEQ: u64 = 9_999_999_999;
 
-/// Takes an entry's document id apart: the chain's id and the place in it. Only the one spelling is read.
-pub(super) fn place(id: &str) -> Option<(&str, u64)> {
+/// Whether a head can have this document id. Anybody who may write could have put something else beside the heads.
+#[must_use]
+pub fn is_chain_id(id: &str) -> bool {
+    id.len() == ID_DIGITS && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Takes an entry's document id apart: the chain's id and the place in it, from 1. Only the one spelling is read; everything else is no entry's id.
+#[must_use]
+pub fn place(id: &str) -> Option<(&str, u64)> {
     let (chain, digits) = id.rsplit_once('-')?;
     let seq: u64 = digits.parse().ok()?;
-    (chain.len() == ID_DIGITS && entry_id(chain, seq) == id).then_some((chain, seq))
+    let is_one = is_chain_id(chain) && seq > 0 && entry_id(chain, seq) == id;
+    is_one.then_some((chain, seq))
 }
 
 #[cfg(test)]
@@ -154,6 +162,13 @@ mod tests {
             id.replace('-', "_"),
             format!("x{id}"),
             String::new(),
+            "-x".to_owned(),
+            format!("{chain}-zz"),
+            format!("{chain}-:"),
+            format!("{chain}-99999999999"),
+            entry_id(&chain, 0),
+            entry_id(&"z".repeat(32), 1),
+            entry_id(&chain.to_uppercase(), 1),
         ] {
             assert_eq!(place(&other), None, "{other}");
         }

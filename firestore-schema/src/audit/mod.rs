@@ -18,6 +18,8 @@ mod seal;
 pub mod vector;
 mod verify;
 
-pub use chain::{Chain, GENESIS, Instance, InvalidInstance, chain_id, chain_of, entry_id};
-pub use seal::{Sealed, chains_of, seal};
+pub use chain::{
+    Chain, GENESIS, Instance, InvalidInstance, chain_id, chain_of, entry_id, is_chain_id, place,
+};
+pub use seal::{Sealed, chains_of, differences, seal};
 pub use verify::{ChainCheck, Finding, verify_chain};

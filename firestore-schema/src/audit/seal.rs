@@ -105,6 +105,38 @@ fn append(head: &mut AuditChainDoc, record: AuditRecord) -> Result<AuditEntry> {
     })
 }
 
+/// The fields of a client's head that are not what the client document says; auditors believe the head. Both must be of one moment.
+#[must_use]
+pub fn differences(head: &AuditChainDoc, client: &ClientDoc) -> Vec<&'static str> {
+    let mut told = head.clone();
+    summarise(&mut told, client);
+    // Exhaustive: a new field of the summary has to be compared, or this does not compile.
+    let AuditChainDoc {
+        id: _,
+        chain: _,
+        client_id: _,
+        seq: _,
+        hash: _,
+        // Also the time of an entry that changed nothing of the client.
+        updated_at: _,
+        status,
+        secret_since,
+        last_rotation_at,
+        grace_until,
+    } = told;
+    let differs = [
+        ("status", status != head.status),
+        ("secret_since", secret_since != head.secret_since),
+        (
+            "last_rotation_at",
+            last_rotation_at != head.last_rotation_at,
+        ),
+        ("grace_until", grace_until != head.grace_until),
+    ];
+    let fields = differs.into_iter().filter(|(_, differs)| *differs);
+    fields.map(|(field, _)| field).collect()
+}
+
 /// What auditors may know of a client.
 fn summarise(head: &mut AuditChainDoc, client: &ClientDoc) {
     let living = |state: VersionState| client.snapshot.iter().find(|entry| entry.state == state);

@@ -75,6 +75,15 @@ pub enum Finding {
         /// The last one by the head.
         head: u64,
     },
+    /// What the head says of its client is not what the client document says: one of them was written past the other.
+    SummaryDiffers {
+        /// Fields of the head.
+        fields: Vec<&'static str>,
+    },
+    /// The head says something of a client that is not there.
+    ClientMissing,
+    /// There is a client, but no chain: nothing tells who made it.
+    ChainMissing,
     /// Somebody noted another hash for this entry, or the entry is not there: the chain was written anew, or cut off together with its head.
     Rewritten {
         /// Which entry.
@@ -112,6 +121,13 @@ impl fmt::Display for Finding {
                     "the head names entry {head}, but there are entries up to {last}"
                 )
             }
+            Self::SummaryDiffers { fields } => write!(
+                f,
+                "the head's {} and the client document differ",
+                fields.join(", ")
+            ),
+            Self::ClientMissing => write!(f, "the head tells of a client that is not there"),
+            Self::ChainMissing => write!(f, "the client is there, but no chain tells of it"),
             Self::Rewritten { seq } => write!(f, "entry {seq} is not the one that was noted"),
         }
     }
@@ -162,6 +178,12 @@ impl ChainCheck {
         self.noted.insert(seq, hash.to_owned());
     }
 
+    /// The document id of its head.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// The chain's name, once an entry has told it.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
@@ -183,7 +205,7 @@ impl ChainCheck {
     /// Takes the next entry.
     pub fn push(&mut self, stored: &Stored<AuditEntry>) {
         let seq = match place(&stored.id) {
-            Some((chain, seq)) if chain == self.id && seq > 0 => seq,
+            Some((chain, seq)) if chain == self.id => seq,
             _ => {
                 return self.found(Finding::Foreign {
                     id: stored.id.clone(),

@@ -125,6 +125,7 @@ counted!(AuditTrail {
     read chain_head(id: &str) -> Option<Stored<AuditChainDoc>>;
     read chain(id: &str, from_seq: u64, limit: usize) -> Vec<Stored<AuditEntry>>;
     read entries(after: Option<&str>, limit: usize) -> Vec<Stored<AuditEntry>>;
+    read stored_clients(after: Option<&str>, limit: usize) -> Vec<Stored<ClientDoc>>;
     read ping() -> ();
 });
 

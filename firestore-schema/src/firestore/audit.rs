@@ -10,7 +10,8 @@ use super::query::Ask;
 use super::stored::{self, Document};
 use super::turn::Turn;
 use crate::audit::{Chain, entry_id};
-use crate::documents::{AuditChainDoc, AuditEntry, AuditRecord};
+use crate::collections::{AUDIT, CHAINS, CLIENTS};
+use crate::documents::{AuditChainDoc, AuditEntry, AuditRecord, ClientDoc};
 use crate::lifecycle::{Change, Verdict};
 use crate::queries::relay;
 use crate::store::{AuditTrail, Result, Stored};
@@ -50,7 +51,7 @@ impl AuditTrail for FirestoreStore {
     ) -> Result<Vec<Stored<AuditChainDoc>>> {
         let turn = self.to_read("audit_chains");
         let ask = match after {
-            Some(id) => Ask::new(&relay::CHAINS_AFTER).name(turn.link.name(&Path::chain(id)?)),
+            Some(id) => Ask::new(&relay::CHAINS_AFTER).name(turn.link.name(&Path::met(CHAINS, id))),
             None => Ask::new(&relay::CHAINS_ALL),
         };
         found(&turn, &ask.limit(limit)).await
@@ -80,8 +81,23 @@ impl AuditTrail for FirestoreStore {
     async fn entries(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored<AuditEntry>>> {
         let turn = self.to_read("audit");
         let ask = match after {
-            Some(id) => Ask::new(&relay::AUDIT_AFTER).name(turn.link.name(&Path::audit(id)?)),
+            Some(id) => Ask::new(&relay::AUDIT_AFTER).name(turn.link.name(&Path::met(AUDIT, id))),
             None => Ask::new(&relay::AUDIT_ALL),
+        };
+        found(&turn, &ask.limit(limit)).await
+    }
+
+    async fn stored_clients(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Stored<ClientDoc>>> {
+        let turn = self.to_read("clients");
+        let ask = match after {
+            Some(id) => {
+                Ask::new(&relay::CLIENTS_AFTER).name(turn.link.name(&Path::met(CLIENTS, id)))
+            }
+            None => Ask::new(&relay::CLIENTS_ALL),
         };
         found(&turn, &ask.limit(limit)).await
     }

@@ -54,6 +54,12 @@ impl Path {
         Some(Self(rest.to_owned()))
     }
 
+    /// A document that was met at the root of the database, whatever it is called: somebody else may have put it there under a name that we would not give. Only
+    /// for the place where a listing goes on; no document is written by it.
+    pub(super) fn met(collection: &str, id: &str) -> Self {
+        Self(format!("{collection}/{id}"))
+    }
+
     /// The last part: the document id.
     pub(super) fn id(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or_default()

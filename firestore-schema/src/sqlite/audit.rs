@@ -6,7 +6,7 @@ use keyturn_proto::ClientId;
 use super::open::SqliteStore;
 use super::{apply, error, load};
 use crate::audit::entry_id;
-use crate::documents::{AuditChainDoc, AuditEntry, AuditRecord};
+use crate::documents::{AuditChainDoc, AuditEntry, AuditRecord, ClientDoc};
 use crate::store::{AuditTrail, Result, Stored};
 
 #[async_trait]
@@ -87,6 +87,26 @@ impl AuditTrail for SqliteStore {
             .read(move |tx| {
                 let sql = "SELECT id, doc FROM audit WHERE id > ?1 ORDER BY id LIMIT ?2";
                 load::stored(tx, sql, page)
+            })
+            .await
+    }
+
+    async fn stored_clients(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Stored<ClientDoc>>> {
+        let page = page(after, limit);
+        self.reader
+            .read(move |tx| {
+                let sql =
+                    "SELECT client_id, doc FROM clients WHERE client_id > ?1 ORDER BY client_id LIMIT ?2";
+                let mut found: Vec<Stored<ClientDoc>> = load::stored(tx, sql, page)?;
+                for stored in &mut found {
+                    let id = &stored.id;
+                    stored.doc.take_if(|doc| doc.client_id.as_str() != id);
+                }
+                Ok(found)
             })
             .await
     }

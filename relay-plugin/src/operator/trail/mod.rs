@@ -10,6 +10,7 @@ pub use export::{Scope, export};
 pub use noted::{InvalidNote, Noted};
 pub use verify::{ChainReport, verify_all, verify_client, verify_file};
 
+use keyturn_store::audit::place;
 use keyturn_store::documents::AuditEntry;
 use keyturn_store::store::{Store, StoreError, Stored};
 
@@ -27,6 +28,6 @@ async fn page(
         return store.chain(chain, 0, PAGE).await;
     };
     let mut page = store.entries(Some(after), PAGE).await?;
-    page.retain(|entry| entry.id.split_once('-').is_some_and(|(id, _)| id == chain));
+    page.retain(|entry| place(&entry.id).is_some_and(|(id, _)| id == chain));
     Ok(page)
 }

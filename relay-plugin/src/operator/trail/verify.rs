@@ -3,13 +3,13 @@
 //! Entries are read before the head. A head is written together with the entries it stands for, so at the moment it is read all entries up to it are there, and whatever
 //! is appended later is left for the next check.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::BufRead;
 
 use keyturn_proto::ClientId;
-use keyturn_store::audit::{Chain, ChainCheck, Finding, chain_id, entry_id};
+use keyturn_store::audit::{Chain, ChainCheck, Finding, chain_id, differences, is_chain_id, place};
 use keyturn_store::documents::{AuditChainDoc, AuditEntry};
-use keyturn_store::store::{Store, Stored};
+use keyturn_store::store::{Store, StoreError, Stored};
 use serde::Serialize;
 
 use super::noted::{Noted, Notes};
@@ -57,7 +57,10 @@ impl ChainReport {
     }
 }
 
-/// Checks every chain, those that no head names as well; `tell` gets each report as soon as it is there.
+/// Checks every chain, those that no head names as well, and every client against its chain; `tell` gets each report as soon as it is there. What lies in the way
+/// (an id that is none, a document that does not read) is a finding, never an end.
+///
+/// Ids sort chain by chain, so one pass over all entries meets every one of them, planted ones included, and the heads are gone through beside it.
 ///
 /// # Errors
 /// The store's; `tell`'s.
@@ -67,38 +70,174 @@ pub async fn verify_all(
     mut tell: impl FnMut(ChainReport) -> Result<(), OperatorError>,
 ) -> Result<(), OperatorError> {
     let mut notes = Notes::new(noted);
+    let mut heads = Heads::of(store);
+    let mut open: Option<ChainCheck> = None;
     let mut after: Option<String> = None;
     loop {
-        let page = store.chains(after.as_deref(), PAGE).await?;
-        let Some(last) = page.last() else { break };
+        let entries = store.entries(after.as_deref(), PAGE).await?;
+        let Some(last) = entries.last() else { break };
         after = Some(last.id.clone());
-        for head in page {
-            tell(verify_one(store, &head.id, &mut notes).await?)?;
+        for entry in entries {
+            let Some((id, _)) = place(&entry.id) else {
+                tell(stray(&entry.id))?;
+                continue;
+            };
+            if let Some(check) = open.take_if(|check| check.id() != id) {
+                tell(finish(store, check).await?)?;
+            }
+            if open.is_none() {
+                heads.before(Some(id), &mut notes, &mut tell).await?;
+                let mut check = ChainCheck::new(id);
+                notes.expect(id, &mut check);
+                heads.checked = Some(id.to_owned());
+                open = Some(check);
+            }
+            if let Some(check) = &mut open {
+                check.push(&entry);
+            }
         }
     }
-    // From each chain on to the next: one entry is read of each, and its head is asked for.
-    let mut after: Option<String> = None;
-    while let Some(entry) = store.entries(after.as_deref(), 1).await?.pop() {
-        let Some((id, _)) = entry.id.split_once('-') else {
-            tell(stray(&entry.id))?;
-            after = Some(entry.id);
-            continue;
-        };
-        if entry.id < entry_id(id, 0) {
-            tell(stray(&entry.id))?;
-            after = Some(entry.id);
-            continue;
-        }
-        if store.chain_head(id).await?.is_none() {
-            tell(verify_one(store, id, &mut notes).await?)?;
-        }
-        // ':' follows the digits.
-        after = Some(format!("{id}-:").max(entry.id));
+    if let Some(check) = open {
+        tell(finish(store, check).await?)?;
     }
+    heads.before(None, &mut notes, &mut tell).await?;
+    clients(store, &mut tell).await?;
     for note in notes.left() {
         tell(ChainReport::lost(&note))?;
     }
     Ok(())
+}
+
+/// The heads in the order of their ids, page by page, to find those that no entry belongs to.
+struct Heads<'s> {
+    store: &'s dyn Store,
+    page: VecDeque<String>,
+    after: Option<String>,
+    end: bool,
+    /// The chain that is checked by its entries.
+    checked: Option<String>,
+}
+
+impl<'s> Heads<'s> {
+    fn of(store: &'s dyn Store) -> Self {
+        Self {
+            store,
+            page: VecDeque::new(),
+            after: None,
+            end: false,
+            checked: None,
+        }
+    }
+
+    async fn first(&mut self) -> Result<Option<&String>, OperatorError> {
+        if self.page.is_empty() && !self.end {
+            let page = self.store.chains(self.after.as_deref(), PAGE).await?;
+            self.end = page.is_empty();
+            self.after = page.last().map(|head| head.id.clone());
+            self.page.extend(page.into_iter().map(|head| head.id));
+        }
+        Ok(self.page.front())
+    }
+
+    /// Checks the chains whose heads come before the chain `id`, or all that are left.
+    async fn before(
+        &mut self,
+        id: Option<&str>,
+        notes: &mut Notes,
+        tell: &mut impl FnMut(ChainReport) -> Result<(), OperatorError>,
+    ) -> Result<(), OperatorError> {
+        while let Some(head) = self.first().await?.cloned() {
+            let is_one = is_chain_id(&head);
+            if is_one && id.is_some_and(|id| *head >= *id) {
+                break;
+            }
+            self.page.pop_front();
+            if !is_one {
+                tell(stray(&head))?;
+            } else if self.checked.as_ref() != Some(&head) {
+                tell(verify_one(self.store, &head, notes).await?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Every client has a chain: it was made with its first entry.
+async fn clients(
+    store: &dyn Store,
+    tell: &mut impl FnMut(ChainReport) -> Result<(), OperatorError>,
+) -> Result<(), OperatorError> {
+    let mut after: Option<String> = None;
+    loop {
+        let page = store.stored_clients(after.as_deref(), PAGE).await?;
+        let Some(last) = page.last() else {
+            return Ok(());
+        };
+        after = Some(last.id.clone());
+        for Stored { id, doc } in page {
+            let finding = match doc {
+                None => Finding::Unreadable { id: id.clone() },
+                Some(client) => {
+                    let chain = Chain::Client(client.client_id).id();
+                    if store.chain_head(&chain).await?.is_some() {
+                        continue;
+                    }
+                    Finding::ChainMissing
+                }
+            };
+            let name = format!("client:{id}");
+            tell(ChainReport {
+                id: chain_id(&name),
+                chain: Some(name),
+                seq: 0,
+                hash: None,
+                findings: vec![finding],
+            })?;
+        }
+    }
+}
+
+/// How often a client and its head are read again when they differ. They are written together: between two readings of the same head they were read as they
+/// are, and a relay that works on the client meanwhile is no finding.
+const LOOKS: usize = 20;
+
+/// What the head says of its client, against the client document.
+async fn summary(
+    store: &dyn Store,
+    head: &AuditChainDoc,
+) -> Result<Option<Finding>, OperatorError> {
+    // Which client it is follows from the chain's name; the field is for those who query.
+    let named = head.chain.strip_prefix("client:");
+    if head.client_id.as_ref().map(ClientId::as_str) != named {
+        let fields = vec!["client_id"];
+        return Ok(Some(Finding::SummaryDiffers { fields }));
+    }
+    let Some(id) = head.client_id.clone() else {
+        return Ok(None);
+    };
+    let mut head = head.clone();
+    for _ in 0..LOOKS {
+        let found = match store.client(&id).await {
+            // Told where the clients are gone through.
+            Err(StoreError::Damaged { .. } | StoreError::InvalidId { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+            Ok(None) => head.status.map(|_| Finding::ClientMissing),
+            Ok(Some(client)) => {
+                let fields = differences(&head, &client);
+                (!fields.is_empty()).then_some(Finding::SummaryDiffers { fields })
+            }
+        };
+        if found.is_none() {
+            return Ok(None);
+        }
+        let again = store.chain_head(&head.id).await?.and_then(|head| head.doc);
+        match again {
+            Some(again) if again != head => head = again,
+            _ => return Ok(found),
+        }
+    }
+    // It never stood still; the next check meets it at rest.
+    Ok(None)
 }
 
 /// Checks the chain of one client.
@@ -138,7 +277,13 @@ async fn verify_one(
             _ => break,
         }
     }
-    let head = store.chain_head(id).await?;
+    finish(store, check).await
+}
+
+/// Reads the head, whatever was appended meanwhile, and the client.
+async fn finish(store: &dyn Store, mut check: ChainCheck) -> Result<ChainReport, OperatorError> {
+    let id = check.id().to_owned();
+    let head = store.chain_head(&id).await?;
     let unreadable = head.as_ref().is_some_and(|head| head.doc.is_none());
     let head: Option<AuditChainDoc> = head.and_then(|head| head.doc);
     // What was appended between the two readings belongs to it.
@@ -148,7 +293,7 @@ async fn verify_one(
         .filter(|end| check.last() < *end)
     {
         let before = check.last();
-        let page = store.chain(id, before + 1, PAGE).await?;
+        let page = store.chain(&id, before + 1, PAGE).await?;
         for entry in page.iter().filter(|entry| within(entry, end)) {
             check.push(entry);
         }
@@ -157,24 +302,22 @@ async fn verify_one(
         }
     }
     let name = head.as_ref().map(|head| head.chain.as_str());
-    let mut report = ChainReport::of(&check, id, name);
+    let mut report = ChainReport::of(&check, &id, name);
     if unreadable {
         report.findings = check.finish_without_head();
-        report
-            .findings
-            .push(Finding::Unreadable { id: id.to_owned() });
+        report.findings.push(Finding::Unreadable { id });
     } else {
         report.findings = check.finish(head.as_ref());
+    }
+    if let Some(head) = head.filter(|head| head.id == report.id) {
+        report.findings.extend(summary(store, &head).await?);
     }
     Ok(report)
 }
 
+/// Whether an entry was there when the head was written. What has no place at all is told by the pass over all entries.
 fn within(entry: &Stored<AuditEntry>, end: u64) -> bool {
-    let place = entry
-        .id
-        .rsplit_once('-')
-        .and_then(|(_, seq)| seq.parse::<u64>().ok());
-    place.is_none_or(|seq| seq <= end)
+    place(&entry.id).is_some_and(|(_, seq)| seq <= end)
 }
 
 /// A document whose id is none of an entry's.
