@@ -16,6 +16,7 @@
 #[allow(dead_code, reason = "it can do more than is needed here")]
 mod proxy;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -31,8 +32,8 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_keyturn-under-test");
 /// The first has no secret to replace, the second no previous one to retire.
 const WARM_UP: usize = 2;
 const COUNTED: usize = 20;
-/// Several renewals of the lease.
-const IDLE: Duration = Duration::from_secs(40);
+/// Several renewals of the lease, and two looks for what nobody announced.
+const IDLE: Duration = Duration::from_secs(90);
 
 fn main() -> ExitCode {
     if !measure::asked() {
@@ -88,10 +89,12 @@ async fn count() -> ExitCode {
         }
     }
 
+    // What the last rotation left to do is done.
     let (before, begun) = (Asked::by(&relay.web).await, Instant::now());
     // This is the measurement: time in which nobody asks for anything.
     tokio::time::sleep(IDLE).await;
     let after = Asked::by(&relay.web).await;
+    let idle = after.reads_by(&before);
     let hours = begun.elapsed().as_secs_f64() / 3_600.0;
 
     println!(
@@ -110,6 +113,9 @@ async fn count() -> ExitCode {
         (after.writes - before.writes) / hours,
         (after.reads - before.reads) / hours,
     );
+    for (op, reads) in idle {
+        println!("{:<64} {:>9.0}", format!("  reads by {op}"), reads / hours);
+    }
     alice.close().await;
     bob.close().await;
     tokio::task::spawn_blocking(move || relay.terminate())
@@ -164,6 +170,8 @@ struct Asked {
     commits: f64,
     writes: f64,
     reads: f64,
+    /// By the method of the store that asked.
+    by_op: BTreeMap<String, f64>,
 }
 
 impl Asked {
@@ -177,11 +185,33 @@ impl Asked {
                 .parse()
                 .unwrap()
         };
+        let by_op: BTreeMap<String, f64> = text
+            .lines()
+            .filter_map(|line| {
+                let line = line.strip_prefix("keyturn_firestore_reads_total{op=\"")?;
+                let (op, count) = line.split_once("\"} ")?;
+                Some((op.to_owned(), count.trim().parse().unwrap()))
+            })
+            .collect();
+        assert!(!by_op.is_empty(), "no reads in the metrics");
         Self {
             commits: value("keyturn_firestore_commits_total "),
             writes: value("keyturn_firestore_writes_total "),
-            reads: value("keyturn_firestore_reads_total "),
+            reads: by_op.values().sum(),
+            by_op,
         }
+    }
+
+    /// What was read since `before`, the most first.
+    fn reads_by(&self, before: &Self) -> Vec<(String, f64)> {
+        let since = |(op, count): (&String, &f64)| {
+            let before = before.by_op.get(op).copied().unwrap_or(0.0);
+            (op.clone(), count - before)
+        };
+        let mut reads: Vec<_> = self.by_op.iter().map(since).collect();
+        reads.retain(|(_, count)| *count > 0.0);
+        reads.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+        reads
     }
 }
 
