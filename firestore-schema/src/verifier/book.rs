@@ -102,6 +102,11 @@ impl Book {
         }
     }
 
+    /// Whether `cached` may have changed without a word.
+    pub(super) fn may_be_overtaken(&self, cached: &Cached, now: UnixMs) -> bool {
+        cached.may_be_overtaken(&self.trust, now)
+    }
+
     /// What [`Self::fresh`] does for an unknown client and not for a known one: so that both have done it.
     pub(super) fn even_out(&self, client_id: &str) {
         std::hint::black_box(self.nobodies.get(client_id));

@@ -19,6 +19,9 @@ use crate::mac::prehash::BcryptSetting;
 /// Tolerance for clocks that disagree; never applied to a dead version, because dead versions are not in the snapshot.
 const TOLERANCE: Duration = Duration::from_secs(2);
 
+/// What is known of a client that is not listened to is read again sooner than it would be, but no sooner than this, when a secret is presented that waits to be promoted.
+const AWAITED: Duration = Duration::from_secs(1);
+
 /// One client as of `read_at`.
 pub(super) struct Cached {
     pub(super) client_id: Option<ClientId>,
@@ -27,6 +30,8 @@ pub(super) struct Cached {
     coverage: Option<Coverage>,
     /// Current, then previous.
     pub(super) slots: [Slot; 2],
+    /// Prefilter of the version that waits to be promoted.
+    pending: Option<[u8; 4]>,
 }
 
 /// A place for a version; an empty one costs the same as a full one.
@@ -73,6 +78,12 @@ impl Cached {
                 place(VersionState::Current, Which::Current),
                 place(VersionState::Grace, Which::Previous),
             ],
+            pending: snapshot
+                .entries
+                .iter()
+                .find(|entry| entry.state == VersionState::Pending)
+                .filter(|_| snapshot.status == ClientStatus::Active)
+                .and_then(|entry| prefilter(entry).ok().flatten()),
             coverage: snapshot.coverage,
         }
     }
@@ -85,16 +96,21 @@ impl Cached {
             revision: 0,
             coverage: None,
             slots: [Slot::new(memo, "", None), Slot::new(memo, "", None)],
+            pending: None,
         }
     }
 
     /// Whether it can be used without asking anybody.
     pub(super) fn is_fresh(&self, trust: &Trust, now: UnixMs) -> bool {
-        let heard = self.coverage.as_ref().is_some_and(|coverage| {
+        self.is_heard(trust, now) || self.age(now) < trust.snapshot_ttl
+    }
+
+    /// Whether a change would have been told.
+    fn is_heard(&self, trust: &Trust, now: UnixMs) -> bool {
+        self.coverage.as_ref().is_some_and(|coverage| {
             coverage.touch();
             coverage.is_open() && age(coverage.true_at(), now) < trust.heartbeat_limit
-        });
-        heard || self.age(now) < trust.snapshot_ttl
+        })
     }
 
     /// How long ago it was last known to be so.
@@ -104,6 +120,17 @@ impl Cached {
             .as_ref()
             .map_or(Duration::MAX, |coverage| age(coverage.true_at(), now));
         heard.min(age(self.read_at, now))
+    }
+
+    /// Whether this is most likely the secret of the version that waits: one guess in four billion looks like it.
+    pub(super) fn awaits(&self, prefilter: &[u8; 4], looks_generated: bool) -> bool {
+        self.pending
+            .is_some_and(|expected| looks_generated & bool::from(expected.ct_eq(prefilter)))
+    }
+
+    /// Whether a promotion may have happened that nobody would have told of.
+    pub(super) fn may_be_overtaken(&self, trust: &Trust, now: UnixMs) -> bool {
+        !self.is_heard(trust, now) && self.age(now) >= AWAITED
     }
 
     /// The versions that may verify, current first.
@@ -178,20 +205,12 @@ impl Entry {
 
     /// `None` for an entry that breaks the schema: it cannot verify, and must not stop the other one.
     fn of(entry: &SnapshotEntry, which: Which) -> Option<Self> {
-        let prefilter = match &entry.prefilter {
-            None => Some(None),
-            Some(text) => {
-                let mut bytes = [0u8; 4];
-                hex::decode_to_slice(text, &mut bytes)
-                    .is_ok()
-                    .then_some(Some(bytes))
-            }
-        };
         let prehash = match entry.prehash.as_deref().map(BcryptSetting::parse) {
             None => Some(None),
             Some(setting) => setting.ok().map(|setting| Some(Arc::new(setting))),
         };
-        let parsed = prefilter
+        let parsed = prefilter(entry)
+            .ok()
             .zip(prehash)
             .zip(SecretHash::parse(&entry.secret_hash).ok());
         let Some(((prefilter, prehash), hash)) = parsed else {
@@ -209,4 +228,13 @@ impl Entry {
             prehash,
         })
     }
+}
+
+/// `None` for an imported secret.
+fn prefilter(entry: &SnapshotEntry) -> Result<Option<[u8; 4]>, hex::FromHexError> {
+    let Some(text) = &entry.prefilter else {
+        return Ok(None);
+    };
+    let mut bytes = [0u8; 4];
+    hex::decode_to_slice(text, &mut bytes).map(|()| Some(bytes))
 }

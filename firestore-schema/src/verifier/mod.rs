@@ -117,6 +117,8 @@ pub struct Verifier<S, M> {
 enum Local {
     Known(Verified),
     Refused,
+    /// Refused, as far as is known: it is most likely the secret of a version that waits to be promoted.
+    Awaited,
     /// These slots need the MAC key; [`MemoKey`] per slot.
     Ask([Option<MemoKey>; 2]),
 }
@@ -182,13 +184,49 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
         };
         match self.local(&cached, secret, now, &mut Work::default()) {
             Local::Known(verified) => Ok(verified),
-            Local::Refused => {
+            Local::Awaited if self.book.may_be_overtaken(&cached, now) => {
+                Box::pin(self.awaited(client_id, secret, source, now)).await
+            }
+            local => {
+                self.finish(client_id, &cached, local, secret, source, now)
+                    .await
+            }
+        }
+    }
+
+    /// A secret that waited to be promoted is presented, so perhaps it was: a second look, at most once in a while for each client. A fresh secret is not refused for as
+    /// long as what was known before is good for.
+    async fn awaited(
+        &self,
+        client_id: &str,
+        secret: &PresentedSecret,
+        source: IpAddr,
+        now: UnixMs,
+    ) -> Result<Verified, VerifyError> {
+        let (cached, now) = self.read(client_id, now).await?;
+        let local = self.local(&cached, secret, now, &mut Work::default());
+        self.finish(client_id, &cached, local, secret, source, now)
+            .await
+    }
+
+    async fn finish(
+        &self,
+        client_id: &str,
+        cached: &Cached,
+        local: Local,
+        secret: &PresentedSecret,
+        source: IpAddr,
+        now: UnixMs,
+    ) -> Result<Verified, VerifyError> {
+        match local {
+            Local::Known(verified) => Ok(verified),
+            Local::Refused | Local::Awaited => {
                 if cached.client_id.is_some() {
                     self.book.even_out(client_id);
                 }
                 Err(VerifyError::Refused)
             }
-            Local::Ask(slots) => Box::pin(self.ask(&cached, slots, secret, source, now)).await,
+            Local::Ask(slots) => Box::pin(self.ask(cached, slots, secret, source, now)).await,
         }
     }
 
@@ -238,10 +276,12 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
                 *key = None;
             }
         }
-        if keys.iter().all(Option::is_none) {
-            Local::Refused
-        } else {
+        if keys.iter().any(Option::is_some) {
             Local::Ask(keys)
+        } else if cached.awaits(&prefilter, looks_generated) {
+            Local::Awaited
+        } else {
+            Local::Refused
         }
     }
 
@@ -343,9 +383,17 @@ impl<S: SnapshotSource, M: MacKey> Verifier<S, M> {
         client_id: &str,
         now: UnixMs,
     ) -> Result<(Arc<Cached>, UnixMs), VerifyError> {
-        if let Some(cached) = self.book.fresh(client_id, now) {
-            return Ok((cached, now));
+        match self.book.fresh(client_id, now) {
+            Some(cached) => Ok((cached, now)),
+            None => self.read(client_id, now).await,
         }
+    }
+
+    async fn read(
+        &self,
+        client_id: &str,
+        now: UnixMs,
+    ) -> Result<(Arc<Cached>, UnixMs), VerifyError> {
         let clock = Clock::set(now);
         let count = || self.counters.reads.increment(1);
         let read = Box::pin(self.book.read(&self.source, client_id, clock, count));

@@ -52,7 +52,7 @@ fn work(
 ) -> (bool, Work) {
     let mut work = Work::default();
     let local = verifier.local(cached, secret, NOW, &mut work);
-    (matches!(local, Local::Refused), work)
+    (matches!(local, Local::Refused | Local::Awaited), work)
 }
 
 #[tokio::test]

@@ -234,6 +234,41 @@ async fn a_change_is_seen_at_once_after_invalidate_and_after_the_lifetime_withou
 }
 
 #[tokio::test]
+async fn a_promotion_that_nobody_told_of_is_seen_by_who_presents_the_new_secret() {
+    let s = Stand::new(Settings::default());
+    let (old, new) = (fresh(), fresh());
+    let mut was = s.entry(1, VersionState::Current, &old).await;
+    let mut is = s.entry(2, VersionState::Pending, &new).await;
+    s.set(ClientStatus::Active, vec![was.clone(), is.clone()]);
+    s.at(&old, NOW).await.unwrap();
+    // Too early, however often it is tried, costs one read a second, and a guess none at all.
+    for (ms, reads) in [
+        (0, 1),
+        (500, 1),
+        (999, 1),
+        (1_000, 2),
+        (1_999, 2),
+        (2_000, 3),
+    ] {
+        for _ in 0..3 {
+            assert_eq!(s.at(&new, after(ms)).await, REFUSED);
+            assert_eq!(s.at(&fresh(), after(ms)).await, REFUSED);
+            assert_eq!(s.at(&old, after(ms)).await, ok(1, Which::Current));
+        }
+        assert_eq!(s.reads(), reads, "at {ms}");
+    }
+    was.state = VersionState::Grace;
+    is.state = VersionState::Current;
+    s.source
+        .set(Some(snapshot(ClientStatus::Active, vec![is, was])));
+    assert_eq!(s.at(&new, after(2_999)).await, REFUSED);
+    // Two seconds before what is known would have been read again.
+    assert_eq!(s.at(&new, after(3_000)).await, ok(2, Which::Current));
+    assert_eq!(s.at(&old, after(3_000)).await, ok(1, Which::Previous));
+    assert_eq!(s.reads(), 4);
+}
+
+#[tokio::test]
 async fn without_its_source_it_serves_what_it_has_until_the_stated_staleness() {
     let s = Stand::new(Settings::default());
     let secret = fresh();
