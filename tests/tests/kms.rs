@@ -1,8 +1,14 @@
 //! Secrets hashed by a key in Cloud KMS, through a real relay process: a rotation, a new pepper, and the key service away.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::net::SocketAddr;
 use std::num::NonZeroU64;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
+use axum::routing::post;
+use axum::{Json, Router};
 use keyturn_admin::AdminSession;
 use keyturn_admin::session::{Reply, RequestError, Update};
 use keyturn_proto::notify::{NotifyState, Outcome};
@@ -16,7 +22,10 @@ use keyturn_tests::verdict::{Held, Judge};
 use keyturn_tests::wire::Wire;
 use keyturn_tests::world::{CLIENT, deadline, reason, set};
 use keyturn_tests::{World, eventually, kms};
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
+use tokio::process::Command;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_keyturn-under-test");
 const FIRST: NonZeroU64 = NonZeroU64::MIN;
@@ -238,4 +247,112 @@ fn versions(trail: &Trail) -> Vec<(String, String, String)> {
     let mut documents = trail.documents();
     documents.retain(|(table, _, _)| table == "version");
     documents
+}
+
+/// Answers for Google: hands out tokens, and listens where Cloud KMS is said to be, which nobody trusts.
+struct Elsewhere {
+    tokens: SocketAddr,
+    /// How many were asked for.
+    asked: Arc<AtomicU32>,
+    service: SocketAddr,
+    /// The first bytes of each connection.
+    heard: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Elsewhere {
+    async fn start() -> Self {
+        let asked = Arc::new(AtomicU32::new(0));
+        let counter = Arc::clone(&asked);
+        let token = post(async move |body: String| {
+            assert!(body.contains("token-exchange") && body.contains(SUBJECT));
+            counter.fetch_add(1, Ordering::SeqCst);
+            Json(json!({
+                "access_token": TOKEN,
+                "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+                "token_type": "Bearer",
+                "expires_in": 3600,
+            }))
+        });
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tokens = tcp.local_addr().unwrap();
+        let router = Router::new().route("/token", token);
+        tokio::spawn(async move { axum::serve(tcp, router).await.unwrap() });
+
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let service = tcp.local_addr().unwrap();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let all = Arc::clone(&heard);
+        tokio::spawn(async move {
+            while let Ok((mut peer, _)) = tcp.accept().await {
+                let mut bytes = vec![0; 4096];
+                let length = peer.read(&mut bytes).await.unwrap_or_default();
+                bytes.truncate(length);
+                all.lock().unwrap().push(bytes);
+            }
+        });
+        Self {
+            tokens,
+            asked,
+            service,
+            heard,
+        }
+    }
+}
+
+const SUBJECT: &str = "who-this-machine-is";
+const TOKEN: &str = "token-of-the-service-account";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_machines_own_credentials_are_used_and_nothing_travels_in_the_clear() {
+    let server = FakeKms::start().await.unwrap();
+    let elsewhere = Elsewhere::start().await;
+    let world = World::new(PROGRAM, |config| {
+        kms::configure(config, &server, FIRST);
+        let endpoint = format!("https://{}", elsewhere.service);
+        set(config, "mac", "endpoint", endpoint);
+    })
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let (file, subject) = (dir.path().join("adc.json"), dir.path().join("subject"));
+    std::fs::write(&subject, SUBJECT).unwrap();
+    let credentials = json!({
+        "type": "external_account",
+        "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q",
+        "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+        "token_url": format!("http://{}/token", elsewhere.tokens),
+        "credential_source": { "file": subject },
+    });
+    // What `keyturn doctor` says of the MAC key.
+    let doctor = async |credentials: &Path| {
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(["doctor", "--json", "--config"])
+            .arg(world.layout.config())
+            .env("GOOGLE_APPLICATION_CREDENTIALS", credentials)
+            .env("HOME", dir.path());
+        let output = command.output().await.unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let findings = report["findings"].as_array().unwrap().clone();
+        let mac = findings.iter().filter(|finding| finding["check"] == "mac");
+        mac.map(Value::to_string).collect::<String>()
+    };
+
+    // Without any nobody is asked.
+    let said = doctor(&file).await;
+    assert!(
+        said.contains("credentials are missing, or not accepted"),
+        "{said}"
+    );
+    assert!(elsewhere.heard.lock().unwrap().is_empty());
+
+    std::fs::write(&file, credentials.to_string()).unwrap();
+    let said = doctor(&file).await;
+    assert!(said.contains("no connection"), "{said}");
+    assert!(elsewhere.asked.load(Ordering::SeqCst) > 0);
+    let heard = elsewhere.heard.lock().unwrap();
+    assert!(!heard.is_empty());
+    for bytes in heard.iter() {
+        // A TLS handshake, and not a word of what would have followed it.
+        assert!(bytes.starts_with(&[0x16, 0x03]), "{bytes:?}");
+    }
 }
