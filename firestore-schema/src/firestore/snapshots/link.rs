@@ -93,7 +93,7 @@ impl ReadLink {
                 Err(status) => status,
             };
             // Silence can be the connection's: the next read goes over another.
-            if status.code() == Code::DeadlineExceeded {
+            if is_silence(&status) {
                 self.replace(&db).await;
             }
             match fault::of_read(&status) {
@@ -158,5 +158,28 @@ impl ReadLink {
             }
             Err(error) => tracing::warn!(%error, "the connection for reads was not replaced"),
         }
+    }
+}
+
+/// No answer in time. Two clocks run, ours and the library's, and the library's says CANCELLED when it is the first.
+fn is_silence(status: &Status) -> bool {
+    matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
+}
+
+#[cfg(test)]
+mod tests {
+    use firestore::gcloud_sdk::tonic::TimeoutExpired;
+
+    use super::*;
+
+    #[test]
+    fn silence_is_silence_whichever_clock_runs_out_first() {
+        // What tonic makes of the timeout that a request carries.
+        let library = Status::from_error(Box::new(TimeoutExpired(())));
+        for silent in [library, Status::deadline_exceeded("")] {
+            assert!(is_silence(&silent), "{:?}", silent.code());
+        }
+        assert!(!is_silence(&Status::unavailable("")));
+        assert!(!is_silence(&Status::permission_denied("")));
     }
 }
