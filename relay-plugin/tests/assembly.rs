@@ -3,7 +3,7 @@
 
 mod world;
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
 use keyturn::{
     assembly::Assembly, extension::RotationExtension, host::Host, running::Keyturn,
@@ -13,7 +13,7 @@ use keyturn_store::mac::LocalMacKey;
 use nostr::{Keys, ToBech32};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
-use world::{Client, PATIENCE, config};
+use world::{Client, ORDERLY, PATIENCE, config};
 
 /// Everything an operator has to put in place before the first start.
 fn prepare(dir: &Path) -> Keys {
@@ -49,14 +49,14 @@ async fn start(dir: &Path) -> Result<(Keyturn, Host), Arc<StartError>> {
 }
 
 async fn stop(keyturn: Keyturn, host: Host) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + ORDERLY;
     tokio::task::spawn_blocking(move || keyturn.shutdown(deadline))
         .await
         .unwrap();
     host.shutdown(deadline).await;
     assert!(
         Instant::now() < deadline,
-        "shutting down took longer than five seconds"
+        "shutting down took longer than {ORDERLY:?}"
     );
 }
 

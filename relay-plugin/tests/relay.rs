@@ -3,7 +3,7 @@
 
 mod world;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use keyturn::{
     delivery::port::{By, PublishError, Published, ReadError, Scan},
@@ -14,7 +14,7 @@ use nostr::{EventBuilder, EventId, JsonUtil, Keys, Kind, Tag, Timestamp};
 use nostr_relay::db::secp256k1;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
-use world::{GROUP, OTHER_GROUP, PATIENCE, World, event, group_event, served};
+use world::{GROUP, ORDERLY, OTHER_GROUP, PATIENCE, World, event, group_event, served};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_concern_us_are_handed_over_and_still_stored() {
@@ -379,12 +379,8 @@ async fn shutdown_closes_open_websockets_with_1001_and_keeps_what_was_acknowledg
         .unwrap();
 
     let started = Instant::now();
-    world.stop(Duration::from_secs(5)).await;
-    assert!(
-        started.elapsed() < Duration::from_secs(5),
-        "took {:?}",
-        started.elapsed()
-    );
+    world.stop(ORDERLY).await;
+    assert!(started.elapsed() < ORDERLY, "took {:?}", started.elapsed());
     for mut client in clients {
         let close = client.close_frame().await;
         assert_eq!(close, Some(1001));

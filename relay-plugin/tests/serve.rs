@@ -3,7 +3,7 @@
 
 mod world;
 
-use std::{thread, time::Duration};
+use std::thread;
 
 use keyturn::cli::serve;
 use rustix::process::{Signal, getpid, kill_process};
@@ -11,7 +11,7 @@ use tokio::{
     sync::oneshot,
     time::{Instant, timeout},
 };
-use world::{Client, Handover, PATIENCE, config, served};
+use world::{Client, Handover, ORDERLY, PATIENCE, config, served};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_ends_serve_in_order_with_websockets_open() {
@@ -50,7 +50,7 @@ async fn sigterm_ends_serve_in_order_with_websockets_open() {
         .unwrap();
     assert!(ended.is_ok(), "{:?}", ended.err());
     assert!(
-        signalled.elapsed() < Duration::from_secs(5),
+        signalled.elapsed() < ORDERLY,
         "took {:?}",
         signalled.elapsed()
     );

@@ -99,7 +99,7 @@ impl Relay {
     pub fn terminate(mut self) -> Duration {
         let begun = Instant::now();
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        let status = self.wait_within(Duration::from_secs(20));
+        let status = self.wait_within(PATIENCE);
         assert!(
             status.success(),
             "ended with {status}:\n{}",
@@ -117,6 +117,15 @@ impl Relay {
             "it ended with {status} instead of dying at its crash point:\n{}",
             tail(&self.log)
         );
+    }
+
+    /// Whether its armed crash point has killed it. Panics if it has ended in another way.
+    pub fn has_crashed(&mut self) -> bool {
+        let ended = self.child.try_wait().unwrap();
+        ended.is_some_and(|status| {
+            assert_eq!(status.signal(), Some(9), "{status}:\n{}", tail(&self.log));
+            true
+        })
     }
 
     /// SIGSTOP: it does nothing until [`Self::go_on`], and notices nothing.

@@ -3,9 +3,8 @@
 //! Everything is real and on loopback. Waiting is always for a condition, with a deadline.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use keyturn::admission::SeedKey;
@@ -25,14 +24,15 @@ use keyturn_store::sqlite::SqliteStore;
 use keyturn_store::store::Store;
 use nostr::{Keys, RelayUrl};
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 use tokio::time::Instant;
 
 use crate::relay::Relay;
 
 /// Nothing here takes longer; a slow machine gets the benefit of the doubt.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// How long commits settle in tests, on all sides.
-pub const SETTLE: Duration = Duration::from_secs(1);
+/// How long commits settle in tests, on all sides: longer than a busy machine stands still, or what it sees late is a fork.
+pub const SETTLE: Duration = Duration::from_secs(3);
 /// The alias of the group that [`World::with_group`] makes.
 pub const GROUP: &str = "ops";
 /// The client that [`World::with_group`] registers.
@@ -97,6 +97,7 @@ impl World {
             .unwrap()
             .parse()
             .unwrap();
+        config["mls"]["settle"] = format!("{}s", SETTLE.as_secs()).into();
         // Fixed for this world, so that admins find the relay again after a restart.
         config["web"]["listen"] = format!("127.0.0.1:{}", free_port()).into();
         tune(&mut config);
@@ -397,13 +398,18 @@ pub fn epoch(session: &AdminSession, group: &MlsGroupId) -> u64 {
         .map_or(0, |info| info.epoch)
 }
 
-/// A port that was free a moment ago; the configuration has to name it before the relay has it.
+/// A port for a process that has to be told its own before it has it, and that may leave it and come back.
+///
+/// It stays ours until the test program ends: a socket that is bound and does not listen keeps the kernel from giving the port to anybody
+/// who asks for any, incoming or outgoing, and hinders no server that asks for this one with `SO_REUSEADDR`, as servers do.
 pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0))
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    static HELD: Mutex<Vec<TcpSocket>> = Mutex::new(Vec::new());
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    HELD.lock().unwrap().push(socket);
+    port
 }
 
 /// For the search of files: everything below `root` but what `skip` names.

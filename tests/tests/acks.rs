@@ -323,7 +323,7 @@ async fn the_quorum_fills_up(table: &mut Table, id: &RotationId) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_admin_is_no_quorum_however_often_he_acks_and_after_the_deadline_nobody_is() {
     let mut world = World::new(PROGRAM, |config| {
-        set(config, "policy", "ack_deadline", "6s");
+        set(config, "policy", "ack_deadline", "20s");
     })
     .await;
     for name in ["alice", "bob"] {

@@ -235,7 +235,7 @@ async fn a_rotation_survives_a_kill_around_the_times_that_it_waits_for() {
     assert_eq!(stage.judge.client().await.previous_version, None);
 
     // Killed while the quorum waits for its time, and away when the time comes.
-    let wish = stage.rotation(later(8));
+    let wish = stage.rotation(later(20));
     let proof = stage.world.issuer.signer();
     insist(proof, &mut stage.alice, &wish).await;
     for admin in [&mut stage.alice, &mut stage.bob] {
@@ -266,7 +266,7 @@ async fn a_rotation_that_runs_out_of_time_while_the_relay_is_dead_expires_at_its
     relay.terminate();
     stage
         .world
-        .configure(|config| policy(config, "ack_deadline", "1s"));
+        .configure(|config| policy(config, "ack_deadline", "10s"));
     let relay = stage.world.try_relay(Some(Point::AfterPublish)).await;
     let wish = stage.rotation(reason("too late"));
     let (world, judge) = (&stage.world, &stage.judge);

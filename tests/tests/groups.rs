@@ -101,7 +101,11 @@ impl Stage {
         };
         assert_eq!(self.binding(alias).await.status, state);
         let label = format!("reason=\"{reason}\"");
-        assert!(counter(&self.relay, "keyturn_alarms_total", &label).await > 0);
+        eventually("the alarm is counted", async || {
+            let alarms = counter(&self.relay, "keyturn_alarms_total", &label).await;
+            (alarms > 0).then_some(())
+        })
+        .await;
     }
 
     /// `sender` asks for a rotation, with nothing wrong about the request itself. It is refused for `reason`, and nobody is told or given anything.

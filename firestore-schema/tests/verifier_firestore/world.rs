@@ -37,7 +37,7 @@ pub const WATCH: WatchSettings = WatchSettings {
     probe_every: Duration::from_millis(300),
     retry_first: Duration::from_millis(50),
     retry_max: Duration::from_millis(500),
-    idle_after: Duration::from_secs(5),
+    idle_after: Duration::from_secs(600),
 };
 pub const MAX_STALE: Duration = Duration::from_millis(4_000);
 

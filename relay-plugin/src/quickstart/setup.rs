@@ -143,7 +143,7 @@ database = "data/member.db"
 storage_key_file = "secrets/mls-storage.key"
 nostr_secret_key_file = "secrets/nostr.key"
 relays = ["ws://127.0.0.1:{relay_port}"]
-settle = "1s"
+settle = "2s"
 
 [store]
 kind = "sqlite"

@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
 use super::Operator;
+use crate::world::free_port;
 
 const INSTALL: &str = "cargo install rusty_vault --version 0.2.1 --locked --bin rvault --root \"${XDG_CACHE_HOME:-$HOME/.cache}/keyturn/tools\"";
 /// The shell waits on a pipe whose other end only we hold, and kills the group when it closes.
@@ -231,9 +232,4 @@ fn program() -> PathBuf {
         .map(|folder| folder.join("rvault"))
         .find(|program| program.is_file())
         .unwrap_or_else(|| panic!("rvault is not installed; install it with: {INSTALL}"))
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    listener.local_addr().unwrap().port()
 }

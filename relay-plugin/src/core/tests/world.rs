@@ -38,7 +38,7 @@ use crate::rotation::audit::Entry;
 use crate::rotation::ports::{Clock, Gate};
 use crate::service::ServedSet;
 
-pub(super) const DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 pub(super) const GRACE: Duration = Duration::from_secs(3600);
 
 /// Real time, which a test can put forward.
