@@ -91,6 +91,8 @@ const SURVIVED: [Fault; 6] = [
 ];
 
 const LONG: Duration = Duration::from_secs(60);
+/// A quarter of it is waited for an answer that does not come; the others have to come within that.
+const LOSES_SOME: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_whole_rotation_survives_the_loss_of_any_commit_or_answer() {
@@ -224,7 +226,7 @@ async fn without_a_look_at_the_mark_nobody_says_that_nothing_happened() {
 /// The first commit is still on its way when the second one, the same, has landed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_lands_after_its_repeat_changes_nothing() {
-    let shaky = Shaky::settled(Duration::from_secs(8)).await;
+    let shaky = Shaky::settled(LOSES_SOME).await;
     shaky.proxy.next_commits([Fault::Kept]);
     assert_eq!(shaky.wrong_code().await, Ok(1));
     assert_eq!(shaky.proxy.commits(), 2);
@@ -239,7 +241,7 @@ async fn a_commit_that_lands_after_its_repeat_changes_nothing() {
 /// The first commit lands between our look and its repeat: the repeat fails, and the mark says that it was ours.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_lands_before_its_repeat_is_recognised() {
-    let shaky = Shaky::settled(Duration::from_secs(8)).await;
+    let shaky = Shaky::settled(LOSES_SOME).await;
     shaky.proxy.next_commits([Fault::Kept, Fault::AfterKept]);
     assert_eq!(shaky.wrong_code().await, Ok(1));
     assert_eq!(shaky.proxy.commits(), 2);
@@ -277,7 +279,7 @@ async fn a_lost_commit_that_others_overtook_is_judged_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_never_answers_holds_nobody_for_longer_than_the_deadline() {
-    let deadline = Duration::from_secs(2);
+    let deadline = Duration::from_secs(6);
     let shaky = Shaky::settled(deadline).await;
     shaky.proxy.next_reads([Fault::Silence; 100]);
     let started = Instant::now();
@@ -286,7 +288,7 @@ async fn a_server_that_never_answers_holds_nobody_for_longer_than_the_deadline()
         matches!(read, Err(StoreError::Unavailable { .. })),
         "{read:?}"
     );
-    assert!(started.elapsed() < deadline * 3, "{:?}", started.elapsed());
+    assert!(started.elapsed() < deadline * 5, "{:?}", started.elapsed());
     shaky.proxy.heal();
     shaky.proxy.next_commits([Fault::Silence; 100]);
     let started = Instant::now();
@@ -296,7 +298,7 @@ async fn a_server_that_never_answers_holds_nobody_for_longer_than_the_deadline()
         matches!(written, Err(StoreError::Unknown { .. })),
         "{written:?}"
     );
-    assert!(started.elapsed() < deadline * 3, "{:?}", started.elapsed());
+    assert!(started.elapsed() < deadline * 5, "{:?}", started.elapsed());
     shaky.proxy.heal();
     assert_eq!(shaky.failures().await, 0);
 }

@@ -206,7 +206,7 @@ async fn the_service_says_how_long_to_wait() {
 #[tokio::test]
 async fn an_attempt_that_hangs_is_given_up_and_so_is_the_whole() {
     let server = FakeKms::start().await.unwrap();
-    let short = Duration::from_millis(200);
+    let short = Duration::from_secs(1);
     let key = CloudKmsKey::new(Settings {
         attempt_timeout: short,
         ..settings(&server)
@@ -216,7 +216,8 @@ async fn an_attempt_that_hangs_is_given_up_and_so_is_the_whole() {
     let begun = Instant::now();
     signed(&key).await.unwrap();
     assert!(begun.elapsed() >= short, "it waited for the first one");
-    assert_eq!(server.calls(Method::Sign), 3);
+    // A machine that is slower than that itself gives up more of them.
+    assert!(server.calls(Method::Sign) >= 3);
 
     // The deadline over all is shorter than the attempts together, and than one of them.
     for (attempt_timeout, attempts) in [(short, 1_000), (PATIENCE, 3)] {
@@ -302,13 +303,15 @@ async fn one_caller_finds_out_whether_it_is_back() {
     }
     // The probe is kept waiting, and whoever comes meanwhile is turned away at once.
     server.heal();
-    server.fail_next([Failure::Slow(Duration::from_secs(1))]);
+    server.fail_next([Failure::Slow(Duration::from_secs(3))]);
     let before = server.calls(Method::Sign);
     let probing = eventually(async || {
         let key = Arc::clone(&key);
         let task = tokio::spawn(async move { signed(key.as_ref()).await });
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        (!task.is_finished()).then_some(task)
+        let at_the_service = || server.calls(Method::Sign) > before;
+        // Turned away, as long as the breaker is open, or let through to the service.
+        eventually(async || (task.is_finished() || at_the_service()).then_some(())).await;
+        at_the_service().then_some(task)
     })
     .await;
     for _ in 0..20 {
@@ -333,8 +336,8 @@ async fn a_caller_that_goes_away_holds_nobody_up() {
     // The probe hangs, and its caller gives up.
     let before = server.calls(Method::Sign);
     eventually(async || {
-        let gone = timeout(Duration::from_millis(50), signed(&key)).await;
-        (gone.is_err() || server.calls(Method::Sign) > before).then_some(())
+        let _gone = timeout(Duration::from_millis(500), signed(&key)).await;
+        (server.calls(Method::Sign) > before).then_some(())
     })
     .await;
     eventually(async || signed(&key).await.ok()).await;
