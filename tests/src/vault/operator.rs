@@ -21,7 +21,7 @@ pub(super) fn client(ca: Option<&Path>) -> reqwest::Client {
     let builder = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
-        .timeout(Duration::from_secs(20));
+        .timeout(Duration::from_secs(60));
     let builder = match ca {
         Some(path) => {
             let pem = std::fs::read(path).unwrap();
@@ -172,9 +172,9 @@ impl Stand {
             mount: self.mount.parse().unwrap(),
             ca_file: self.operator.ca.clone(),
             auth,
-            timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(20),
             max_in_flight: 8,
-            max_wait: Duration::from_secs(5),
+            max_wait: Duration::from_secs(20),
             instance: "keyturn-test".to_owned(),
         }
     }

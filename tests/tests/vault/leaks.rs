@@ -59,7 +59,7 @@ async fn nothing_of_a_credential_is_logged_or_said() {
         keyturn::devices::issuer::vault::VaultAuth::Token(_) => unreachable!(),
     };
     let mut settings = stand.settings_as(auth);
-    settings.timeout = Duration::from_secs(2);
+    settings.timeout = Duration::from_secs(5);
     let issuer = issuer(settings);
     let nonce = NonceHash::of("leaks");
     let mut secrets = vec![own, TELLTALE.to_owned()];

@@ -145,7 +145,7 @@ async fn a_login_that_fails_leaves_nothing_in_doubt() {
         let shown = format!("{fault:?}");
         api.fault(fault.times(100));
         let mut settings = stand.settings_as(auth.clone());
-        settings.timeout = Duration::from_secs(2);
+        settings.timeout = Duration::from_secs(5);
         let issuer = issuer(settings);
         let nonce = NonceHash::of("login fails");
         let error = failure(issuer.issue(request(&stand.role, &nonce)).await);

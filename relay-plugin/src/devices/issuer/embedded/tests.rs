@@ -347,7 +347,7 @@ async fn what_has_ended_is_removed_by_itself() {
     // A new issuer purges at its start.
     let _again = EmbeddedIssuer::start(w.issuer.parts.clone());
     let accessor = issued.accessor.as_str().parse().unwrap();
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     while w.store.secret_id(&accessor).await.unwrap().is_some() {
         assert!(tokio::time::Instant::now() < deadline, "it is still there");
         tokio::time::sleep(Duration::from_millis(10)).await;
