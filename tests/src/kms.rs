@@ -15,8 +15,8 @@ pub fn configure(config: &mut toml::Table, server: &FakeKms, version: NonZeroU64
     set(config, "mac", "key", server.key().as_str());
     set(config, "mac", "version", version.get() as i64);
     set(config, "mac", "endpoint", server.endpoint());
-    set(config, "mac", "timeout", "2s");
-    set(config, "mac", "attempt_timeout", "1s");
+    set(config, "mac", "timeout", "8s");
+    set(config, "mac", "attempt_timeout", "4s");
 }
 
 /// The same key for a verifier in this process.
