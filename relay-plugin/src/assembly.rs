@@ -19,7 +19,11 @@ use keyturn_store::{
     store::Store,
 };
 use nostr::Keys;
-use tokio::{runtime::Handle, task::spawn_blocking, time::Instant};
+use tokio::{
+    runtime::Handle,
+    task::{JoinHandle, spawn_blocking},
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -48,7 +52,7 @@ use crate::{
     rotation::{self, ports::Clock as _},
     service::{ChallengeIssuer, ChallengeUnavailable, Ports, Service, ServiceFactory, StartError},
     store::{self, Stores},
-    web::{Webhook, readiness::Check},
+    web::{CertificateDoor, Limits, Webhook, readiness::Check},
 };
 
 /// How often what lies in this process is looked through, and the longest pause after something failed.
@@ -89,6 +93,7 @@ struct Running {
     device_issuer: Option<Chosen>,
     devices: Mutex<Option<devices::start::Running>>,
     webhook: Option<Arc<Webhook>>,
+    certificate_door: Mutex<Option<(CancellationToken, JoinHandle<()>)>>,
 }
 
 #[async_trait]
@@ -165,7 +170,7 @@ impl ServiceFactory for Assembly {
             }
             (Some(_), None) | (None, _) => None,
         };
-        let webhook = match (&devices, &config.mqtt.webhook_secret) {
+        let webhook = match (&devices, &config.mqtt.webhook.secret) {
             (Some(running), Some(secret)) => {
                 let secret = secret.text().map_err(failed("devices"))?;
                 if secret.expose().len() < 32 {
@@ -176,6 +181,15 @@ impl ServiceFactory for Assembly {
                 }
                 let door = Webhook::new(Arc::clone(&running.devices), secret.expose());
                 Some(Arc::new(door))
+            }
+            (Some(_), None) | (None, _) => None,
+        };
+        let certificate_door = match (&devices, &config.mqtt.webhook.tls) {
+            (Some(running), Some(tls)) => {
+                let tls = CertificateDoor::open(tls).map_err(failed("devices"))?;
+                let (devices, stop) = (Arc::clone(&running.devices), CancellationToken::new());
+                let serving = tls.serve(devices, Limits::of(&config.web), stop.clone());
+                Some((stop, tokio::spawn(serving)))
             }
             (Some(_), None) | (None, _) => None,
         };
@@ -229,6 +243,7 @@ impl ServiceFactory for Assembly {
             device_issuer,
             devices: Mutex::new(devices),
             webhook,
+            certificate_door: Mutex::new(certificate_door),
         }))
     }
 }
@@ -263,6 +278,15 @@ impl Service for Running {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
+        let door = self
+            .certificate_door
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some((stop, serving)) = door {
+            stop.cancel();
+            let _ = timeout_at(deadline, serving).await;
+        }
         tokio::join!(
             async {
                 if let Some(core) = core {
@@ -275,6 +299,10 @@ impl Service for Running {
                 }
             },
         );
+        // After the last secret_id was destroyed or left to the next start.
+        if let Some(chosen) = &self.device_issuer {
+            let _ = timeout_at(deadline, chosen.issuer.close()).await;
+        }
         self.admission.flush_trail(SystemClock.now(), true).await;
     }
 }

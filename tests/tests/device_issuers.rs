@@ -6,6 +6,8 @@
 
 #[path = "device_issuers/recovery.rs"]
 mod recovery;
+#[path = "device_issuers/webhook.rs"]
+mod webhook;
 
 use std::collections::BTreeSet;
 

@@ -14,6 +14,7 @@ mod secret;
 mod sections;
 mod source;
 mod store;
+mod webhook;
 
 use std::{
     collections::BTreeSet,
@@ -33,6 +34,7 @@ pub use sections::{
 pub use source::Environment;
 pub use store::Store;
 pub(crate) use store::{database as store_database, project as store_project};
+pub use webhook::{Webhook, WebhookTls};
 
 /// The configuration as an operator wrote it. Only [`Config::load`] and [`Config::parse`] make a [`ValidatedConfig`].
 pub struct Config;

@@ -8,6 +8,7 @@ use super::{
     secret::SecretRef,
     sections::{DAY, HOUR, MINUTE},
     source::Keys,
+    webhook::Webhook,
 };
 use crate::devices::mqtt::Version;
 
@@ -16,8 +17,8 @@ use crate::devices::mqtt::Version;
 pub struct Mqtt {
     /// `None`: devices are not served.
     pub broker: Option<Broker>,
-    /// The secret that a broker shows when it hands messages over by HTTP; `None` refuses such calls.
-    pub webhook_secret: Option<SecretRef>,
+    /// How a broker hands messages over by HTTP, if it may.
+    pub webhook: Webhook,
 }
 
 /// How the broker is reached.
@@ -115,22 +116,22 @@ impl Mqtt {
             Duration::from_secs(5)..=MINUTE * 10,
             Duration::from_secs(30),
         )?;
-        let webhook_secret =
-            keys.optional_secret("mqtt.webhook_secret", "at least 32 characters")?;
+        let webhook = Webhook::read(keys)?;
         let Some((host, port, tls)) = url else {
             let given = [
                 ("mqtt.ca_file", ca_file.is_some()),
                 ("mqtt.certificate_file", certificate_file.is_some()),
                 ("mqtt.username", username.is_some()),
                 ("mqtt.password", password.is_some()),
-                ("mqtt.webhook_secret", webhook_secret.is_some()),
+                ("mqtt.webhook_secret", webhook.secret.is_some()),
+                ("mqtt.webhook_listen", webhook.tls.is_some()),
             ];
             if let Some((key, _)) = given.into_iter().find(|(_, given)| *given) {
                 return Err(conflict(key, "needs mqtt.url"));
             }
             return Ok(Self {
                 broker: None,
-                webhook_secret: None,
+                webhook: Webhook::default(),
             });
         };
         if tls && ca_file.is_none() {
@@ -163,10 +164,10 @@ impl Mqtt {
         if password.is_some() && username.is_none() {
             return Err(conflict("mqtt.password", "needs mqtt.username"));
         }
-        if !subscribe && webhook_secret.is_none() {
+        if !subscribe && !webhook.is_open() {
             return Err(conflict(
                 "mqtt.subscribe",
-                "is false, and without mqtt.webhook_secret no message could come in",
+                "is false, and without mqtt.webhook_secret or mqtt.webhook_listen no message could come in",
             ));
         }
         Ok(Self {
@@ -186,7 +187,7 @@ impl Mqtt {
                 session_expiry,
                 keep_alive,
             }),
-            webhook_secret,
+            webhook,
         })
     }
 }

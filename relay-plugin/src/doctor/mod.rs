@@ -21,6 +21,7 @@ mod report;
 mod secrets;
 mod store;
 mod timed;
+mod webhook;
 
 use std::path::Path;
 
@@ -67,6 +68,7 @@ pub async fn examine(subject: Subject<'_>) -> Report {
     issuer::check(subject, &mut report).await;
     device_issuer::check(subject, store.as_deref(), &mut report).await;
     mqtt::check(subject, &mut report).await;
+    webhook::check(subject, &mut report);
     report
 }
 

@@ -4,6 +4,7 @@
 //! every answer but the metrics is JSON, errors too; a slow or silent client holds a connection for a bounded time.
 
 mod approle;
+mod certificate;
 pub mod readiness;
 mod routes;
 mod serve;
@@ -19,7 +20,9 @@ use crate::{
     config::ValidatedConfig, devices::issuer::embedded::login::AppRoleLogin,
     service::ChallengeIssuer,
 };
+pub use certificate::{CertificateDoor, DoorError};
 use readiness::Readiness;
+pub use serve::Limits;
 pub use webhook::Webhook;
 
 /// How often histograms are condensed; without it they grow.
@@ -57,13 +60,11 @@ impl Web {
                 }
             });
         }
-        let limits = serve::Limits {
-            request: self.config.web.request_timeout,
-            header: self.config.web.request_timeout,
-            body: self.config.web.max_body_bytes,
-        };
+        let limits = Limits::of(&self.config.web);
         let stopping = self.stopping.clone();
-        if let Err(error) = serve::serve(listener, routes::router(self), limits, stopping).await {
+        let router = routes::router(self);
+        let plain = |stream| async move { Some(stream) };
+        if let Err(error) = serve::serve(listener, router, limits, plain, stopping).await {
             tracing::error!(%error, "the web listener stopped");
         }
     }

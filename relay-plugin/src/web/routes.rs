@@ -49,7 +49,7 @@ pub(super) fn problem(status: StatusCode, code: &'static str, message: &'static 
 }
 
 /// Answers are for the one who asked, now.
-async fn guard(mut response: Response) -> Response {
+pub(super) async fn guard(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(

@@ -15,6 +15,8 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
     sync::Semaphore,
     task::JoinSet,
     time::{sleep, timeout},
@@ -28,20 +30,40 @@ const CONNECTIONS: usize = 256;
 /// After running out of file descriptors, say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What one client may take of us.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    pub(super) request: Duration,
-    pub(super) header: Duration,
-    pub(super) body: usize,
+pub struct Limits {
+    request: Duration,
+    header: Duration,
+    body: usize,
 }
 
-/// Serves until `stopping`; then requests under way finish, and idle connections close.
-pub(super) async fn serve(
+impl Limits {
+    /// Those of the configuration.
+    #[must_use]
+    pub const fn of(web: &crate::config::Web) -> Self {
+        Self {
+            request: web.request_timeout,
+            header: web.request_timeout,
+            body: web.max_body_bytes,
+        }
+    }
+}
+
+/// Serves until `stopping`; then requests under way finish, and idle connections close. `welcome` makes of a connection what requests come over, or nothing;
+/// it may take as long as a request's header.
+pub(super) async fn serve<W, Fut, S>(
     listener: TcpListener,
     router: Router,
     limits: Limits,
+    welcome: W,
     stopping: CancellationToken,
-) -> io::Result<()> {
+) -> io::Result<()>
+where
+    W: Fn(TcpStream) -> Fut,
+    Fut: Future<Output = Option<S>> + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let router = router
         .layer(DefaultBodyLimit::max(limits.body))
@@ -69,8 +91,16 @@ pub(super) async fn serve(
         // Handlers that ask for it learn who is at the other end.
         let router = router.clone().layer(Extension(peer));
         let (service, stopping) = (TowerToHyperService::new(router), stopping.clone());
+        let welcomed = welcome(stream);
         connections.spawn(async move {
             let _permit = permit;
+            let stream = tokio::select! {
+                welcomed = timeout(limits.header, welcomed) => match welcomed {
+                    Ok(Some(stream)) => stream,
+                    Ok(None) | Err(_) => return,
+                },
+                () = stopping.cancelled() => return,
+            };
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.header)

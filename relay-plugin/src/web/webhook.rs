@@ -1,7 +1,7 @@
 //! `POST /kr/v1/mqtt/webhook`: a broker that calls HTTP on publish (EMQX, HiveMQ) hands over a device's status message.
 //!
-//! The broker shows a shared secret as a bearer token. A certificate of its own is the reverse proxy's to check: this listener speaks plain HTTP, to the
-//! proxy only. What comes in is held to the same checks as what our own subscription brings; the answer to the device goes over MQTT all the same.
+//! At the web listener the broker shows a shared secret as a bearer token; the listener of [`super::certificate`] knows it by its certificate. What comes in is held
+//! to the same checks as what our own subscription brings; the answer to the device goes over MQTT all the same.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -92,16 +92,20 @@ pub(super) async fn receive(
             "show the shared secret as a bearer token",
         );
     }
-    let Ok(published) = serde_json::from_slice::<Published>(&body) else {
-        door.devices.stranger("webhook.unreadable").await;
+    deliver(&door.devices, &body).await
+}
+
+/// Hands over what a broker sent that has shown who it is.
+pub(super) async fn deliver(devices: &Arc<Devices>, body: &[u8]) -> Response {
+    let Ok(published) = serde_json::from_slice::<Published>(body) else {
+        devices.stranger("webhook.unreadable").await;
         return problem(
             StatusCode::BAD_REQUEST,
             "invalid_request",
             "expected a JSON object with topic and payload",
         );
     };
-    let handled = door
-        .devices
+    let handled = devices
         .handle(Incoming {
             carriage: Carriage::Webhook,
             topic: &published.topic,

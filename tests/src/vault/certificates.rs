@@ -30,6 +30,28 @@ pub fn certificates() -> tempfile::TempDir {
     folder
 }
 
+/// A client's certificate that the CA in `at` signs, with this alternative name such as `DNS:broker.example.org`; certificate and key in one PEM.
+pub fn client_certificate(at: &Path, alternative: &str) -> Vec<u8> {
+    std::fs::write(
+        at.join("client.ext"),
+        format!(
+            "subjectAltName = {alternative}\nbasicConstraints = critical, CA:false\nextendedKeyUsage = clientAuth\n"
+        ),
+    )
+    .unwrap();
+    openssl(
+        at,
+        "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout client.key -out client.csr -subj /CN=client",
+    );
+    openssl(
+        at,
+        "x509 -req -in client.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile client.ext -out client.crt",
+    );
+    let mut pem = std::fs::read(at.join("client.crt")).unwrap();
+    pem.extend(std::fs::read(at.join("client.key")).unwrap());
+    pem
+}
+
 fn openssl(at: &Path, arguments: &str) {
     let output = Command::new("openssl")
         .args(arguments.split(' '))

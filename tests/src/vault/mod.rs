@@ -10,6 +10,6 @@ mod operator;
 mod rvault;
 
 pub use api::{Api, Fault};
-pub use certificates::certificates;
+pub use certificates::{certificates, client_certificate};
 pub use operator::{Operator, Stand, hcl};
 pub use rvault::Rvault;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use keyturn::devices::issuer::vault::examine;
 use keyturn::devices::issuer::{IssueRequest, IssuerError, NonceHash, Reason, SecretIdIssuer as _};
 use keyturn_tests::vault::Api;
 use serde_json::json;
@@ -75,6 +76,66 @@ async fn the_policy_that_ships_has_nothing_to_spare() {
         };
         assert_eq!(worked.await, Err(denied), "{mended}");
     }
+}
+
+/// Everything that Keyturn can ask of Vault, set against the policy: no call without its line, and no line without its call.
+#[tokio::test]
+async fn the_policy_that_ships_is_what_is_really_called() {
+    let api = Api::start().await;
+    let stand = stand_for_devices(&api.operator()).await;
+    stand.least_privileged_policy().await;
+    let policy = format!("{}-issuer", stand.mount);
+    let role =
+        json!({ "token_ttl": "3s", "token_no_default_policy": true, "token_policies": [policy] });
+    let auth = stand.own_login(role).await;
+    api.forget_seen();
+    let issuer = issuer(stand.settings_as(auth.clone()));
+    good(issuer.health().await);
+    let nonce = NonceHash::of("every call");
+    let issued = good(issuer.issue(request(&stand.role, &nonce)).await);
+    good(issuer.find(&stand.role, &[nonce], &[]).await);
+    good(issuer.destroy(&stand.role, &issued.accessor).await);
+    keyturn_tests::eventually("its token is renewed", async || {
+        let seen = api.seen();
+        seen.iter()
+            .any(|it| it.path == "auth/token/renew-self")
+            .then_some(())
+    })
+    .await;
+    issuer.close().await;
+    let roles = [stand.role.clone()];
+    let report = examine(stand.settings_as(auth), &roles).await.unwrap();
+    assert_eq!(report.missing, Ok(Vec::new()));
+
+    let open = ["sys/health", &stand.path("login")];
+    let mut called: Vec<(String, String)> = api
+        .seen()
+        .into_iter()
+        .filter(|seen| !open.contains(&&*seen.path))
+        .map(|seen| {
+            let capability = match &*seen.method {
+                "GET" => "read",
+                "LIST" => "list",
+                "POST" => "update",
+                other => panic!("{other} {}", seen.path),
+            };
+            (seen.path, capability.to_owned())
+        })
+        .collect();
+    called.sort();
+    called.dedup();
+    let mut granted = Vec::new();
+    let hcl = keyturn_tests::vault::hcl(&stand.mount);
+    for rule in hcl.split("path \"").skip(1) {
+        let (path, rest) = rule.split_once('"').unwrap();
+        let list = rest.split_once('[').unwrap().1.split_once(']').unwrap().0;
+        for capability in list.split(',') {
+            let capability = capability.trim().trim_matches('"').to_owned();
+            granted.push((path.to_owned(), capability));
+        }
+    }
+    granted.sort();
+    assert_eq!(called, granted);
 }
 
 #[tokio::test]

@@ -155,6 +155,65 @@ async fn a_login_that_fails_leaves_nothing_in_doubt() {
     assert!(stand.accessors().await.is_empty());
 }
 
+/// What we logged in for does not outlive us; what somebody gave us is theirs.
+#[tokio::test]
+async fn at_the_end_only_a_token_of_our_own_login_is_revoked() {
+    let (api, stand) = world().await;
+    let policy = format!("{}-issuer", stand.mount);
+    let given = stand.least_privileged_token(json!({ "ttl": "1h" })).await;
+    let login = stand
+        .own_login(json!({ "token_ttl": "1h", "token_policies": [policy] }))
+        .await;
+    let nonce = NonceHash::of("the end");
+    for (auth, revoked) in [
+        (VaultAuth::Token(stand.secret("token", &given)), false),
+        (login, true),
+    ] {
+        let before = api.tokens().len();
+        let issuer = issuer(stand.settings_as(auth));
+        good(issuer.issue(request(&stand.role, &nonce)).await);
+        issuer.close().await;
+        assert_eq!(api.tokens().len(), before);
+        assert_eq!(count(&api, "revoke-self"), usize::from(revoked));
+        // Whoever calls after the end must not log in anew.
+        let logins = count(&api, "/login");
+        assert_eq!(
+            issuer.issue(request(&stand.role, &nonce)).await.is_ok(),
+            !revoked
+        );
+        assert_eq!(count(&api, "/login"), logins);
+    }
+    assert!(api.tokens().contains(&given));
+}
+
+/// A server that does not let go of the token, or of the connection, holds nobody up for longer than one exchange.
+#[tokio::test]
+async fn a_token_that_cannot_be_revoked_is_left_to_its_end() {
+    let (api, stand) = world().await;
+    let policy = format!("{}-issuer", stand.mount);
+    for fault in [
+        Fault::status("revoke-self", 403, ""),
+        Fault::status("revoke-self", 503, ""),
+        Fault::hang("revoke-self"),
+    ] {
+        let login = stand
+            .own_login(json!({ "token_ttl": "1h", "token_policies": [&policy] }))
+            .await;
+        let mut settings = stand.settings_as(login);
+        settings.timeout = Duration::from_secs(1);
+        let issuer = issuer(settings);
+        let nonce = NonceHash::of("held");
+        good(issuer.issue(request(&stand.role, &nonce)).await);
+        let before = count(&api, "revoke-self");
+        api.fault(fault.times(10));
+        tokio::time::timeout(Duration::from_secs(20), issuer.close())
+            .await
+            .expect("it waited for ever");
+        assert_eq!(count(&api, "revoke-self"), before + 1);
+        api.behave();
+    }
+}
+
 /// Revokes every token but the operator's.
 async fn revoke_all(api: &Api, stand: &Stand) {
     for token in api.tokens() {

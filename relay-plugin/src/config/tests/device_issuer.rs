@@ -1,4 +1,4 @@
-//! `[devices.issuer]`: complete, or refused by the key's full name.
+//! `[devices.issuer]` and `mqtt.webhook_*`: complete, or refused by the key's full name.
 
 use super::{LEAST, parse};
 
@@ -53,5 +53,38 @@ fn the_issuer_of_secret_ids_is_complete_or_refused() {
     ] {
         let error = with(wrong).unwrap_err();
         assert!(error.contains(expected), "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn the_listener_for_brokers_is_complete_or_refused() {
+    let with = |lines: &str| {
+        parse(&format!(
+            "{LEAST}\n[devices.issuer]\nkind = \"embedded\"\n[mqtt]\nurl = \"mqtt://localhost\"\n{lines}"
+        ))
+    };
+    let whole = [
+        "webhook_listen = \"127.0.0.1:0\"",
+        "webhook_certificate_file = \"c\"",
+        "webhook_certificate_key_file = \"k\"",
+        "webhook_client_ca_file = \"ca\"",
+        "webhook_client_names = [\"broker.example.org\", \"10.0.0.1\"]",
+    ];
+    with(&whole.join("\n")).unwrap();
+    // No message has to come by subscription then.
+    with(&format!("subscribe = false\n{}", whole.join("\n"))).unwrap();
+    for (number, line) in whole.iter().enumerate() {
+        let mut rest = whole.to_vec();
+        rest.remove(number);
+        let error = with(&rest.join("\n")).unwrap_err().to_string();
+        let key = line.split(' ').next().unwrap();
+        assert!(error.contains(&format!("mqtt.{key}")), "{line}: {error}");
+    }
+    for names in ["[]", "[\"\"]", "[\"not a name\"]"] {
+        let mut lines = whole.to_vec();
+        let names = format!("webhook_client_names = {names}");
+        lines[4] = &names;
+        let error = with(&lines.join("\n")).unwrap_err().to_string();
+        assert!(error.contains("mqtt.webhook_client_names"), "{error}");
     }
 }

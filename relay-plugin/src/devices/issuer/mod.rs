@@ -104,4 +104,7 @@ pub trait SecretIdIssuer: Send + Sync {
     /// # Errors
     /// [`IssuerError`].
     async fn health(&self) -> Result<(), IssuerError>;
+
+    /// Gives back what the issuer has got for itself, when the process ends. What it was given by somebody stays as it is.
+    async fn close(&self) {}
 }

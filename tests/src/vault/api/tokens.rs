@@ -39,6 +39,10 @@ impl Vault {
                     "client_token": ask.token, "lease_duration": left, "renewable": true, "token_type": "service",
                 }}))
             }
+            ("POST", "auth/token/revoke-self") => {
+                self.tokens.remove(ask.token).ok_or_else(denied)?;
+                Ok(Value::Null)
+            }
             ("POST", "auth/token/revoke") => {
                 self.tokens.remove(ask.body["token"].as_str().unwrap());
                 Ok(Value::Null)

@@ -90,4 +90,8 @@ impl SecretIdIssuer for VaultIssuer {
             .map(drop)
             .map_err(Failure::harmless)
     }
+
+    async fn close(&self) {
+        self.client.give_back().await;
+    }
 }

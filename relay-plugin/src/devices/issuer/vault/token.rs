@@ -72,6 +72,8 @@ impl Held {
 /// What the one that holds the lock knows.
 #[derive(Default)]
 pub(super) struct Flight {
+    /// Nothing is logged in for any more.
+    closed: bool,
     number: u64,
     failed: Option<(Instant, Failure)>,
     trusted: Option<(Instant, u64)>,
@@ -144,6 +146,31 @@ impl Client {
         }
     }
 
+    /// Revokes the token that we have logged in for, so that it does not outlive us. One that an operator or an agent put into a file is theirs: others may use
+    /// it, and the next start needs it. A token that cannot be revoked ends by itself.
+    pub(super) async fn give_back(&self) {
+        let mut flight = self.flight.lock().await;
+        flight.closed = true;
+        let (VaultAuth::AppRole { .. }, Some(held)) = (&self.settings.auth, self.held()) else {
+            return;
+        };
+        self.set(None);
+        let Ok(body) = wire::body(&Empty {}) else {
+            return;
+        };
+        let call = Call::post("auth/token/revoke-self".to_owned(), body);
+        let answer = self.exchange("revoke", &call, Some(&held.header)).await;
+        match answer.and_then(super::transport::Answer::good) {
+            Ok(_) => tracing::info!("our own token is revoked"),
+            Err(failure) => {
+                tracing::warn!(
+                    reason = failure.why.word(),
+                    "our own token could not be revoked; it ends by itself"
+                );
+            }
+        }
+    }
+
     /// Does what is due; returns how long there is nothing to do.
     async fn look_after(&self) -> Result<Duration, Failure> {
         let held = self.token().await?;
@@ -201,6 +228,9 @@ impl Client {
 
     /// Logs in, or reads the file.
     async fn acquire(&self, flight: &mut Flight) -> Result<Arc<Held>, Failure> {
+        if flight.closed {
+            return Err(Failure::permanent(Reason::Unauthenticated));
+        }
         if let Some((at, failure)) = flight.failed
             && at.elapsed() < FAILED_FOR
         {
