@@ -34,12 +34,16 @@ pub enum Point {
     AfterLeafStaged,
     /// The relay has the self-update; we have not merged it.
     AfterLeafPublished,
+    /// A device's request is recorded; it is not in the queue, and the broker has no acknowledgement.
+    AfterAsk,
     /// It is recorded that a device's secret_id is about to be issued; the issuer was not asked.
     BeforeIssue,
     /// The issuer has made a secret_id; nothing of it is recorded.
     AfterIssue,
     /// The secret_id's accessor is recorded; the device was not told.
     AfterIssueRecorded,
+    /// A device's result is recorded; what it dooms lives, and the broker has no acknowledgement.
+    AfterResult,
     /// It is recorded that a secret_id has to be destroyed; the issuer was not asked.
     BeforeDestroy,
     /// The issuer has destroyed it; that is not recorded.
@@ -48,7 +52,7 @@ pub enum Point {
 
 impl Point {
     /// All of them, in the order of a rotation; then the others, those of devices last.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::AfterInbox,
         Self::AfterAdmit,
         Self::AfterReserve,
@@ -64,9 +68,22 @@ impl Point {
         Self::AfterBind,
         Self::AfterLeafStaged,
         Self::AfterLeafPublished,
+        Self::AfterAsk,
         Self::BeforeIssue,
         Self::AfterIssue,
         Self::AfterIssueRecorded,
+        Self::AfterResult,
+        Self::BeforeDestroy,
+        Self::AfterDestroy,
+    ];
+
+    /// Those of a device's exchange, in its order.
+    pub const DEVICES: [Self; 7] = [
+        Self::AfterAsk,
+        Self::BeforeIssue,
+        Self::AfterIssue,
+        Self::AfterIssueRecorded,
+        Self::AfterResult,
         Self::BeforeDestroy,
         Self::AfterDestroy,
     ];
@@ -90,9 +107,11 @@ impl Point {
             Self::AfterBind => "after_bind",
             Self::AfterLeafStaged => "after_leaf_staged",
             Self::AfterLeafPublished => "after_leaf_published",
+            Self::AfterAsk => "after_ask",
             Self::BeforeIssue => "before_issue",
             Self::AfterIssue => "after_issue",
             Self::AfterIssueRecorded => "after_issue_recorded",
+            Self::AfterResult => "after_result",
             Self::BeforeDestroy => "before_destroy",
             Self::AfterDestroy => "after_destroy",
         }

@@ -98,6 +98,8 @@ pub const DEVICE_ANSWERS_EXPIRED: &str = "keyturn_device_answers_expired_total";
 pub const DEVICE_UPKEEP_FAILURES: &str = "keyturn_device_upkeep_failures_total";
 /// Connections to the broker that were lost or could not be made, by `reason`.
 pub const MQTT_LOST: &str = "keyturn_mqtt_lost_total";
+/// Answers that the broker's access rules do not let us publish.
+pub const MQTT_REFUSED: &str = "keyturn_mqtt_refused_total";
 /// Requests of devices that wait for the issuer.
 pub const DEVICE_QUEUE: &str = "keyturn_device_queue";
 /// Whether there is a connection to the broker: 1 or 0.
@@ -227,6 +229,10 @@ const COUNTERS: [(&str, &str); 40] = [
     (
         MQTT_LOST,
         "Connections to the broker lost or not made, by reason",
+    ),
+    (
+        MQTT_REFUSED,
+        "Answers to devices that the broker's access rules refused (MQTT 5)",
     ),
 ];
 

@@ -17,10 +17,13 @@ mod flow;
 
 use keyturn_tests::iot::{Credential, Device, House, Mqtt};
 use keyturn_tests::relay::Relay;
+use keyturn_tests::world::eventually;
 use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_keyturn-under-test");
 const ID: &str = "river-iot-0001";
+/// Renews once, and asks again soon where a message may be lost.
+const IMPATIENT: [&str; 4] = ["--once", "--renew", "--patience", "5"];
 const BOTH: [Mqtt; 2] = [Mqtt::V5, Mqtt::V311];
 
 /// A house with a running relay and one device on the list.
@@ -52,4 +55,51 @@ fn nonce() -> String {
 /// The seed's first message.
 fn request(id: &str, nonce: &str) -> Value {
     json!({ "nonce": nonce, "device_id": id, "auth_request": "secret_id", "reason": "invalid_secret" })
+}
+/// The device's good report about `command`.
+fn success(command: &Value) -> Value {
+    let nonce: keyturn_proto::device::DeviceNonce =
+        command["nonce"].as_str().unwrap().parse().unwrap();
+    let proof = keyturn_proto::device::proof::proof(command["secret_id"].as_str().unwrap(), &nonce);
+    json!({ "nonce": nonce, "auth_result": "ok", "proof": proof })
+}
+
+/// What a command bears.
+fn credential(command: &Value) -> Credential {
+    let text = |name: &str| command[name].as_str().unwrap().to_owned();
+    Credential {
+        role_id: text("role_id"),
+        secret_id: text("secret_id"),
+    }
+}
+
+/// What must hold whenever a device has come to rest: it has proven what it has, and no request was answered with two secret_ids.
+async fn answered_once(house: &House, device: &Device) {
+    let doc = house.settled(&device.id).await;
+    assert!(doc.current.is_some_and(|held| held.proven));
+    let mut nonces = Vec::new();
+    for record in house.trail(&device.id).await {
+        if record.event == "device.issued" {
+            nonces.push(record.device.unwrap().nonce.unwrap());
+        }
+    }
+    let all = nonces.len();
+    nonces.sort();
+    nonces.dedup();
+    assert_eq!(
+        nonces.len(),
+        all,
+        "one request was answered with two secret_ids"
+    );
+}
+
+/// That, and what the only device has works, and is the only secret_id alive.
+async fn one_lives(house: &House, relay: &Relay, device: &Device) {
+    answered_once(house, device).await;
+    let held = device.credential().unwrap();
+    assert!(house.logs_in(relay, &held).await);
+    eventually("only one secret_id lives", async || {
+        (house.living() == 1).then_some(())
+    })
+    .await;
 }

@@ -21,6 +21,7 @@ use super::outgoing::{self, Outlet};
 use super::queue::{Job, Queue};
 use super::refusals::Refusals;
 use super::settings::{Settings, jittered};
+use crate::crash::{self, Point};
 use crate::metrics as names;
 use crate::rotation::ports::Clock;
 
@@ -253,6 +254,7 @@ impl Devices {
         };
         match self.change(&device, ask).await {
             Ok(Answer::Done(doc)) => {
+                crash::point(Point::AfterAsk).await;
                 let attempt = doc.attempts;
                 // What a newer request has superseded is destroyed without waiting for a sweep.
                 if !doc.doomed.is_empty() {
@@ -298,6 +300,7 @@ impl Devices {
             ..
         } = result;
         let device = doc.device_id;
+        let kept = doc.options.sealing.is_some_and(|sealing| sealing.retain);
         let next_ping = self.now().plus(jittered(self.settings().interval, 0.1));
         let change = Change::Result {
             nonce: nonce.clone(),
@@ -309,6 +312,7 @@ impl Devices {
         };
         let (word, handled) = match self.change(&device, change).await {
             Ok(Answer::Confirmed { proven, doc }) => {
+                crash::point(Point::AfterResult).await;
                 self.tend_soon(&doc);
                 (
                     if proven { "proven" } else { "unproven" },
@@ -340,6 +344,11 @@ impl Devices {
             }
         };
         metrics::counter!(names::DEVICE_RESULTS, "result" => word).increment(1);
+        if kept && handled == Handled::Reported {
+            // Lost, it stays until its expiry, as it would have anyway.
+            let forget = outgoing::forget(&device, self.settings().answer_expiry);
+            let _ = self.parts.outlet.offer(forget);
+        }
         Ok(handled)
     }
 
@@ -384,7 +393,12 @@ impl Devices {
     /// Counts, audits and answers a refusal.
     pub(super) async fn refuse(&self, refused: &Refused, wait: Option<Duration>) {
         metrics::counter!(names::DEVICE_REFUSALS, "reason" => refused.reason).increment(1);
-        for record in self.refusals.admit(refused, self.now()) {
+        let records = self.refusals.admit(refused, self.now());
+        // A flood fills the log as little as the trail.
+        let recorded = records
+            .iter()
+            .any(|record| record.event == "device.refused");
+        for record in records {
             self.append(record).await;
         }
         if let (Some(device), Some(nonce)) = (&refused.device, &refused.nonce) {
@@ -393,7 +407,9 @@ impl Devices {
                 metrics::counter!(names::DEVICE_RETRIES, "error" => "withheld").increment(1);
                 return;
             }
-            tracing::info!(%device, %nonce, reason = refused.reason, "a device's message was refused");
+            if recorded {
+                tracing::info!(%device, %nonce, reason = refused.reason, "a device's message was refused");
+            }
             let wait = wait.unwrap_or(match refused.error {
                 DeviceError::Unauthorized | DeviceError::ClockSkew => UNAUTHORIZED,
                 DeviceError::NonceUsed => Duration::ZERO,

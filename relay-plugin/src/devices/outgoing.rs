@@ -16,7 +16,8 @@ pub struct Outgoing {
     pub device: Id,
     /// JSON.
     pub payload: Zeroizing<Vec<u8>>,
-    /// Whether the broker keeps it; only ever true for sealed commands.
+    /// Whether the broker keeps it; only ever true for sealed commands, and for the empty message that takes one back. MQTT 3.1.1 has no expiry, so there the
+    /// broker keeps nothing.
     pub retain: bool,
     /// How long the broker keeps it for a device that is not there.
     pub expires_in: Duration,
@@ -113,6 +114,17 @@ pub fn ping(device: &DeviceId, nonce: &DeviceNonce, expires_in: Duration) -> Opt
         ping: Asked::SecretId,
     };
     plain(device, &ping, expires_in)
+}
+
+/// Has the broker forget a sealed command that it keeps and that has done its work.
+#[must_use]
+pub fn forget(device: &DeviceId, expires_in: Duration) -> Outgoing {
+    Outgoing {
+        device: device.clone(),
+        payload: Zeroizing::new(Vec::new()),
+        retain: true,
+        expires_in,
+    }
 }
 
 fn plain<T: serde::Serialize>(

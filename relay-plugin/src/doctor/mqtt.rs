@@ -1,15 +1,16 @@
-//! The devices' broker: that it can be reached as configured, and lets us read what devices say.
+//! The devices' broker: that it can be reached as configured, and lets us hear devices and answer them.
 
 use std::time::Duration;
 
 use keyturn_proto::Npub;
 
 use super::{Report, Subject};
-use crate::devices::{mqtt, start};
+use crate::devices::mqtt::{self, Heard, ProbeError};
+use crate::devices::start;
 
 const CHECK: &str = "mqtt";
-/// How long the broker may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the whole visit may take.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) async fn check(subject: Subject<'_>, report: &mut Report) {
     let Some(broker) = &subject.config.mqtt.broker else {
@@ -20,7 +21,6 @@ pub(super) async fn check(subject: Subject<'_>, report: &mut Report) {
         Ok(options) => mqtt::Options {
             client_id: "keyturn-doctor".to_owned(),
             share: None,
-            subscribe: true,
             session_expiry: Duration::ZERO,
             ..options
         },
@@ -33,26 +33,58 @@ pub(super) async fn check(subject: Subject<'_>, report: &mut Report) {
         }
     };
     let address = format!("{}:{}", broker.host, broker.port);
-    match tokio::time::timeout(PATIENCE, mqtt::probe(&options)).await {
-        Ok(Ok(())) => report.ok(CHECK, format!("{address} lets us read the devices' messages")),
-        Ok(Err(mqtt::ProbeError::Subscription)) => report.fail(
+    let filter = options.filter();
+    let found = match tokio::time::timeout(PATIENCE, mqtt::probe(&options)).await {
+        Ok(found) => found,
+        Err(_) => Err(ProbeError::Connection("silent")),
+    };
+    match found {
+        Ok(Heard::Itself) => report.ok(
             CHECK,
-            format!("{address} does not let us read {}", options.filter()),
-            "allow the service's user to read iot/+/status and to write iot/+/command (docs/devices.md)",
+            format!("{address} lets us hear devices and answer them"),
         ),
-        Ok(Err(mqtt::ProbeError::Connection("refused"))) => report.fail(
+        Ok(Heard::NotWanted) => report.ok(
+            CHECK,
+            format!("{address} lets us answer devices; what they say comes by the webhook"),
+        ),
+        Ok(Heard::NotTried) => report.warn(
+            CHECK,
+            format!("{address} has taken the subscription to {filter}; whether anything comes by it could not be tried"),
+            "let the service's user write iot/keyturn-doctor/status, and see docs/mosquitto/acl",
+        ),
+        Err(ProbeError::Subscription) => report.fail(
+            CHECK,
+            format!("{address} does not let us read {filter}"),
+            "allow the service's user to read iot/+/status and to write iot/+/command (docs/mosquitto/acl)",
+        ),
+        Err(ProbeError::Deaf) => report.fail(
+            CHECK,
+            format!("{address} has taken the subscription to {filter} and delivers nothing by it"),
+            "allow the service's user to read iot/+/status (docs/mosquitto/acl)",
+        ),
+        Err(ProbeError::Answering) => report.fail(
+            CHECK,
+            format!("{address} does not let us answer devices"),
+            "allow the service's user to write iot/+/command (docs/mosquitto/acl)",
+        ),
+        Err(ProbeError::Connection("refused")) => report.fail(
             CHECK,
             format!("{address} refuses our login"),
-            "check mqtt.username, mqtt.password and the broker's log",
+            "check mqtt.username, mqtt.password, mqtt.certificate_file and the broker's log",
         ),
-        Ok(Err(mqtt::ProbeError::Connection(why))) => report.fail(
+        Err(ProbeError::Connection("tls")) => report.fail(
             CHECK,
-            format!("{address}: no connection ({why})"),
-            "check mqtt.url, mqtt.ca_file and that the broker runs",
+            format!("{address}: no encrypted connection"),
+            "check that mqtt.ca_file signs the broker's certificate for this name, and that the broker's CA signs mqtt.certificate_file",
         ),
-        Err(_) => report.fail(
+        Err(ProbeError::Connection("silent" | "timeout")) => report.fail(
             CHECK,
             format!("{address} does not answer"),
+            "check mqtt.url and that the broker runs",
+        ),
+        Err(ProbeError::Connection(why)) => report.fail(
+            CHECK,
+            format!("{address}: no connection ({why})"),
             "check mqtt.url and that the broker runs",
         ),
     }

@@ -94,7 +94,30 @@ impl Client {
             .unwrap();
     }
 
-    /// Subscribes, and returns when the broker has answered. `own_id` names a session that is kept.
+    /// Says `message` as the device `id` and waits on the same connection for what comes on its command topic. A device that connects twice throws itself out.
+    pub async fn ask(&self, id: &str, message: &Value) -> Value {
+        let (program, mut words) = self.command("mosquitto_rr");
+        let (status, command) = (format!("iot/{id}/status"), format!("iot/{id}/command"));
+        let text = message.to_string();
+        words.extend(["-W", "55", "-t", &status, "-e", &command, "-m", &text].map(str::to_owned));
+        let output = tokio::process::Command::new(program)
+            .args(words)
+            .kill_on_drop(true)
+            .output()
+            .await
+            .unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let answer: Value = serde_json::from_str(said.trim()).unwrap_or_else(|_| {
+            panic!(
+                "no answer: {said} {}",
+                String::from_utf8_lossy(&output.stderr)
+            )
+        });
+        assert_eq!(answer["nonce"], message["nonce"]);
+        answer
+    }
+
+    /// Subscribes, and returns when the broker has answered.
     pub async fn listen(&self, topics: &[&str]) -> Listener {
         let (program, mut words) = self.command("mosquitto_sub");
         words.extend(["-d", "-F", "message %r %t %p"].map(str::to_owned));
@@ -102,7 +125,10 @@ impl Client {
             words.extend(["-t", topic].map(str::to_owned));
         }
         let errors = tempfile::tempfile().unwrap();
-        let mut process = Leashed::spawn(program, words, errors);
+        // It writes into a pipe by blocks, and what the protocol does would come with the first message only.
+        let mut line_by_line = vec!["-oL".to_owned(), program.to_str().unwrap().to_owned()];
+        line_by_line.extend(words);
+        let mut process = Leashed::spawn("stdbuf", line_by_line, errors);
         loop {
             let line = process.line().await.expect("it ended before it subscribed");
             if line.starts_with("Subscribed ") {
@@ -145,18 +171,6 @@ impl Listener {
                     retained,
                     payload,
                 };
-            }
-        }
-    }
-
-    /// The next message under `nonce`; others are passed over.
-    pub async fn answer(&mut self, nonce: &str) -> Value {
-        loop {
-            let message = self.next().await;
-            if let Ok(json) = serde_json::from_str::<Value>(&message.payload)
-                && json["nonce"] == nonce
-            {
-                return json;
             }
         }
     }

@@ -93,8 +93,8 @@ impl Device {
             ("--key", path(key)),
             ("--login", self.login.clone()),
             ("--state", path(&self.state_path())),
-            // Firmware waits a minute; tests do not, but long enough for a slow machine to answer.
-            ("--patience", "10".to_owned()),
+            // Longer than any answer takes; tests that lose messages say something shorter.
+            ("--patience", "50".to_owned()),
         ] {
             words.extend([option.to_owned(), value]);
         }

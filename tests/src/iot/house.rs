@@ -6,9 +6,9 @@ use keyturn_store::documents::AuditRecord;
 use keyturn_store::store::AuditTrail as _;
 use serde_json::json;
 
-use super::{Broker, Credential, Device, Mqtt};
+use super::{Broker, Client, Credential, Device, Mqtt};
 use crate::relay::Relay;
-use crate::world::{World, eventually, set};
+use crate::world::{PATIENCE, World, eventually, set};
 
 /// What the log says when the broker has taken the subscription.
 const SUBSCRIBED: &str = "subscribed to the devices' messages";
@@ -102,6 +102,15 @@ impl House {
         Device::new(id, self.broker.port, self.broker.device(id), login)
     }
 
+    /// Mosquitto's client under the relay's certificate.
+    pub fn service(&self) -> Client {
+        Client {
+            port: self.broker.service_port,
+            who: self.broker.service(),
+            version: Mqtt::V5,
+        }
+    }
+
     /// Whether a login with `credential` works. Whoever does not say that is asked again.
     pub async fn logs_in(&self, relay: &Relay, credential: &Credential) -> bool {
         let url = format!("{}/kr/v1/approle/login", relay.web);
@@ -150,6 +159,14 @@ impl House {
                 .find(|record| record.event == "device.refused" && record.reason == reason)
         })
         .await
+    }
+
+    /// How many secret_ids of the embedded issuer are alive, whoever knows of them.
+    pub fn living(&self) -> u32 {
+        let store = rusqlite::Connection::open(self.world.layout.store()).unwrap();
+        store.busy_timeout(PATIENCE).unwrap();
+        let query = "SELECT count(*) FROM approle_secret_ids";
+        store.query_row(query, [], |row| row.get(0)).unwrap()
     }
 
     /// Waits until nothing is under way for a device, and nothing waits for its destruction.

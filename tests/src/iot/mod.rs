@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 pub use broker::{Broker, Certificate};
 pub use client::{Client, Mqtt};
-pub use device::{Credential, Device, PythonDevice};
+pub use device::{Credential, Device, PythonDevice, program, python};
 pub use house::House;
 pub use line::{Given, Line};
 

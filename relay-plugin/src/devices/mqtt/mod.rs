@@ -8,10 +8,12 @@
 
 pub mod options;
 pub mod outbox;
+pub mod probe;
 mod wire;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,7 @@ use self::options::RECEIVE;
 pub use self::options::{Options, Tls, Version};
 use self::outbox::Parcel;
 pub use self::outbox::{Inbox, Outbox, outbox};
+pub use self::probe::{Heard, ProbeError, probe};
 use self::wire::{Arrived, Client, Lost, Seen, Wire};
 use super::flow::Devices;
 use super::intake::{Carriage, Incoming};
@@ -33,6 +36,8 @@ use crate::metrics as names;
 
 /// Messages that are looked at, or wait for their turn to be acknowledged. Their store writes share commits.
 const AT_ONCE: usize = 256;
+/// Messages that may wait: those that the broker may have sent without an acknowledgement, and as many that need none.
+const WAITING: usize = 2 * RECEIVE as usize;
 /// A connection that lasted so long was a good one.
 const SETTLED: Duration = Duration::from_secs(30);
 /// How long saying goodbye may take.
@@ -50,16 +55,24 @@ pub async fn run(
     let (client, wire) = wire::open(&options);
     let (connected, is_connected) = watch::channel(false);
     let (again, back) = mpsc::unbounded_channel();
-    let (arrived, arrivals) = mpsc::channel(usize::from(RECEIVE));
+    let (arrived, arrivals) = mpsc::unbounded_channel();
+    let waiting = Arc::new(AtomicUsize::new(0));
     let deliver = inbox.deliver(client.clone(), is_connected, back, stopping.clone());
     let deliver = tokio::spawn(deliver);
-    let take_in = tokio::spawn(take_in(arrivals, Arc::clone(&devices), client.clone()));
+    let take_in = take_in(
+        arrivals,
+        Arc::clone(&waiting),
+        Arc::clone(&devices),
+        client.clone(),
+    );
+    let take_in = tokio::spawn(take_in);
     let gone = CancellationToken::new();
     let link = Link {
         reconnect: options.reconnect,
         connected,
         again,
         arrived,
+        waiting,
         devices,
         gone: gone.clone(),
     };
@@ -72,45 +85,14 @@ pub async fn run(
     take_in.abort();
 }
 
-/// Why the broker cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ProbeError {
-    /// No connection, for a stable reason.
-    #[error("no connection: {0}")]
-    Connection(&'static str),
-    /// It does not let us read.
-    #[error("the subscription was refused")]
-    Subscription,
-}
-
-/// Connects once, subscribes, and goes again. Nothing is acknowledged.
-///
-/// # Errors
-/// [`ProbeError`].
-pub async fn probe(options: &Options) -> Result<(), ProbeError> {
-    let (client, mut wire) = wire::open(options);
-    wire.start_clean();
-    let found = loop {
-        match wire.poll().await {
-            Seen::Subscribed(true) => break Ok(()),
-            Seen::Subscribed(false) => break Err(ProbeError::Subscription),
-            Seen::Lost(lost) => break Err(ProbeError::Connection(lost.why)),
-            Seen::Connected(_) | Seen::Message(_) | Seen::Nothing => {}
-        }
-    };
-    if found.is_ok() {
-        client.disconnect().await;
-        let _ = tokio::time::timeout(GOODBYE, wire.poll()).await;
-    }
-    found
-}
-
 /// The task that polls.
 struct Link {
     reconnect: (Duration, Duration),
     connected: watch::Sender<bool>,
     again: mpsc::UnboundedSender<Vec<Parcel>>,
-    arrived: mpsc::Sender<Arrived>,
+    arrived: mpsc::UnboundedSender<Arrived>,
+    /// How many of them are yet to be looked at.
+    waiting: Arc<AtomicUsize>,
     devices: Arc<Devices>,
     gone: CancellationToken,
 }
@@ -119,6 +101,7 @@ impl Link {
     async fn keep(self, mut wire: Wire) {
         let mut pause = self.reconnect.0;
         let mut since: Option<Instant> = None;
+        let mut refused: Option<Instant> = None;
         loop {
             match wire.poll().await {
                 Seen::Connected(session) => {
@@ -133,7 +116,17 @@ impl Link {
                     tracing::error!("the broker refused the subscription; see its access rules");
                 }
                 Seen::Message(message) => self.hand_over(*message),
-                Seen::Nothing => {}
+                Seen::Published(true) | Seen::Nothing => {}
+                Seen::Published(false) => {
+                    metrics::counter!(names::MQTT_REFUSED).increment(1);
+                    // One line a minute says it as well as one for each.
+                    if refused.is_none_or(|at: Instant| at.elapsed() >= RESEND) {
+                        refused = Some(Instant::now());
+                        tracing::error!(
+                            "the broker does not let us answer devices; see its access rules"
+                        );
+                    }
+                }
                 Seen::Lost(lost) => {
                     self.connected.send_replace(false);
                     metrics::gauge!(names::MQTT_CONNECTED).set(0.0);
@@ -178,17 +171,26 @@ impl Link {
         }
     }
 
-    /// Never waits. The broker sends no more than fits (MQTT 5); a 3.1.1 broker might, and its device is told to ask again.
-    fn hand_over(&self, message: Arrived) {
-        match self.arrived.try_send(message) {
-            Ok(()) => {}
-            Err(
-                mpsc::error::TrySendError::Full(message)
-                | mpsc::error::TrySendError::Closed(message),
-            ) => {
-                self.devices.overrun(&incoming(&message));
+    /// Never waits. A broker sends no more than fits of what it wants acknowledged (MQTT 5); beyond that, and of what needs no acknowledgement beyond half of
+    /// it, a device is told to ask again. What is awaited goes on without its contents: unacknowledged it would take up the broker's place for good.
+    fn hand_over(&self, mut message: Arrived) {
+        let room = if message.is_awaited() {
+            WAITING
+        } else {
+            WAITING / 2
+        };
+        if self.waiting.load(Ordering::Acquire) >= room {
+            self.devices.overrun(&incoming(&message));
+            if !message.is_awaited() {
+                return;
             }
+            message.overrun = true;
+            message.payload = bytes::Bytes::new();
+        } else {
+            self.waiting.fetch_add(1, Ordering::AcqRel);
         }
+        // Nobody takes it only when everything ends.
+        let _ = self.arrived.send(message);
     }
 }
 
@@ -203,15 +205,25 @@ fn incoming(message: &Arrived) -> Incoming<'_> {
 }
 
 /// Lets the flow look at messages, many at once, and acknowledges each when the flow is done with it and with all that came before.
-async fn take_in(mut arrivals: mpsc::Receiver<Arrived>, devices: Arc<Devices>, client: Client) {
+async fn take_in(
+    mut arrivals: mpsc::UnboundedReceiver<Arrived>,
+    waiting: Arc<AtomicUsize>,
+    devices: Arc<Devices>,
+    client: Client,
+) {
     let mut under_way = FuturesOrdered::new();
     loop {
         tokio::select! {
             message = arrivals.recv(), if under_way.len() < AT_ONCE => {
                 let Some(message) = message else { return };
+                if !message.overrun {
+                    waiting.fetch_sub(1, Ordering::AcqRel);
+                }
                 let devices = Arc::clone(&devices);
                 under_way.push_back(UnderWay(tokio::spawn(async move {
-                    devices.handle(incoming(&message)).await;
+                    if !message.overrun {
+                        devices.handle(incoming(&message)).await;
+                    }
                     message
                 })));
             }

@@ -2,17 +2,21 @@
 //!
 //! Nothing of the library's own errors or packets goes on: both can print payloads.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::FutureExt as _;
+use keyturn_proto::device::MAX_STATUS;
 use rumqttc::v5::mqttbytes::QoS as QoS5;
 use rumqttc::v5::mqttbytes::v5 as five;
 use rumqttc::{self as four, QoS as QoS4};
 
 use super::options::{CHANNEL, Options, Version};
 use super::outbox::Parcel;
+use crate::metrics as names;
 
 /// What a poll brought.
 pub(super) enum Seen {
@@ -20,6 +24,8 @@ pub(super) enum Seen {
     Connected(bool),
     /// Subscribed, or refused.
     Subscribed(bool),
+    /// The broker has a message of ours, or (MQTT 5) does not let us publish it.
+    Published(bool),
     /// A message.
     Message(Box<Arrived>),
     /// Nothing of interest.
@@ -41,14 +47,36 @@ pub(super) struct Lost {
 /// A message, to be acknowledged on the connection it came by.
 pub(super) struct Arrived {
     pub(super) topic: String,
+    /// No more than it takes to see that it is too long.
     pub(super) payload: Bytes,
     pub(super) retain: bool,
     /// When it came in.
     pub(super) at: Instant,
+    /// The device has been told to ask again; only the acknowledgement is left.
+    pub(super) overrun: bool,
     ack: Ack,
     connection: u64,
 }
 
+/// What a connection is called before the broker has taken it: nothing is acknowledged on it.
+const NONE_YET: u64 = u64::MAX;
+
+impl Arrived {
+    /// Whether the broker counts it until it is acknowledged, and would send it again.
+    pub(super) fn is_awaited(&self) -> bool {
+        match &self.ack {
+            Ack::Five(publish) => publish.qos != QoS5::AtMostOnce,
+            Ack::Four(publish) => publish.qos != QoS4::AtMostOnce,
+        }
+    }
+}
+
+/// A copy of its own: the packet lies in a buffer that many others may share, and each would keep all of it alive.
+fn kept(payload: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(payload.get(..=MAX_STATUS).unwrap_or(payload))
+}
+
+/// The packet without its contents: its number and quality.
 enum Ack {
     Five(five::Publish),
     Four(four::Publish),
@@ -74,6 +102,8 @@ pub(super) struct Closed;
 pub(super) struct Wire {
     inner: Loop,
     connection: Arc<AtomicU64>,
+    /// Whether the broker has taken the connection. What comes before that is left over from the one before.
+    up: bool,
     subscribe: Option<String>,
 }
 
@@ -103,6 +133,7 @@ pub(super) fn open(options: &Options) -> (Client, Wire) {
     let wire = Wire {
         inner,
         connection,
+        up: false,
         subscribe,
     };
     (client, wire)
@@ -136,8 +167,9 @@ impl Client {
                     .await
                     .map_err(|_| Closed)
             }
+            // Without an expiry nothing is kept by the broker.
             Inner::Four(client) => client
-                .publish_bytes(topic, QoS4::AtLeastOnce, *retain, payload.clone())
+                .publish_bytes(topic, QoS4::AtLeastOnce, false, payload.clone())
                 .await
                 .map_err(|_| Closed),
         }
@@ -165,9 +197,28 @@ impl Client {
 }
 
 impl Wire {
+    /// What happens next. A panic of the library is one lost connection.
     pub(super) async fn poll(&mut self) -> Seen {
-        let connection = self.connection.load(Ordering::Acquire);
-        let seen = match &mut self.inner {
+        let polled = AssertUnwindSafe(self.next()).catch_unwind().await;
+        let seen = polled.unwrap_or_else(|_| self.panicked());
+        match &seen {
+            Seen::Connected(_) => self.connected(),
+            Seen::Lost(_) => {
+                self.up = false;
+                self.connection.fetch_add(1, Ordering::AcqRel);
+            }
+            Seen::Subscribed(_) | Seen::Published(_) | Seen::Message(_) | Seen::Nothing => {}
+        }
+        seen
+    }
+
+    async fn next(&mut self) -> Seen {
+        let connection = if self.up {
+            self.connection.load(Ordering::Acquire)
+        } else {
+            NONE_YET
+        };
+        match &mut self.inner {
             Loop::Five(poll) => match poll.poll().await {
                 Ok(event) => five_event(event, connection),
                 Err(error) => Seen::Lost(Lost {
@@ -184,24 +235,38 @@ impl Wire {
                     undelivered: four_undelivered(poll),
                 }),
             },
-        };
-        match &seen {
-            Seen::Connected(_) => self.connected(),
-            Seen::Lost(_) => {
-                self.connection.fetch_add(1, Ordering::AcqRel);
-            }
-            Seen::Subscribed(_) | Seen::Message(_) | Seen::Nothing => {}
         }
-        seen
+    }
+
+    fn panicked(&mut self) -> Seen {
+        metrics::counter!(names::PANICS, "part" => "mqtt").increment(1);
+        let undelivered = match &mut self.inner {
+            Loop::Five(poll) => {
+                poll.clean();
+                five_undelivered(poll)
+            }
+            Loop::Four(poll) => {
+                poll.clean();
+                four_undelivered(poll)
+            }
+        };
+        Seen::Lost(Lost {
+            why: "panic",
+            poisoned: true,
+            undelivered,
+        })
     }
 
     /// Subscribes, ahead of everything that waits. The broker may have forgotten us even where it kept the session.
     fn connected(&mut self) {
+        self.up = true;
         match (&mut self.inner, &self.subscribe) {
             (Loop::Five(poll), subscribe) => {
                 poll.options.set_clean_start(false);
                 if let Some(filter) = subscribe {
-                    let filter = five::Filter::new(filter.clone(), QoS5::AtLeastOnce);
+                    let mut filter = five::Filter::new(filter.clone(), QoS5::AtLeastOnce);
+                    // Else a message that is to be kept could not be told from any other while we are here.
+                    filter.preserve_retain = true;
                     let subscribe = five::Subscribe::new(filter, None);
                     poll.pending
                         .push_front(four::v5::Request::Subscribe(subscribe));
@@ -236,12 +301,18 @@ fn five_event(event: four::v5::Event, connection: u64) -> Seen {
                 .iter()
                 .all(|code| matches!(code, five::SubscribeReasonCode::Success(_))),
         ),
-        four::v5::Event::Incoming(five::Packet::Publish(publish)) => {
+        four::v5::Event::Incoming(five::Packet::PubAck(ack)) => {
+            Seen::Published(ack.reason != five::PubAckReason::NotAuthorized)
+        }
+        four::v5::Event::Incoming(five::Packet::Publish(mut publish)) => {
+            let topic = std::mem::take(&mut publish.topic);
+            let payload = std::mem::take(&mut publish.payload);
             Seen::Message(Box::new(Arrived {
-                topic: String::from_utf8_lossy(&publish.topic).into_owned(),
-                payload: publish.payload.clone(),
+                topic: String::from_utf8_lossy(&topic).into_owned(),
+                payload: kept(&payload),
                 retain: publish.retain,
                 at: Instant::now(),
+                overrun: false,
                 ack: Ack::Five(publish),
                 connection,
             }))
@@ -258,14 +329,19 @@ fn four_event(event: four::Event, connection: u64) -> Seen {
                 .iter()
                 .all(|code| matches!(code, four::SubscribeReasonCode::Success(_))),
         ),
-        four::Event::Incoming(four::Packet::Publish(publish)) => Seen::Message(Box::new(Arrived {
-            topic: publish.topic.clone(),
-            payload: publish.payload.clone(),
-            retain: publish.retain,
-            at: Instant::now(),
-            ack: Ack::Four(publish),
-            connection,
-        })),
+        four::Event::Incoming(four::Packet::PubAck(_)) => Seen::Published(true),
+        four::Event::Incoming(four::Packet::Publish(mut publish)) => {
+            let payload = std::mem::take(&mut publish.payload);
+            Seen::Message(Box::new(Arrived {
+                topic: std::mem::take(&mut publish.topic),
+                payload: kept(&payload),
+                retain: publish.retain,
+                at: Instant::now(),
+                overrun: false,
+                ack: Ack::Four(publish),
+                connection,
+            }))
+        }
         _ => Seen::Nothing,
     }
 }
