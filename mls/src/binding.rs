@@ -15,8 +15,10 @@ use crate::error::BindingError;
 use crate::ids::{MlsGroupId, SignatureKey, UnixMs, timestamp};
 use crate::member::Member;
 
+/// Number of the kind of a binding event.
+pub const BINDING: u16 = 40913;
 /// Kind of a binding event: regular, kept by relays.
-pub const KIND_BINDING: Kind = Kind::Custom(40913);
+pub const KIND_BINDING: Kind = Kind::Custom(BINDING);
 const DOMAIN: &[u8] = b"keyturn/binding/1\0";
 
 /// A binding that was verified.

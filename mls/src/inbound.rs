@@ -195,7 +195,7 @@ impl Member {
             }
             Err(halt) => halt,
         };
-        let limit = self.me.max_held;
+        let limits = self.me.held;
         let drop_event = |work: &mut Work<'_>| {
             events::mark_seen(work.db, &id)?;
             events::unhold(work.db, &id)
@@ -232,21 +232,22 @@ impl Member {
                     stored: held.stored,
                     deferred: Some(*info),
                 };
-                self.transact(|work| events::hold(work.db, &deferred, limit))?;
+                self.transact(|work| events::hold(work.db, &deferred, limits))?;
                 out.push(Inbound::Deferred(message));
             }
             Halt::Keep { suspicious } => {
-                let frozen = self.transact(|work| {
+                let (frozen, gave_way) = self.transact(|work| {
                     // Tried again and still closed: nothing new was learnt.
                     if events::is_held(work.db, &id)? {
-                        return Ok(false);
+                        return Ok((false, 0));
                     }
-                    events::hold(work.db, held, limit)?;
-                    freeze(work, group, suspicious)
+                    let gave_way = events::hold(work.db, held, limits)?;
+                    Ok::<_, StoreError>((freeze(work, group, suspicious)?, gave_way))
                 })?;
                 out.push(Inbound::Kept {
                     event_id: id,
                     group: group.clone(),
+                    gave_way,
                 });
                 if frozen {
                     tracing::error!(%group, "peers follow another branch: group frozen");

@@ -20,7 +20,7 @@ use crate::backlog::Backlog;
 use crate::error::{MlsError, OpenError, StoreError};
 use crate::ids::{Leaf, MlsGroupId, NostrGroupId, RosterHash, SignatureKey, UnixMs, roster_hash};
 use crate::key::StorageKey;
-use crate::storage::events::{self, InboxRow};
+use crate::storage::events::{self, HeldLimits, InboxRow};
 use crate::storage::outbox::{self, PendingWelcome};
 use crate::storage::rows::{self, Freeze};
 use crate::storage::work::{Cache, Work, lazily, transact};
@@ -44,6 +44,8 @@ pub struct MemberConfig {
     /// How many events per group are kept that cannot be opened yet, and how many that were deferred. The
     /// oldest give way.
     pub max_held: u32,
+    /// How many bytes each of these may take: anybody can send what nobody can open.
+    pub max_held_bytes: u64,
     /// What has been received and is not taken in yet: nothing settles past it. Empty for a caller that receives and takes in at once.
     pub backlog: Backlog,
     /// The encoding to speak.
@@ -51,7 +53,7 @@ pub struct MemberConfig {
 }
 
 impl MemberConfig {
-    /// The defaults: ten seconds for both times, 256 events, Marmot.
+    /// The defaults: ten seconds for both times, 256 events of 16 MiB together, Marmot.
     pub fn new(path: impl Into<PathBuf>, storage_key: StorageKey, keys: Keys) -> Self {
         Self {
             path: path.into(),
@@ -60,6 +62,7 @@ impl MemberConfig {
             settle: Duration::from_secs(10),
             freshness: Duration::from_secs(10),
             max_held: 256,
+            max_held_bytes: 16 * 1024 * 1024,
             backlog: Backlog::default(),
             profile: Profile::default(),
         }
@@ -73,7 +76,7 @@ pub(crate) struct Identity {
     pub(crate) signature_key: SignatureKey,
     pub(crate) settle: Duration,
     pub(crate) freshness: Duration,
-    pub(crate) max_held: u32,
+    pub(crate) held: HeldLimits,
     pub(crate) backlog: Backlog,
 }
 
@@ -131,6 +134,7 @@ impl Member {
             settle,
             freshness,
             max_held,
+            max_held_bytes,
             backlog,
             profile: Profile::Marmot,
         } = config;
@@ -147,7 +151,10 @@ impl Member {
                 signature_key,
                 settle,
                 freshness,
-                max_held,
+                held: HeldLimits {
+                    events: max_held,
+                    bytes: max_held_bytes,
+                },
                 backlog,
             },
             cache: Cache::new(),

@@ -112,6 +112,8 @@ pub enum Inbound {
         event_id: EventId,
         /// The group.
         group: MlsGroupId,
+        /// How many older ones gave way to it.
+        gave_way: usize,
     },
     /// The group froze: a refused commit seems to have been followed by peers. An alarm.
     Frozen {

@@ -334,7 +334,7 @@ fn strangers_cannot_fill_the_disk_or_freeze_a_healthy_group() {
     let (mut peers, group) = group(2, 1, &mut clock);
     let address = peers[0].group_info(&group).unwrap().unwrap().nostr_group_id;
     let secret = group_event::ExporterSecret::new([9; 32]);
-    let limit = peers[0].me.max_held as usize;
+    let limit = peers[0].me.held.events as usize;
     for _ in 0..limit + 20 {
         let event = group_event::seal(&secret, address, b"noise", timestamp(clock.0)).unwrap();
         let (got, _) = peers[0].take(&event, &clock);
@@ -345,5 +345,28 @@ fn strangers_cannot_fill_the_disk_or_freeze_a_healthy_group() {
         .query_row("SELECT count(*) FROM held", [], |row| row.get(0))
         .unwrap();
     assert_eq!(held as usize, limit);
+    peers[0].say(&group, "{}", &clock);
+
+    // Few of them, and large.
+    peers[0].me.held.bytes = 400_000;
+    let noise = vec![7; 100_000];
+    for _ in 0..5 {
+        let event = group_event::seal(&secret, address, &noise, timestamp(clock.0)).unwrap();
+        let (got, _) = peers[0].take(&event, &clock);
+        assert!(
+            matches!(&got[..], [Inbound::Kept { gave_way: 1.., .. }]),
+            "{got:?}"
+        );
+    }
+    let (held, bytes): (i64, i64) = peers[0]
+        .db
+        .query_row("SELECT count(*), sum(length(event)) FROM held", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .unwrap();
+    assert!(
+        held >= 2 && bytes <= 400_000,
+        "{held} events, {bytes} bytes"
+    );
     peers[0].say(&group, "{}", &clock);
 }

@@ -18,6 +18,8 @@ pub const INBOUND_QUEUE: &str = "keyturn_inbound_queue";
 pub const EVENTS_INVALID: &str = "keyturn_events_invalid_total";
 /// Events kept until an epoch change lets them be opened.
 pub const EVENTS_KEPT: &str = "keyturn_events_kept_total";
+/// Events that were kept so and gave way to newer ones: too many, or too many bytes, in one group.
+pub const EVENTS_GAVE_WAY: &str = "keyturn_events_gave_way_total";
 /// Events that the relay took and did not store in time.
 pub const EVENTS_NOT_STORED: &str = "keyturn_events_not_stored_total";
 /// Events that could not be taken in.
@@ -69,6 +71,9 @@ pub const TAKE_OVERS: &str = "keyturn_take_overs_total";
 pub const LEASE_HELD: &str = "keyturn_lease_held";
 /// Events heard from a peer, by `peer` and `result`: new, known, refused, failed.
 pub const MIRRORED: &str = "keyturn_mirrored_total";
+/// Questions about a single second that a peer could not answer in full, by `peer` and `what`: others (what concerns us was asked for by itself),
+/// ours (given up, with an alarm).
+pub const MIRROR_SKIPPED: &str = "keyturn_mirror_skipped_total";
 /// Whether a peer is connected and heard completely: 1 or 0, by `peer`.
 pub const MIRROR_PEER_UP: &str = "keyturn_mirror_peer_up";
 /// How far behind a peer this instance is, by `peer`.
@@ -111,6 +116,10 @@ pub const DEVICE_ANSWER_SECONDS: &str = "keyturn_device_answer_seconds";
 
 // What went wrong.
 
+/// Commits of this instance that the store refused because another instance has acted since.
+pub const FENCED: &str = "keyturn_commits_fenced_total";
+/// Withdrawn events that could not be deleted from this relay at an attempt; they are tried again.
+pub const WITHDRAWALS_FAILED: &str = "keyturn_withdrawals_failed_total";
 /// Conditions that an operator must look at, by `reason`.
 pub const ALARMS: &str = "keyturn_alarms_total";
 /// Audit records that could not be written.
@@ -141,13 +150,21 @@ pub const ISSUER_SECONDS: &str = "keyturn_issuer_seconds";
 /// From the reservation to the ack quorum.
 pub const QUORUM_SECONDS: &str = "keyturn_quorum_seconds";
 
-const COUNTERS: [(&str, &str); 41] = [
+const COUNTERS: [(&str, &str); 45] = [
     (MIRRORED, "Events heard from a peer, by peer and result"),
+    (
+        MIRROR_SKIPPED,
+        "Single seconds of a peer that held more events than could be fetched, by peer and what was left out",
+    ),
     (INBOUND, "Events that concern Keyturn, by result"),
     (EVENTS_INVALID, "Events that nobody could open"),
     (
         EVENTS_KEPT,
         "Events kept until an epoch change lets them be opened",
+    ),
+    (
+        EVENTS_GAVE_WAY,
+        "Kept events that gave way to newer ones of their group, before they could be opened",
     ),
     (
         EVENTS_NOT_STORED,
@@ -196,6 +213,14 @@ const COUNTERS: [(&str, &str); 41] = [
         "Ciphertexts deleted from the relay's database",
     ),
     (TAKE_OVERS, "Rotations taken up from an earlier attempt"),
+    (
+        FENCED,
+        "Commits that the store refused because another instance has acted since",
+    ),
+    (
+        WITHDRAWALS_FAILED,
+        "Attempts to delete withdrawn events from this relay that failed; they are repeated",
+    ),
     (ALARMS, "Conditions that need an operator, by reason"),
     (AUDIT_FAILED, "Audit records that could not be written"),
     (

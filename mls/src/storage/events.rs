@@ -68,9 +68,15 @@ fn held_row(row: &Row<'_>) -> Result<Held, StoreError> {
     })
 }
 
-/// Keeps an event; of a group's deferred ones, and of the others, at most `limit` each, the oldest giving
-/// way.
-pub(crate) fn hold(db: &Connection, held: &Held, limit: u32) -> Result<(), StoreError> {
+/// How much is kept of a group's deferred events, and of the others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeldLimits {
+    pub(crate) events: u32,
+    pub(crate) bytes: u64,
+}
+
+/// Keeps an event; the oldest ones of its sort give way. Returns how many did.
+pub(crate) fn hold(db: &Connection, held: &Held, limits: HeldLimits) -> Result<usize, StoreError> {
     let Held {
         event,
         group,
@@ -94,13 +100,22 @@ pub(crate) fn hold(db: &Connection, held: &Held, limit: u32) -> Result<(), Store
         deferred.as_ref().map(|d| d.epoch),
         deferred.as_ref().map(|d| d.label.as_str()),
     ])?;
-    db.prepare_cached(
-        "DELETE FROM held WHERE deferred = ?3 AND mls_group_id = ?1 AND number <= \
-         (SELECT number FROM held WHERE deferred = ?3 AND mls_group_id = ?1 \
-          ORDER BY number DESC LIMIT 1 OFFSET ?2)",
-    )?
-    .execute(params![group.as_bytes(), limit, deferred.is_some()])?;
-    Ok(())
+    let gave_way = db
+        .prepare_cached(
+            "DELETE FROM held WHERE number IN (SELECT number FROM (\
+               SELECT number, row_number() OVER newest AS place, \
+                 sum(length(CAST(event AS BLOB))) OVER newest AS bytes \
+               FROM held WHERE mls_group_id = ?1 AND deferred = ?2 \
+               WINDOW newest AS (ORDER BY number DESC)) \
+             WHERE place > ?3 OR bytes > ?4)",
+        )?
+        .execute(params![
+            group.as_bytes(),
+            deferred.is_some(),
+            limits.events,
+            i64::try_from(limits.bytes).unwrap_or(i64::MAX),
+        ])?;
+    Ok(gave_way)
 }
 
 pub(crate) fn unhold(db: &Connection, id: &EventId) -> Result<(), StoreError> {

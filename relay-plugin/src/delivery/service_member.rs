@@ -275,8 +275,13 @@ impl ServiceMember {
                 self.audit_junk(entry.event(&event_id.to_hex()).done())
                     .await;
             }
-            Inbound::Kept { event_id, group } => {
+            Inbound::Kept {
+                event_id,
+                group,
+                gave_way,
+            } => {
                 metrics::counter!(names::EVENTS_KEPT).increment(1);
+                metrics::counter!(names::EVENTS_GAVE_WAY).increment(gave_way as u64);
                 let entry =
                     Entry::new(self.now(), Actor::Unknown, "event.kept", "not_openable_yet");
                 let alias = self.alias(&group).await?;
