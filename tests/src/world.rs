@@ -251,7 +251,7 @@ impl World {
         let storage_key = StorageKey::from_file_or_create(&home.join("member.key")).unwrap();
         let url = RelayUrl::parse(&relay.url).unwrap();
         SessionConfig {
-            service_url: Some(relay.web.clone()),
+            service_urls: vec![relay.web.clone()],
             services: self.services(),
             welcomers: self.people.values().map(npub).collect(),
             sync_path: Some(home.join("sync.json")),

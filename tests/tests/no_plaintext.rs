@@ -486,7 +486,7 @@ async fn admins_program(world: &mut World, relay: &Relay, given: &Given) -> Plac
     let dir = world.home("alice");
     std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).unwrap();
     let config = Config {
-        service_url: Some(relay.web.clone()),
+        service_urls: vec![relay.web.clone()],
         services: vec![world.service()],
         settle_secs: SETTLE.as_secs(),
         ..Config::new(RelayUrl::parse(&relay.url).unwrap())

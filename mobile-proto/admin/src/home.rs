@@ -57,11 +57,17 @@ pub enum HomeError {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The relay, `ws://` or `wss://`.
-    pub relay: RelayUrl,
-    /// The relay's HTTP listener, for challenges.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub service_url: Option<String>,
+    /// The relays, `ws://` or `wss://`; at least one. Also read as `relay`, and from a single text.
+    #[serde(alias = "relay", deserialize_with = "one_or_more")]
+    pub relays: Vec<RelayUrl>,
+    /// The relays' HTTP listeners, for challenges. Also read as `service_url`, and from a single text.
+    #[serde(
+        default,
+        alias = "service_url",
+        deserialize_with = "one_or_more",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub service_urls: Vec<String>,
     /// The npubs of the service: one per relay instance. Secrets and reports are accepted from these members only.
     #[serde(default)]
     pub services: Vec<Npub>,
@@ -79,6 +85,27 @@ pub struct Config {
     pub proof_command: Option<String>,
 }
 
+/// A list, or the one thing that would be in it.
+fn one_or_more<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMore<T> {
+        One(T),
+        More(Vec<T>),
+    }
+    match OneOrMore::deserialize(deserializer)? {
+        OneOrMore::One(one) => Ok(vec![one]),
+        OneOrMore::More(more) if more.is_empty() => {
+            Err(serde::de::Error::custom("expected at least one address"))
+        }
+        OneOrMore::More(more) => Ok(more),
+    }
+}
+
 fn default_audience() -> String {
     keyturn_proto::proof::DEFAULT_AUDIENCE.to_owned()
 }
@@ -92,8 +119,8 @@ impl Config {
     #[must_use]
     pub fn new(relay: RelayUrl) -> Self {
         Self {
-            relay,
-            service_url: None,
+            relays: vec![relay],
+            service_urls: Vec::new(),
             services: Vec::new(),
             welcomers: Vec::new(),
             audience: default_audience(),
@@ -342,10 +369,38 @@ mod tests {
             ("relay = \"ws://127.0.0.1:1\"\nservises = []\n", "servises"),
             ("relay = \"ws://127.0.0.1:1\"\nservices = [\"x\"]\n", "npub"),
             ("", "relay"),
+            ("relays = []\n", "at least one"),
         ] {
             std::fs::write(home.config_path(), text).unwrap();
             let error = home.config().unwrap_err().to_string();
             assert!(error.contains(named), "{error}");
+        }
+    }
+
+    #[test]
+    fn one_relay_and_several_are_read_alike() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("h");
+        let (home, _) = Home::create(&dir, &config(), None).unwrap();
+        let url = |port: u16| RelayUrl::parse(&format!("ws://127.0.0.1:{port}")).unwrap();
+        for (text, relays, services) in [
+            (
+                "relay = \"ws://127.0.0.1:1\"\nservice_url = \"http://a\"\n",
+                vec![url(1)],
+                vec!["http://a"],
+            ),
+            (
+                "relays = [\"ws://127.0.0.1:1\", \"ws://127.0.0.1:2\"]\nservice_urls = [\"http://a\", \"http://b\"]\n",
+                vec![url(1), url(2)],
+                vec!["http://a", "http://b"],
+            ),
+        ] {
+            std::fs::write(home.config_path(), text).unwrap();
+            let read = home.config().unwrap();
+            assert_eq!(
+                (read.relays, read.service_urls),
+                (relays, services.into_iter().map(str::to_owned).collect())
+            );
         }
     }
 

@@ -4,28 +4,29 @@
 //! error, never a shorter list: an MLS member that misses a commit in silence is lost. A NOTICE in place of an OK (rnostr answers oversize
 //! events so) ends the wait as well.
 
+mod fetch;
+mod relays;
 mod subscription;
+mod wire;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nostr::{Event, EventId, Filter, Keys, RelayUrl, SubscriptionId, Timestamp};
+use nostr::{Event, Filter, Keys, RelayUrl, SubscriptionId};
 use nostr_sdk::pool::{RelayLimits, RelayNotification, RelayOptions};
 use nostr_sdk::{Client, ClientOptions, Relay, RelayMessage, SubscribeOptions};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use self::subscription::{Live, collect};
+use self::subscription::Live;
+use self::wire::{Counted, Tally};
 use crate::clock::Clock;
 
+pub use self::fetch::{Fetched, PAGE};
+pub use self::relays::Relays;
 pub use self::subscription::Heard;
 
-/// How many events one page of a fetch asks for; relays may give fewer.
-const PAGE: usize = 250;
-/// Pages of one fetch; together far above what an admin's groups hold.
-const MAX_PAGES: usize = 400;
-/// How many messages are buffered for somebody who is busy.
-const QUEUE: usize = 16_384;
+/// Notifications of the library that wait for us: at least those of a page, each event being told twice.
+const NOTIFICATIONS: usize = 4 * PAGE;
 /// After a NOTICE, how much longer an OK may still come.
 const NOTICE_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks whether an event is stored; the host relay commits every 100 ms.
@@ -72,12 +73,45 @@ pub enum RelayError {
     Client(String),
 }
 
+/// How much a connection may hold in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest event; larger ones are left out.
+    pub message_bytes: usize,
+    /// All events of one fetch.
+    pub fetch_bytes: usize,
+    /// Live events that wait for somebody who is busy; with more, [`Heard::Resync`] takes their place.
+    pub waiting: usize,
+    /// What these may weigh.
+    pub waiting_bytes: usize,
+}
+
+impl Default for Limits {
+    /// For somebody who talks to his own relay: the library's limits would drop a Welcome of a large group in silence.
+    fn default() -> Self {
+        Self {
+            message_bytes: usize::MAX,
+            fetch_bytes: usize::MAX,
+            waiting: 16_384,
+            waiting_bytes: usize::MAX,
+        }
+    }
+}
+
+/// About what an event takes in memory.
+fn weight(event: &Event) -> usize {
+    let tags = event.tags.iter().flat_map(|tag| tag.as_slice());
+    event.content.len() + tags.map(|value| value.len() + 32).sum::<usize>() + 256
+}
+
 /// A connection to one relay. Reconnects by itself, and says so with [`Heard::Resync`].
 pub struct Connection {
     client: Client,
     relay: Relay,
     clock: Arc<dyn Clock>,
     live: Option<Live>,
+    tally: Tally,
+    limits: Limits,
 }
 
 impl Connection {
@@ -91,40 +125,74 @@ impl Connection {
         patience: Duration,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, RelayError> {
+        Self::open_within(url, keys, patience, clock, Limits::default()).await
+    }
+
+    /// As [`Self::open`], for a relay where strangers write.
+    ///
+    /// # Errors
+    /// [`RelayError::Connect`].
+    pub async fn open_within(
+        url: &RelayUrl,
+        keys: &Keys,
+        patience: Duration,
+        clock: Arc<dyn Clock>,
+        limits: Limits,
+    ) -> Result<Self, RelayError> {
+        let connection = Self::begin(url, keys, clock, limits).await?;
+        connection.connect(patience).await?;
+        Ok(connection)
+    }
+
+    /// A connection that nobody has made yet.
+    async fn begin(
+        url: &RelayUrl,
+        keys: &Keys,
+        clock: Arc<dyn Clock>,
+        limits: Limits,
+    ) -> Result<Self, RelayError> {
         install_tls_provider();
-        let failed = |reason: String| RelayError::Connect {
-            url: url.to_string(),
-            reason,
-        };
+        let failed = |error: nostr_sdk::pool::pool::Error| connect_error(url, &error);
+        let tally = Tally::new(limits);
         let client = Client::builder()
             .signer(keys.clone())
+            .websocket_transport(Counted(tally.clone()))
             .opts(ClientOptions::new().automatic_authentication(true))
             .build();
-        // The library's default limits would drop a Welcome of a large group in silence.
+        // Limits are kept where frames are counted: what the library drops, it drops in silence.
         let options = RelayOptions::new()
             .limits(RelayLimits::disable())
             .retry_interval(RETRY)
             .adjust_retry_interval(false)
-            .notification_channel_size(QUEUE);
+            .notification_channel_size(limits.waiting.max(NOTIFICATIONS));
         client
             .pool()
             .add_relay(url.clone(), options)
             .await
-            .map_err(|error| failed(error.to_string()))?;
-        let relay = client
-            .relay(url.clone())
-            .await
-            .map_err(|error| failed(error.to_string()))?;
-        relay
-            .try_connect(patience)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(failed)?;
+        let relay = client.pool().relay(url.clone()).await.map_err(failed)?;
         Ok(Self {
             client,
             relay,
             clock,
             live: None,
+            tally,
+            limits,
         })
+    }
+
+    async fn connect(&self, patience: Duration) -> Result<(), RelayError> {
+        let connected = self.relay.try_connect(patience).await;
+        connected.map_err(|error| connect_error(self.relay.url(), &error))
+    }
+
+    /// Goes on trying in the background, if it is not connected yet. One that was connected is renewed in any case.
+    fn keep_trying(&self) {
+        self.relay.connect();
+    }
+
+    fn is_up(&self) -> bool {
+        self.relay.is_connected()
     }
 
     /// Sends `event` and waits for its OK.
@@ -166,7 +234,7 @@ impl Connection {
         self.publish(event, deadline).await?;
         loop {
             let filter = Filter::new().id(event.id).limit(1);
-            if !self.page(&filter, deadline).await?.is_empty() {
+            if self.finds(&filter, deadline).await? {
                 return Ok(());
             }
             if Instant::now() + READ_BACK_EVERY >= deadline {
@@ -198,63 +266,6 @@ impl Connection {
         }
     }
 
-    /// Everything that matches `filter`, oldest first. Pages downwards with a limit, because a request without one is answered
-    /// differently by different relays (rnostr: the oldest 300).
-    ///
-    /// # Errors
-    /// Any [`RelayError`]; never a partial answer.
-    pub async fn fetch_all(
-        &self,
-        filter: &Filter,
-        deadline: Instant,
-    ) -> Result<Vec<Event>, RelayError> {
-        let mut found: HashMap<EventId, Event> = HashMap::new();
-        let mut until = None::<Timestamp>;
-        let mut pages = 0;
-        loop {
-            let mut page_filter = filter.clone().limit(PAGE);
-            if let Some(until) = until {
-                page_filter = page_filter.until(until);
-            }
-            let page = self.page(&page_filter, deadline).await?;
-            let length = page.len();
-            let times = || page.iter().map(|event| event.created_at);
-            let (Some(oldest), Some(newest)) = (times().min(), times().max()) else {
-                break;
-            };
-            pages += 1;
-            // A full page of a single second may hide more of that second.
-            if pages > MAX_PAGES || (length >= PAGE && oldest == newest) {
-                return Err(RelayError::TooMany);
-            }
-            let before = found.len();
-            found.extend(page.into_iter().map(|event| (event.id, event)));
-            // `until` is inclusive: the next page repeats the oldest second. Nothing new means that this second is exhausted.
-            let exhausted = found.len() == before;
-            if exhausted && oldest.as_secs() == 0 {
-                break;
-            }
-            until = Some(if exhausted { oldest - 1 } else { oldest });
-        }
-        let mut events: Vec<Event> = found.into_values().collect();
-        events.sort_by_key(|event| (event.created_at, event.id));
-        Ok(events)
-    }
-
-    /// One REQ until its EOSE.
-    async fn page(&self, filter: &Filter, deadline: Instant) -> Result<Vec<Event>, RelayError> {
-        let mut heard = self.relay.notifications();
-        let id = SubscriptionId::generate();
-        self.relay
-            .subscribe_with_id(id.clone(), filter.clone(), SubscribeOptions::default())
-            .await
-            .map_err(client_error)?;
-        let collected = collect(&mut heard, &id, filter, deadline).await;
-        // A failure to say CLOSE changes nothing about what was received.
-        let _ = self.relay.unsubscribe(&id).await;
-        collected
-    }
-
     /// Replaces the live subscription: from its EOSE on, [`Self::next`] hears what is published. A fetch that starts after this call meets
     /// it without a gap.
     ///
@@ -262,16 +273,15 @@ impl Connection {
     /// [`RelayError::Client`], [`RelayError::Lost`].
     pub async fn listen(&mut self, filters: Vec<Filter>) -> Result<(), RelayError> {
         if let Some(old) = self.live.take() {
-            self.relay
-                .unsubscribe(&old.id)
-                .await
-                .map_err(client_error)?;
+            // A relay that is away needs no CLOSE, and what still comes under the old id is nobody's.
+            let _ = self.relay.unsubscribe(&old.id).await;
         }
         let id = SubscriptionId::generate();
         self.live = Some(Live::begin(
             self.relay.notifications(),
             id.clone(),
             self.clock.clone(),
+            self.limits,
         ));
         self.relay
             .subscribe_with_id(id, filters, SubscribeOptions::default())
@@ -286,7 +296,7 @@ impl Connection {
     /// [`RelayError::Closed`], [`RelayError::Lost`].
     pub async fn next(&mut self, deadline: Instant) -> Result<Option<Heard>, RelayError> {
         let live = self.live.as_mut().ok_or(RelayError::Lost)?;
-        match timeout_at(deadline, live.queue.recv()).await {
+        match timeout_at(deadline, live.recv()).await {
             Err(_elapsed) => Ok(None),
             Ok(None) => Err(RelayError::Lost),
             Ok(Some(Heard::Closed(reason))) => Err(RelayError::Closed(reason)),
@@ -299,16 +309,22 @@ impl Connection {
     /// # Errors
     /// [`RelayError::Closed`].
     pub fn arrived(&mut self) -> Result<Option<Heard>, RelayError> {
-        match self.live.as_mut().map(|live| live.queue.try_recv()) {
-            Some(Ok(Heard::Closed(reason))) => Err(RelayError::Closed(reason)),
-            Some(Ok(heard)) => Ok(Some(heard)),
-            _ => Ok(None),
+        match self.live.as_mut().and_then(Live::try_recv) {
+            Some(Heard::Closed(reason)) => Err(RelayError::Closed(reason)),
+            heard => Ok(heard),
         }
     }
 
     /// Closes the connection.
     pub async fn close(self) {
         self.client.shutdown().await;
+    }
+}
+
+fn connect_error(url: &RelayUrl, reason: &dyn std::fmt::Display) -> RelayError {
+    RelayError::Connect {
+        url: url.to_string(),
+        reason: reason.to_string(),
     }
 }
 

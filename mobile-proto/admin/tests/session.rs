@@ -412,7 +412,7 @@ fn an_unreachable_relay_is_an_error_in_time() {
     run(async {
         let world = World::new().await;
         let mut config = world.alice.config(&world.relay, &world.service, &[]);
-        config.relay = nostr::RelayUrl::parse("ws://127.0.0.1:1").unwrap();
+        config.relays = vec![nostr::RelayUrl::parse("ws://127.0.0.1:1").unwrap()];
         config.patience = Duration::from_millis(500);
         let refused = AdminSession::open(config, soon()).await;
         assert!(matches!(

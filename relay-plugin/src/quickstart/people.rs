@@ -117,7 +117,7 @@ pub(super) async fn admin(
     let relay = nostr::RelayUrl::parse(&served.relay_url()).map_err(at("relay url"))?;
     let program = std::env::current_exe()?;
     let config = HomeConfig {
-        service_url: Some(served.web_url()),
+        service_urls: vec![served.web_url()],
         services: vec![people.service],
         welcomers: vec![npub(&people.alice)],
         proof_command: Some(format!(

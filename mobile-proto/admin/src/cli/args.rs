@@ -52,12 +52,12 @@ pub struct Global {
     /// Home directory: configuration, keys, encrypted group state.
     #[arg(long, global = true, env = "KEYTURN_ADMIN_HOME", value_name = "DIR")]
     pub home: Option<PathBuf>,
-    /// Relay to use instead of the configured one, ws:// or wss://.
-    #[arg(long, global = true, value_name = "URL", value_parser = relay_url)]
-    pub relay: Option<RelayUrl>,
-    /// The service's HTTP listener instead of the configured one.
-    #[arg(long, global = true, value_name = "URL")]
-    pub service_url: Option<String>,
+    /// Relay to use instead of the configured ones, ws:// or wss://; repeat it for several, of which one is enough.
+    #[arg(long = "relay", global = true, value_name = "URL", value_parser = relay_url)]
+    pub relays: Vec<RelayUrl>,
+    /// The service's HTTP listener instead of the configured ones; repeat it for several relays.
+    #[arg(long = "service-url", global = true, value_name = "URL")]
+    pub service_urls: Vec<String>,
     /// Deadline of the whole command.
     #[arg(long, global = true, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub timeout: Duration,

@@ -88,11 +88,11 @@ async fn dispatch(output: &Output, cli: Cli) -> Result<(), CliError> {
     }
     let home = Home::open(&home_dir(global.home)?)?;
     let mut config = home.config()?;
-    if let Some(relay) = global.relay {
-        config.relay = relay;
+    if !global.relays.is_empty() {
+        config.relays = global.relays;
     }
-    if let Some(url) = global.service_url {
-        config.service_url = Some(url);
+    if !global.service_urls.is_empty() {
+        config.service_urls = global.service_urls;
     }
     let session_config = SessionConfig::from_home(&home, config.clone())?;
     let session = {
@@ -130,17 +130,19 @@ fn init(output: &Output, global: Global, init: Init) -> Result<(), CliError> {
         audience,
         proof_command,
     } = init;
-    let relay = global
-        .relay
+    let mut relays = global.relays.into_iter();
+    let relay = relays
+        .next()
         .ok_or_else(|| CliError::Usage("init needs --relay ws://… or wss://…".to_owned()))?;
-    let config = Config {
-        service_url: global.service_url,
+    let mut config = Config {
+        service_urls: global.service_urls,
         services,
         welcomers,
         audience,
         proof_command,
         ..Config::new(relay)
     };
+    config.relays.extend(relays);
     let keys = key_file.map(|path| read_keys(&path)).transpose()?;
     let dir = home_dir(global.home)?;
     let (home, keys) = Home::create(&dir, &config, keys)?;

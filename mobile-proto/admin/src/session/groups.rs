@@ -86,7 +86,7 @@ impl AdminSession {
         &mut self,
         deadline: Instant,
     ) -> Result<[EventId; 2], GroupError> {
-        let relays = [self.relay_url.to_string()];
+        let relays: Vec<String> = self.relay_urls.iter().map(ToString::to_string).collect();
         // NIP-01 keeps the addressable event with the later second, and of one second the lower id: a successor has to be dated later.
         let latest = self.latest_key_package(deadline).await?;
         let now = latest.map_or(self.clock.now(), |at| {
@@ -120,7 +120,7 @@ impl AdminSession {
         let spec = GroupSpec {
             name,
             admins: admins.iter().map(public_key).collect(),
-            relays: [self.relay_url.to_string()].into(),
+            relays: self.relay_urls.iter().map(ToString::to_string).collect(),
             ..GroupSpec::default()
         };
         let now = self.clock.now();

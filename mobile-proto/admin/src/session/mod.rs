@@ -1,4 +1,4 @@
-//! One admin at work: an MLS member, a relay connection, and what they do together.
+//! One admin at work: an MLS member, connections to its relays, and what they do together.
 //!
 //! The flow of a rotation through the files: `groups` and `welcome` (who is in) → `sync` and `update` (what arrives) → `request` (ask) → `secret` (open, ack). All
 //! of it is driven by the caller's `&mut`: nothing runs in the background, so that a plaintext is opened only when somebody asks.
@@ -26,14 +26,14 @@ use std::time::Duration;
 
 use keyturn_mls::error::OpenError;
 use keyturn_mls::{Member, MemberConfig, StorageKey, StorageKeyError};
-use keyturn_proto::Npub;
+use keyturn_proto::{MlsGroupId, Npub};
 use nostr::{EventId, Keys, PublicKey, RelayUrl};
 use tokio::time::Instant;
 
 use crate::challenge::{ChallengeClient, ChallengeError};
 use crate::clock::{Clock, SystemClock};
 use crate::home::{Config, Home, HomeError};
-use crate::transport::{Connection, RelayError};
+use crate::transport::{RelayError, Relays};
 
 pub use groups::{GroupError, NewGroup};
 pub use request::{Reply, RequestError, RequestSpec};
@@ -43,10 +43,10 @@ pub use update::{Update, WaitingWelcome};
 
 /// What a session is opened with.
 pub struct SessionConfig {
-    /// The relay.
-    pub relay: RelayUrl,
-    /// Base URL of the relay's HTTP listener; requests need it.
-    pub service_url: Option<String>,
+    /// The relays: what one of them has counts, and one of them is enough.
+    pub relays: Vec<RelayUrl>,
+    /// Base URLs of the relays' HTTP listeners; requests need one.
+    pub service_urls: Vec<String>,
     /// The service's npubs, one per relay instance.
     pub services: Vec<Npub>,
     /// Whose Welcome is followed without asking.
@@ -76,8 +76,8 @@ impl SessionConfig {
     /// [`OpenSessionError::Home`], [`OpenSessionError::StorageKey`].
     pub fn from_home(home: &Home, config: Config) -> Result<Self, OpenSessionError> {
         let Config {
-            relay,
-            service_url,
+            relays,
+            service_urls,
             services,
             welcomers,
             audience,
@@ -85,8 +85,8 @@ impl SessionConfig {
             proof_command: _,
         } = config;
         Ok(Self {
-            relay,
-            service_url,
+            relays,
+            service_urls,
             services,
             welcomers,
             audience,
@@ -104,8 +104,8 @@ impl SessionConfig {
     #[must_use]
     pub fn new(relay: RelayUrl, keys: Keys, member_path: PathBuf, storage_key: StorageKey) -> Self {
         Self {
-            relay,
-            service_url: None,
+            relays: vec![relay],
+            service_urls: Vec::new(),
             services: Vec::new(),
             welcomers: Vec::new(),
             audience: keyturn_proto::proof::DEFAULT_AUDIENCE.to_owned(),
@@ -146,9 +146,9 @@ pub enum OpenSessionError {
 /// One admin, connected.
 pub struct AdminSession {
     member: Member,
-    relay: Connection,
-    relay_url: RelayUrl,
-    challenge: Option<ChallengeClient>,
+    relay: Relays,
+    relay_urls: Vec<RelayUrl>,
+    challenges: Vec<ChallengeClient>,
     keys: Keys,
     me: PublicKey,
     services: Vec<PublicKey>,
@@ -161,6 +161,8 @@ pub struct AdminSession {
     unvouched: Vec<EventId>,
     /// Commits of ours that another one took the epoch from.
     lost: BTreeSet<EventId>,
+    /// Seconds with more events than could be fetched.
+    crowded: BTreeSet<(MlsGroupId, u64)>,
     welcomes: Vec<welcome::HeldWelcome>,
     patience: Duration,
     clock: Arc<dyn Clock>,
@@ -174,8 +176,8 @@ impl AdminSession {
     /// [`OpenSessionError`].
     pub async fn open(config: SessionConfig, deadline: Instant) -> Result<Self, OpenSessionError> {
         let SessionConfig {
-            relay,
-            service_url,
+            relays: relay_urls,
+            service_urls,
             services,
             welcomers,
             audience,
@@ -187,21 +189,22 @@ impl AdminSession {
             patience,
             clock,
         } = config;
-        let challenge = service_url
-            .map(|url| ChallengeClient::new(&url, patience))
-            .transpose()?;
+        let challenges = service_urls.iter();
+        let challenges = challenges
+            .map(|url| ChallengeClient::new(url, patience))
+            .collect::<Result<_, _>>()?;
         let member = Member::open(MemberConfig {
             settle,
             ..MemberConfig::new(member_path, storage_key, keys.clone())
         })?;
         let patience_now = deadline.saturating_duration_since(Instant::now());
-        let connection =
-            Connection::open(&relay, &keys, patience.min(patience_now), clock.clone()).await?;
+        let patience_now = patience.min(patience_now);
+        let relays = Relays::open(&relay_urls, &keys, patience_now, clock.clone()).await?;
         let mut session = Self {
             member,
-            relay: connection,
-            relay_url: relay,
-            challenge,
+            relay: relays,
+            relay_urls,
+            challenges,
             me: keys.public_key(),
             keys,
             services: services.iter().map(public_key).collect(),
@@ -212,6 +215,7 @@ impl AdminSession {
             vouched: vouch::Vouched::default(),
             unvouched: Vec::new(),
             lost: BTreeSet::new(),
+            crowded: BTreeSet::new(),
             welcomes: Vec::new(),
             patience,
             clock,
@@ -229,10 +233,10 @@ impl AdminSession {
         npub(&self.me)
     }
 
-    /// Where we are connected.
+    /// The relays that we use.
     #[must_use]
-    pub const fn relay_url(&self) -> &RelayUrl {
-        &self.relay_url
+    pub fn relay_urls(&self) -> &[RelayUrl] {
+        &self.relay_urls
     }
 
     /// Closes the connection and the database.

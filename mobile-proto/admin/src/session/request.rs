@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::{AdminSession, GroupError, SecretError, SyncError, Update};
-use crate::challenge::ChallengeError;
+use crate::challenge::{ChallengeError, fetch_from_any};
 use crate::proof::{ProofError, ProofSource};
 use crate::transport::RelayError;
 
@@ -158,12 +158,7 @@ impl AdminSession {
             totp,
         };
         request.validate()?;
-        let challenge = self
-            .challenge
-            .as_ref()
-            .ok_or(ChallengeError::NotConfigured)?
-            .fetch()
-            .await?;
+        let challenge = fetch_from_any(&self.challenges).await?;
         let asked = ProofRequest {
             nonce: nonce::compose(&challenge.challenge, &binding),
             npub: self.npub(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use keyturn_mls::error::{ReceiveError, StoreError};
 use keyturn_mls::{AppMessage, DeferredMessage, Inbound, Joined, Receipt};
-use keyturn_proto::UnixMs;
+use keyturn_proto::{MlsGroupId, UnixMs};
 use nostr::{Alphabet, Event, EventId, Filter, Kind, SingleLetterTag, Timestamp};
 use tokio::time::Instant;
 
@@ -18,7 +18,7 @@ use super::secret::WaitingSecret;
 use super::update::{is_unvouched, judge};
 use super::vouch::sender;
 use super::{AdminSession, GroupError, Update};
-use crate::transport::{Heard, RelayError};
+use crate::transport::{Fetched, Heard, RelayError};
 
 /// Fetched again each time, for clocks that differ and events that were stored late.
 const OVERLAP: Duration = Duration::from_secs(3600);
@@ -28,6 +28,9 @@ const WRAP_OVERLAP: Duration = Duration::from_secs(3 * 86_400);
 const BEFORE_JOINING: Duration = Duration::from_secs(45 * 86_400);
 /// Joining a group may reveal events of it, and so on; more rounds than groups are never needed.
 const MAX_ROUNDS: usize = 32;
+
+/// Crowded seconds of which nobody need be told again.
+const CROWDS: usize = 1_024;
 
 /// Why catching up failed. Nothing is lost: the next sync starts where this one did.
 #[derive(Debug, thiserror::Error)]
@@ -205,7 +208,18 @@ impl AdminSession {
         if let Some(position) = self.cursor.positions.wraps {
             filter = filter.since(Timestamp::from_secs(position));
         }
-        let wraps = self.relay.fetch_all(&filter, self.step(deadline)).await?;
+        let wraps = self.relay.fetch_past_crowds(&filter, self.step(deadline));
+        let Fetched {
+            events: wraps,
+            crowded,
+            cut: _,
+        } = wraps.await?;
+        for second in crowded {
+            tracing::warn!(
+                second,
+                "somebody floods us; an invitation of that second may be missing"
+            );
+        }
         let mut joined = Vec::new();
         for wrap in &wraps {
             joined.extend(self.follow_welcome(wrap)?);
@@ -229,7 +243,13 @@ impl AdminSession {
                 .map(|address| address.to_hex())
                 .into();
             let filter = group_filter(addresses).since(Timestamp::from_secs(since));
-            let events = self.relay.fetch_all(&filter, self.step(deadline)).await?;
+            let fetched = self.relay.fetch_past_crowds(&filter, self.step(deadline));
+            let Fetched {
+                events,
+                crowded,
+                cut: _,
+            } = fetched.await?;
+            self.note_crowds(&group.id, crowded);
             for event in &events {
                 // As if it had been received when it was made: an epoch of ours must not settle before its rivals were looked at.
                 let made = UnixMs::from_secs(event.created_at.as_secs());
@@ -239,6 +259,24 @@ impl AdminSession {
             self.cursor.positions.groups.insert(key, reached);
         }
         Ok(())
+    }
+
+    /// Anybody can fill a second with what nobody can open. Waiting for it to pass would be waiting for ever; what was missed, if anything, shows by
+    /// what cannot be opened afterwards.
+    fn note_crowds(&mut self, group: &MlsGroupId, crowded: BTreeSet<u64>) {
+        for second in crowded {
+            if self.crowded.insert((group.clone(), second)) {
+                self.updates.push_back(Update::Alarm {
+                    group: group.clone(),
+                    what: format!(
+                        "somebody floods the group's address; an event of second {second} may be missing"
+                    ),
+                });
+            }
+        }
+        while self.crowded.len() > CROWDS {
+            self.crowded.pop_first();
+        }
     }
 
     /// Takes in a group event. A message that bears a secret is left closed.

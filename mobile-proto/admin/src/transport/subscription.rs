@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use keyturn_proto::UnixMs;
 use nostr::filter::MatchEventOptions;
@@ -12,7 +13,7 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
-use super::{QUEUE, RelayError, printable};
+use super::{Limits, RelayError, printable, weight};
 use crate::clock::Clock;
 
 /// What [`Connection::next`](super::Connection::next) heard.
@@ -34,7 +35,9 @@ pub enum Heard {
 /// The live subscription: a task that stamps what arrives, and the queue it fills.
 pub(super) struct Live {
     pub(super) id: SubscriptionId,
-    pub(super) queue: mpsc::Receiver<Heard>,
+    queue: mpsc::Receiver<Heard>,
+    /// What the queue weighs.
+    waiting: Arc<AtomicUsize>,
     task: AbortHandle,
 }
 
@@ -44,10 +47,43 @@ impl Live {
         heard: broadcast::Receiver<RelayNotification>,
         id: SubscriptionId,
         clock: Arc<dyn Clock>,
+        limits: Limits,
     ) -> Self {
-        let (sender, queue) = mpsc::channel(QUEUE);
-        let task = tokio::spawn(arrive(heard, id.clone(), clock, sender)).abort_handle();
-        Self { id, queue, task }
+        let (sender, queue) = mpsc::channel(limits.waiting.max(1));
+        let waiting = Arc::<AtomicUsize>::default();
+        let arrivals = Arrivals {
+            id: id.clone(),
+            clock,
+            queue: sender,
+            waiting: Arc::clone(&waiting),
+            most: limits.waiting_bytes,
+        };
+        let task = tokio::spawn(arrivals.run(heard)).abort_handle();
+        Self {
+            id,
+            queue,
+            waiting,
+            task,
+        }
+    }
+
+    /// The next one; `None` when there will be none.
+    pub(super) async fn recv(&mut self) -> Option<Heard> {
+        let heard = self.queue.recv().await?;
+        Some(self.taken(heard))
+    }
+
+    /// What waits already.
+    pub(super) fn try_recv(&mut self) -> Option<Heard> {
+        let heard = self.queue.try_recv().ok()?;
+        Some(self.taken(heard))
+    }
+
+    fn taken(&self, heard: Heard) -> Heard {
+        if let Heard::Live { event, .. } = &heard {
+            self.waiting.fetch_sub(weight(event), Ordering::Relaxed);
+        }
+        heard
     }
 }
 
@@ -59,47 +95,91 @@ impl Drop for Live {
 
 /// Fills the queue of a live subscription. Before its EOSE a relay sends what is stored, in an order of its own; that is left to
 /// [`Connection::fetch_all`](super::Connection::fetch_all).
-async fn arrive(
-    mut heard: broadcast::Receiver<RelayNotification>,
+struct Arrivals {
     id: SubscriptionId,
     clock: Arc<dyn Clock>,
     queue: mpsc::Sender<Heard>,
-) {
-    let mut live = false;
-    loop {
-        let next = match heard.recv().await {
-            Ok(RelayNotification::Message { message }) => match message {
-                RelayMessage::Event {
-                    subscription_id,
-                    event,
-                } if live && *subscription_id == id => Heard::Live {
-                    event: Box::new(event.into_owned()),
-                    at: clock.now(),
-                },
-                RelayMessage::EndOfStoredEvents(done) if *done == id => {
-                    live = true;
+    waiting: Arc<AtomicUsize>,
+    most: usize,
+}
+
+impl Arrivals {
+    async fn run(self, mut heard: broadcast::Receiver<RelayNotification>) {
+        let mut live = false;
+        // There was no room for something. What comes until that is told is dropped, so that nothing piles up before the queue.
+        let mut missed = false;
+        loop {
+            let next = tokio::select! {
+                biased;
+                room = self.queue.reserve(), if missed => {
+                    let Ok(room) = room else { return };
+                    room.send(Heard::Resync);
+                    missed = false;
                     continue;
                 }
-                RelayMessage::Closed {
-                    subscription_id,
-                    message,
-                } if *subscription_id == id && !message.starts_with("auth-required") => {
-                    Heard::Closed(printable(&message))
+                next = heard.recv() => next,
+            };
+            let next = match next {
+                Ok(RelayNotification::Shutdown) | Err(broadcast::error::RecvError::Closed) => {
+                    return;
                 }
-                _ => continue,
-            },
-            // The client library renews the subscription by itself, but what came in between is not told apart from what is old.
-            Ok(RelayNotification::RelayStatus {
-                status: RelayStatus::Connected,
-            })
-            | Err(broadcast::error::RecvError::Lagged(_)) => Heard::Resync,
-            Ok(RelayNotification::Shutdown) | Err(broadcast::error::RecvError::Closed) => return,
-            Ok(_) => continue,
-        };
-        // A full queue makes the receiver lag behind, which ends in a resync.
-        if queue.send(next).await.is_err() {
-            return;
+                Ok(notification) => self.meaning(notification, &mut live),
+                Err(broadcast::error::RecvError::Lagged(_)) => Some(Heard::Resync),
+            };
+            match next {
+                Some(heard) if !missed => match self.put(heard) {
+                    Ok(()) => {}
+                    Err(mpsc::error::TrySendError::Full(_)) => missed = true,
+                    Err(mpsc::error::TrySendError::Closed(_)) => return,
+                },
+                _ => {}
+            }
         }
+    }
+
+    fn meaning(&self, notification: RelayNotification, live: &mut bool) -> Option<Heard> {
+        let message = match notification {
+            RelayNotification::Message { message } => message,
+            // The client library renews the subscription by itself, but what came in between is not told apart from what is old.
+            RelayNotification::RelayStatus {
+                status: RelayStatus::Connected,
+            } => return Some(Heard::Resync),
+            _ => return None,
+        };
+        match message {
+            RelayMessage::Event {
+                subscription_id,
+                event,
+            } if *live && *subscription_id == self.id => Some(Heard::Live {
+                event: Box::new(event.into_owned()),
+                at: self.clock.now(),
+            }),
+            RelayMessage::EndOfStoredEvents(done) if *done == self.id => {
+                *live = true;
+                None
+            }
+            RelayMessage::Closed {
+                subscription_id,
+                message,
+            } if *subscription_id == self.id && !message.starts_with("auth-required") => {
+                Some(Heard::Closed(printable(&message)))
+            }
+            _ => None,
+        }
+    }
+
+    fn put(&self, heard: Heard) -> Result<(), mpsc::error::TrySendError<Heard>> {
+        let Heard::Live { event, .. } = &heard else {
+            return self.queue.try_send(heard);
+        };
+        let weighs = weight(event);
+        if self.waiting.fetch_add(weighs, Ordering::Relaxed) + weighs > self.most {
+            self.waiting.fetch_sub(weighs, Ordering::Relaxed);
+            return Err(mpsc::error::TrySendError::Full(heard));
+        }
+        self.queue.try_send(heard).inspect_err(|_| {
+            self.waiting.fetch_sub(weighs, Ordering::Relaxed);
+        })
     }
 }
 

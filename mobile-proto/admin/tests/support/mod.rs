@@ -143,7 +143,7 @@ impl Person {
             self.path().join("member.db"),
             key,
         );
-        config.service_url = Some(service.url.clone());
+        config.service_urls = vec![service.url.clone()];
         config.services = vec![service.npub];
         config.welcomers = welcomers.iter().map(|person| person.npub()).collect();
         config.sync_path = Some(self.path().join("sync.json"));
