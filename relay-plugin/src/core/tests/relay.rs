@@ -29,6 +29,8 @@ pub(crate) enum Mood {
     Forgetful,
     /// Takes nothing: everything is too long for it.
     Narrow,
+    /// Takes everything and deletes nothing.
+    Keeping,
 }
 
 #[derive(Default)]
@@ -128,7 +130,7 @@ impl RelayPort for FakeRelay {
                 return Ok(Published::Already);
             }
             match state.mood {
-                Mood::Well => {
+                Mood::Well | Mood::Keeping => {
                     state.events.push(event);
                     Ok(Published::New)
                 }
@@ -195,6 +197,9 @@ impl RelayPort for FakeRelay {
 
     async fn delete(&self, ids: Vec<EventId>) -> Result<Deleted, ReadError> {
         self.with(|state| {
+            if state.mood == Mood::Keeping {
+                return Err(ReadError::Database("it is full".to_owned()));
+            }
             let (removed, absent): (Vec<EventId>, Vec<EventId>) = ids
                 .into_iter()
                 .partition(|id| state.events.iter().any(|event| event.id == *id));
