@@ -202,6 +202,8 @@ impl ServiceFactory for Assembly {
             backlog: to_come,
             inbound: feed,
             gone,
+            siblings: siblings_of(&config),
+            message_bytes: config.relay.max_message_bytes,
             clock: clock.clone(),
         };
         let cluster_store = Arc::clone(&store);
@@ -305,6 +307,11 @@ impl Service for Running {
         }
         self.admission.flush_trail(SystemClock.now(), true).await;
     }
+}
+
+fn siblings_of(config: &ValidatedConfig) -> Vec<[u8; 32]> {
+    let siblings = config.cluster.siblings.iter();
+    siblings.map(|sibling| *sibling.as_bytes()).collect()
 }
 
 fn failed<E: fmt::Display>(part: &'static str) -> impl FnOnce(E) -> StartError {

@@ -14,6 +14,7 @@ use std::{
 
 use actix::{ActorContext as _, ActorFutureExt as _, AsyncContext as _, WrapFuture as _};
 use actix_web_actors::ws::{CloseCode, CloseReason};
+use keyturn_mls::binding::BINDING;
 use keyturn_proto::{UnixMs, kinds};
 use metrics::{counter, gauge};
 use nostr::{
@@ -173,6 +174,7 @@ const fn is_ours(kind: u16) -> bool {
             | kinds::WELCOME
             | kinds::KEY_PACKAGE
             | kinds::KEY_PACKAGE_LEGACY
+            | BINDING
             | kinds::ROTATE_REQUEST
             | kinds::ROTATE_ACK
             | kinds::SERVICE_REQUEST
@@ -193,7 +195,7 @@ fn concerns(event: &nostr_db::Event, served: Option<&Served>) -> bool {
         kinds::GIFT_WRAP | kinds::WELCOME => {
             tag_values(event, "p").any(|key| served.recipients.contains(&key))
         }
-        kinds::KEY_PACKAGE | kinds::KEY_PACKAGE_LEGACY => {
+        kinds::KEY_PACKAGE | kinds::KEY_PACKAGE_LEGACY | BINDING => {
             served.key_package_authors.contains(event.pubkey())
         }
         _ => served.cleartext_requests,
@@ -298,6 +300,8 @@ mod tests {
             (false, event(&stranger, 1059, &[&["p", &theirs]])),
             (true, event(&me, 30443, &[&["d", &group]])),
             (true, event(&me, 443, &[])),
+            (true, event(&me, 40913, &[])),
+            (false, event(&stranger, 40913, &[])),
             (false, event(&stranger, 30443, &[&["d", &group]])),
             (false, event(&me, 40901, &[])),
         ] {

@@ -61,7 +61,7 @@ pub struct Served {
     pub groups: HashSet<[u8; 32]>,
     /// Our own public keys (tag `p` of kinds 1059 and 444).
     pub recipients: HashSet<[u8; 32]>,
-    /// Enrolled admins, whose key packages (kinds 443 and 30443) prove their MLS keys.
+    /// Enrolled admins, whose key packages and bindings (kinds 443, 30443 and 40913) prove their MLS keys.
     pub key_package_authors: HashSet<[u8; 32]>,
     /// Whether requests and acks outside MLS (409xx) are looked at. Off in production.
     pub cleartext_requests: bool,
