@@ -1,4 +1,4 @@
-//! The places at which a test kills the process (architecture.md, "Crash safety"). Without the feature `crash-points` nothing of this is
+//! The places at which a test kills or stops the process (architecture.md, "Crash safety"). Without the feature `crash-points` nothing of this is
 //! compiled: passing a point does nothing, and no environment is read.
 
 /// One numbered step, or a gap between two effects that must not be lost or doubled.
@@ -136,29 +136,49 @@ pub(crate) use armed::point;
 #[cfg(test)]
 pub(crate) use halt::point;
 
+/// What happens to a process at its armed point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// SIGKILL: no handler, no unwinding, no flushing.
+    Kill,
+    /// SIGSTOP: every thread stands still, and goes on from here when somebody sends SIGCONT.
+    Stop,
+}
+
 #[cfg(feature = "crash-points")]
 mod armed {
-    use std::sync::OnceLock;
+    use std::sync::Mutex;
 
-    use super::Point;
+    use super::{Fate, Point};
 
-    // Global because a crash is: one point per process, armed once by `main` before anything runs.
-    static ARMED: OnceLock<Point> = OnceLock::new();
+    // Global because a crash is: one point per process, armed by `main` or at a test's order.
+    static ARMED: Mutex<Option<(Point, Fate)>> = Mutex::new(None);
 
-    /// Makes the process kill itself (SIGKILL: no handler, no unwinding, no flushing) when it first passes `point`. Later calls change nothing.
-    pub fn arm(point: Point) {
-        ARMED.get_or_init(|| point);
+    /// Lets `fate` meet the process when it next passes `point`, once. A later call takes the place of an earlier one.
+    pub fn arm(point: Point, fate: Fate) {
+        if let Ok(mut armed) = ARMED.lock() {
+            *armed = Some((point, fate));
+        }
     }
 
     #[cfg(not(test))]
     pub(crate) async fn point(point: Point) {
-        if ARMED.get() == Some(&point) {
-            let _ = rustix::process::kill_process(
-                rustix::process::getpid(),
-                rustix::process::Signal::KILL,
-            );
-            // Nothing may happen between the signal and the end.
-            std::process::abort();
+        use rustix::process::{Signal, getpid, kill_process};
+
+        let met = ARMED
+            .lock()
+            .ok()
+            .and_then(|mut armed| armed.take_if(|(at, _)| *at == point));
+        match met {
+            None => {}
+            Some((_, Fate::Stop)) => {
+                let _ = kill_process(getpid(), Signal::STOP);
+            }
+            Some((_, Fate::Kill)) => {
+                let _ = kill_process(getpid(), Signal::KILL);
+                // Nothing may happen between the signal and the end.
+                std::process::abort();
+            }
         }
     }
 }

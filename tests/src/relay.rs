@@ -82,9 +82,18 @@ impl Relay {
         }
     }
 
-    /// Arms a crash point in the running process; once in its life.
+    /// Arms a crash point in the running process.
     pub fn arm(&mut self, point: Point) {
-        writeln!(self.orders, "{}", point.name()).unwrap();
+        self.order(point.name());
+    }
+
+    /// Lets the process stop itself (SIGSTOP) when it next passes `point`, until [`Self::go_on`].
+    pub fn arm_stop(&mut self, point: Point) {
+        self.order(&format!("stop {}", point.name()));
+    }
+
+    fn order(&mut self, order: &str) {
+        writeln!(self.orders, "{order}").unwrap();
         let answer = self.answers.recv_timeout(PATIENCE).unwrap();
         assert_eq!(answer, "armed");
     }
@@ -131,6 +140,14 @@ impl Relay {
     /// SIGSTOP: it does nothing until [`Self::go_on`], and notices nothing.
     pub fn pause(&self) {
         kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
+    }
+
+    /// Whether it was stopped and has not been told to go on.
+    pub fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // The name before it is in brackets, and may hold anything.
+        let state = stat.rsplit_once(") ").map(|(_, rest)| &rest[..1]);
+        state == Some("T")
     }
 
     /// SIGCONT.

@@ -1,5 +1,5 @@
 //! The product's program with crash points: `KEYTURN_TEST_CRASH_AT=after_reserve` kills it when it first passes that step; so does that name as
-//! a line on standard input while it runs, which is answered by `armed`.
+//! a line on standard input while it runs, which is answered by `armed`. `stop after_reserve` stops it there instead, until it is told to go on.
 
 #![forbid(unsafe_code)]
 
@@ -7,7 +7,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use keyturn::assembly::Assembly;
-use keyturn::crash::{self, Point};
+use keyturn::crash::{self, Fate, Point};
 
 /// A test that crashes nowhere would prove nothing.
 const UNKNOWN_POINT: u8 = 64;
@@ -15,7 +15,7 @@ const UNKNOWN_POINT: u8 = 64;
 fn main() -> ExitCode {
     if let Ok(name) = std::env::var("KEYTURN_TEST_CRASH_AT") {
         match Point::from_name(&name) {
-            Some(point) => crash::arm(point),
+            Some(point) => crash::arm(point, Fate::Kill),
             None => return ExitCode::from(UNKNOWN_POINT),
         }
     }
@@ -27,9 +27,13 @@ fn main() -> ExitCode {
 }
 
 fn take_orders() {
-    for name in io::stdin().lines().map_while(Result::ok) {
-        match Point::from_name(&name) {
-            Some(point) => crash::arm(point),
+    for order in io::stdin().lines().map_while(Result::ok) {
+        let (name, fate) = match order.strip_prefix("stop ") {
+            Some(name) => (name, Fate::Stop),
+            None => (order.as_str(), Fate::Kill),
+        };
+        match Point::from_name(name) {
+            Some(point) => crash::arm(point, fate),
             None => std::process::exit(UNKNOWN_POINT.into()),
         }
         // Whoever gave the order may be gone.

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::engine::{Claim, Engine};
 use super::failure::Failure;
+use super::lease::renewed_every;
 use super::machine::{self, Effect, Event};
 use crate::metrics as names;
 
@@ -122,7 +123,7 @@ impl Engine {
                     metrics::gauge!(names::LEASE_HELD).set(if held { 1.0 } else { 0.0 });
                     // Who stands by looks more often: that adds to the time until somebody acts.
                     if held {
-                        settings.lease / 3
+                        renewed_every(settings.lease)
                     } else {
                         settings.lease / 8
                     }

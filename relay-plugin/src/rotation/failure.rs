@@ -6,6 +6,7 @@ use keyturn_store::store::StoreError;
 
 use super::ports::{AudienceError, DeliveryError};
 use crate::admission::Refusal;
+use crate::metrics as names;
 
 /// Why a step did not happen.
 #[derive(Debug)]
@@ -59,8 +60,12 @@ impl From<StoreError> for Failure {
                 }
                 _ => Self::refused(ErrorClass::Conflict, why),
             },
-            // Somebody else acts on it now; whoever that is answers.
-            StoreError::Fenced => Self::Again("store.fenced"),
+            // Somebody else acts on it now; whoever that is answers. Counted here, because every commit of the rotation comes by.
+            StoreError::Fenced => {
+                metrics::counter!(names::FENCED).increment(1);
+                tracing::warn!("a commit was refused: another instance has acted since");
+                Self::Again("store.fenced")
+            }
             StoreError::Unavailable { cause: _ } => Self::Again("store.unavailable"),
             // Settled by looking again: every method reports what was done.
             StoreError::Unknown { cause: _ } => Self::Again("store.outcome_unknown"),

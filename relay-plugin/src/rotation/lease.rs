@@ -4,6 +4,7 @@
 //! the store, because the successor's fence differs.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use keyturn_proto::UnixMs;
 use keyturn_store::store::{Lease, StoreError};
@@ -11,6 +12,14 @@ use keyturn_store::store::{Lease, StoreError};
 use super::engine::Engine;
 use super::failure::Failure;
 use super::settings::Settings;
+
+/// The verifier takes the lease's renewals for its heartbeat, and doubts its listener after fifteen seconds without one.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// How often the holder renews: three times in a lease, and as often as the verifier expects however long that is.
+pub(super) fn renewed_every(lease: Duration) -> Duration {
+    (lease / 3).min(HEARTBEAT)
+}
 
 /// The fencing number under which this instance acts, if it does.
 #[derive(Default)]
@@ -86,5 +95,25 @@ impl Engine {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyturn_store::verifier::watch::WatchSettings;
+
+    use super::*;
+
+    #[test]
+    fn a_lease_of_any_length_is_renewed_in_time_for_itself_and_for_the_verifier() {
+        let limit = WatchSettings::default().heartbeat_limit;
+        for seconds in 2..=60 {
+            let lease = Duration::from_secs(seconds);
+            let every = renewed_every(lease);
+            assert!(every * 3 <= lease, "{seconds} s");
+            // Two renewals may be late or lost.
+            assert!(every * 3 <= limit, "{seconds} s");
+        }
+        assert_eq!(renewed_every(Duration::from_secs(15)), HEARTBEAT);
     }
 }
