@@ -1,4 +1,4 @@
-//! Two relays on one store: one acts, the other stands by, and takes over when the first is killed at any numbered step, stopped, or ended in
+//! Two relays on one store: one acts, the other stands by, and takes over when the first is killed or stopped at any numbered step, or ended in
 //! order (docs/architecture.md, "Many relays"). The admins are connected to the relay that lives; what they send and read travels by the mirror.
 //!
 //! What must hold: a rotation records one version, is reserved and promoted once, and every admin sees one secret, whoever carried it through; the
@@ -11,24 +11,27 @@
 )]
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use keyturn::crash::Point;
+use keyturn::metrics::{ALARMS, FENCED, LEASE_HELD, MIRROR_SKIPPED};
 use keyturn::quickstart::leaks::Needles;
 use keyturn_admin::AdminSession;
 use keyturn_proto::{Action, MlsGroupId, VersionId};
 use keyturn_store::emulator::Emulator;
 use keyturn_tests::attack::{Candidates, Reached, Stolen, contains, frozen};
-use keyturn_tests::cluster::{LEASE, Sibling, key_package_of};
+use keyturn_tests::cluster::{Sibling, key_package_of};
 use keyturn_tests::member_file::spellings;
 use keyturn_tests::steady::{Wish, carry_through};
 use keyturn_tests::tap::Subscriber;
+use keyturn_tests::trail::counter;
 use keyturn_tests::verdict::{Held, Judge};
 use keyturn_tests::wire::Wire;
-use keyturn_tests::world::{CLIENT, GROUP, reason, set};
+use keyturn_tests::world::{CLIENT, GROUP, deadline, reason, set};
 use keyturn_tests::{Relay, World, eventually};
-use nostr::{EventBuilder, Keys, Kind, Tag};
+use nostr::{EventBuilder, Keys, Kind, PublicKey, RelayUrl, Tag, Timestamp};
 use serde_json::json;
 use tokio::join;
 
@@ -154,15 +157,15 @@ async fn on_firestore_too_the_other_relay_finishes_whatever_the_step() {
     killed_at_each_step(|config| config["store"] = store.into()).await;
 }
 
-/// Waits until the armed crash point has killed the relay, or the rotation is over without it.
-async fn crashed_over(relay: &mut Relay, judge: &Judge, wish: &Wish) -> bool {
-    eventually("the relay dies at its crash point", async || {
-        if relay.has_crashed() {
+/// Waits until the relay has `come` to its armed point, or the rotation is over without that.
+async fn came_or_over(mut come: impl FnMut() -> bool, judge: &Judge, wish: &Wish) -> bool {
+    eventually("the relay comes to its point", async || {
+        if come() {
             return Some(true);
         }
         let over = judge.rotation(&wish.id).await?.announced_at.is_some();
         // Looked at again: the last of the points comes right before that.
-        over.then(|| relay.has_crashed())
+        over.then(&mut come)
     })
     .await
 }
@@ -189,7 +192,7 @@ async fn killed_at_each_step(tune: impl FnOnce(&mut toml::Table)) {
             let wish = stage.wish(at);
             let judge = Arc::clone(&stage.judge);
             let died = stage
-                .rotate(&wish, crashed_over(&mut first, &judge, &wish))
+                .rotate(&wish, came_or_over(|| first.has_crashed(), &judge, &wish))
                 .await;
             stage.well(&wish, &second, at).await;
             // It comes back while the other acts, takes in what it missed, and repeats nothing.
@@ -215,45 +218,127 @@ async fn killed_at_each_step(tune: impl FnOnce(&mut toml::Table)) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_holder_that_was_stopped_and_wakes_up_does_nothing_twice() {
-    let (mut stage, first, second) = Stage::set(|_| {}).await;
-    for delay in [0, 120, 350] {
-        let at = format!("stopped after {delay} ms");
-        println!("{at}");
-        let wish = stage.wish(&at);
-        let stop = async {
-            // No condition: the moment is what is varied.
-            tokio::time::sleep(Duration::from_millis(delay)).await;
-            first.pause();
-            tokio::time::sleep(LEASE * 2).await;
-            first.go_on();
+async fn a_holder_that_was_stopped_at_a_step_and_wakes_up_does_nothing_twice() {
+    let points = [
+        Point::AfterAdmit,
+        Point::AfterReserve,
+        Point::AfterSeal,
+        Point::AfterPrepare,
+        Point::AfterAck,
+    ];
+    stopped_at_each(&points, |_| {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_firestore_too_the_commit_of_a_holder_that_wakes_up_is_refused() {
+    let store = firestore().await;
+    stopped_at_each(&[Point::AfterSeal], |config| config["store"] = store.into()).await;
+}
+
+/// The holder stands still at a step, the other relay finishes, and then the holder goes on from where it stood. At [`Point::AfterSeal`] the
+/// very next thing it does is the commit of a step that is long over: that it was tried and refused is counted.
+async fn stopped_at_each(points: &[Point], tune: impl FnOnce(&mut toml::Table)) {
+    let (mut stage, mut first, mut second) = Stage::set(tune).await;
+    let file = stage.world.layout.store();
+    for &point in points {
+        let at = point.name();
+        let mut tries = 0..5;
+        let (wish, fenced) = loop {
+            tries.next().expect("it never stands still at its point");
+            println!("stop at {at}");
+            let fenced = counter(&first, FENCED, "").await;
+            first.arm_stop(point);
+            let wish = stage.wish(at);
+            let judge = Arc::clone(&stage.judge);
+            let stands_still = async {
+                let stopped = came_or_over(|| first.is_stopped(), &judge, &wish).await;
+                // Another thread of it may be writing the embedded store, which nobody else can then.
+                let still = stopped && !is_locked(&file).await;
+                if !still {
+                    first.go_on();
+                }
+                still
+            };
+            let stands_still = stage.rotate(&wish, stands_still).await;
+            stage.well(&wish, &second, at).await;
+            if stands_still {
+                break (wish, fenced);
+            }
+            // Nobody had to take over, or it was late for that: this shows nothing. Once more.
+            first.kill();
+            first = stage.world.relay().await;
+            second = stage.hand_back(second).await;
         };
-        stage.rotate(&wish, stop).await;
-        stage.well(&wish, &second, &at).await;
+        assert!(first.is_stopped(), "control: it has not helped");
+        let acts = stage.holder().await;
+        assert_eq!(acts, Some(stage.sibling.npub.to_string()), "{at}");
+        first.go_on();
+        eventually("it knows that another acts", async || {
+            (counter(&first, LEASE_HELD, "").await == 0).then_some(())
+        })
+        .await;
+        if point == Point::AfterSeal {
+            eventually("its commit was tried and refused", async || {
+                (counter(&first, FENCED, "").await > fenced).then_some(())
+            })
+            .await;
+        }
+        stage.judge.recorded_once(&wish.id, at).await;
+        // It follows, and when it acts again, it repeats nothing.
+        second = stage.hand_back(second).await;
+        stage.judge.recorded_once(&wish.id, at).await;
     }
     let wish = stage.wish("after all");
     stage.rotate(&wish, async {}).await;
     stage.well(&wish, &second, "after all").await;
 }
 
+/// Whether somebody holds the embedded store's lock, and goes on holding it. A store on no disk has none.
+async fn is_locked(file: &Path) -> bool {
+    if !file.exists() {
+        return false;
+    }
+    let file = file.to_owned();
+    let tried = tokio::task::spawn_blocking(move || {
+        let db = rusqlite::Connection::open(file).unwrap();
+        db.busy_timeout(Duration::from_secs(5)).unwrap();
+        db.execute_batch("BEGIN IMMEDIATE; ROLLBACK;").is_err()
+    });
+    tried.await.unwrap()
+}
+
+/// An event of its own, also within a second.
+fn event(keys: &Keys, kind: u16, tags: Vec<Tag>, at: Timestamp) -> nostr::Event {
+    let content = Keys::generate().public_key().to_hex();
+    let builder = EventBuilder::new(Kind::from_u16(kind), content).tags(tags);
+    let builder = builder.custom_created_at(at);
+    builder.sign_with_keys(keys).unwrap()
+}
+
+fn h(group: &str) -> Vec<Tag> {
+    vec![Tag::parse(["h", group]).unwrap()]
+}
+
 /// Events of the kinds that are mirrored, of people and groups that concern nobody here.
-fn strangers(count: usize) -> Vec<nostr::Event> {
-    let event = |n: usize| {
-        let keys = Keys::generate();
-        let (kind, tag) = match n % 2 {
-            0 => (445, Tag::parse(["h", &"ab".repeat(32)]).unwrap()),
-            _ => (1059, Tag::public_key(Keys::generate().public_key())),
+fn strangers(count: usize, at: Timestamp) -> Vec<nostr::Event> {
+    let one = |n: usize| {
+        let somebody = vec![Tag::public_key(Keys::generate().public_key())];
+        let (kind, tags) = match n % 3 {
+            0 => (445, h(&"ab".repeat(32))),
+            1 => (1059, somebody),
+            _ => (40913, Vec::new()),
         };
-        let builder = EventBuilder::new(Kind::from_u16(kind), format!("{n}")).tag(tag);
-        builder.sign_with_keys(&keys).unwrap()
+        event(&Keys::generate(), kind, tags, at)
     };
-    (0..count).map(event).collect()
+    (0..count).map(one).collect()
 }
 
 async fn send(relay: &Relay, events: &[nostr::Event]) -> BTreeSet<String> {
     let mut wire = Wire::connect(&relay.url).await;
     for event in events {
         wire.send(json!(["EVENT", event])).await;
+    }
+    for _ in events {
         let (_, accepted, why) = wire.next_ok().await;
         assert!(accepted, "{why}");
     }
@@ -271,16 +356,63 @@ async fn has_all(relay: &Relay, ids: &BTreeSet<String>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_mirror_catches_up_after_an_outage_of_either() {
     let (stage, first, second) = Stage::set(|_| {}).await;
-    let live = send(&first, &strangers(20)).await;
+    let live = send(&first, &strangers(20, Timestamp::now())).await;
     has_all(&second, &live).await;
     second.kill();
-    let missed = send(&first, &strangers(40)).await;
+    let missed = send(&first, &strangers(40, Timestamp::now())).await;
     let second = stage.sibling.relay().await;
     has_all(&second, &missed).await;
     first.kill();
-    let missed = send(&second, &strangers(40)).await;
+    let missed = send(&second, &strangers(40, Timestamp::now())).await;
     let first = stage.world.relay().await;
     has_all(&first, &missed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_who_fills_a_second_hides_nothing_from_the_mirror() {
+    // More than a relay shows of one second at once.
+    const CROWD: usize = 330;
+    let (mut stage, first, second) = Stage::set(|_| {}).await;
+    let us = PublicKey::from_slice(stage.sibling.npub.as_bytes()).unwrap();
+    let alice = stage.world.keys("alice");
+    let groups = stage.alice.groups().unwrap();
+    let group = groups.into_iter().find(|group| group.id == stage.group);
+    let group = group.unwrap().nostr_group_id.to_hex();
+    second.kill();
+    let crowded = Timestamp::now() - 60;
+    // What the other relay has to have lies before, under and behind what strangers have piled up.
+    let mut ours = strangers(5, crowded - 1);
+    ours.push(event(&alice, 40913, Vec::new(), crowded));
+    ours.push(event(&Keys::generate(), 445, h(&group), crowded));
+    ours.push(event(
+        &Keys::generate(),
+        1059,
+        vec![Tag::public_key(us)],
+        crowded,
+    ));
+    ours.extend(strangers(5, crowded + 1));
+    let ours = send(&first, &ours).await;
+    send(&first, &strangers(3 * CROWD, crowded)).await;
+    let second = stage.sibling.relay().await;
+    has_all(&second, &ours).await;
+    for (what, expected) in [("others", true), ("ours", false)] {
+        let skipped = counter(&second, MIRROR_SKIPPED, what).await;
+        assert_eq!(skipped > 0, expected, "{what}: {skipped}");
+    }
+
+    // Whoever knows a group's address can fill that, too: then some of it is given up, aloud, and the rest is had.
+    second.kill();
+    let crowd = (0..CROWD).map(|_| event(&Keys::generate(), 445, h(&group), crowded + 20));
+    send(&first, &crowd.collect::<Vec<_>>()).await;
+    let behind = send(&first, &strangers(5, crowded + 21)).await;
+    let second = stage.sibling.relay().await;
+    has_all(&second, &behind).await;
+    assert!(counter(&second, MIRROR_SKIPPED, "ours").await > 0);
+    assert!(counter(&second, ALARMS, "mirror.skipped").await > 0);
+    // The groups go on.
+    let wish = stage.wish("after the flood");
+    stage.rotate(&wish, async {}).await;
+    stage.well(&wish, &second, "after the flood").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -397,6 +529,46 @@ async fn all_files_and_keys_of_a_standby_open_no_notify_that_it_has_taken_in() {
             );
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_admin_who_knows_both_relays_outlives_either() {
+    let (stage, first, second) = Stage::set(|_| {}).await;
+    let Stage {
+        mut world,
+        alice,
+        bob,
+        ..
+    } = stage;
+    // A member database has one owner at a time.
+    alice.close().await;
+    bob.close().await;
+    let mut both = async |name: &str| {
+        let mut config = world.session_config(name, &first);
+        config.relays.push(RelayUrl::parse(&second.url).unwrap());
+        config.service_urls.push(second.web.clone());
+        AdminSession::open(config, deadline()).await.unwrap()
+    };
+    let (alice, bob) = (both("alice").await, both("bob").await);
+    let mut stage = Stage {
+        world,
+        alice,
+        bob,
+        ..stage
+    };
+
+    let wish = stage.wish("both are there");
+    stage.rotate(&wish, async {}).await;
+    stage.well(&wish, &first, "both are there").await;
+    second.kill();
+    let wish = stage.wish("without the second");
+    stage.rotate(&wish, async {}).await;
+    stage.well(&wish, &first, "without the second").await;
+    // The one that acts goes away in the middle, after the other is back.
+    let second = stage.sibling.relay().await;
+    let wish = stage.wish("without the first");
+    stage.rotate(&wish, async { first.kill() }).await;
+    stage.well(&wish, &second, "without the first").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
