@@ -15,7 +15,7 @@ use nostr::{Alphabet, Event, Filter, Kind, PublicKey, SingleLetterTag, Timestamp
 use tokio::time::Instant;
 
 use super::lanes::Lanes;
-use super::window::Windows;
+use super::window::{WIDEST, Windows};
 use super::{AHEAD, KINDS, OVERLAP, PATIENCE, Site};
 use crate::metrics as names;
 
@@ -51,21 +51,34 @@ impl Series {
 }
 
 /// How far each series was fetched, also when a connection ended in the middle: nothing is fetched twice for that.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Reached([Option<UnixMs>; 2]);
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reached {
+    until: [Option<UnixMs>; 2],
+    /// How wide a stretch the peer could answer last, in seconds: one that is slow is asked for less from the beginning.
+    width: u64,
+}
+
+impl Default for Reached {
+    fn default() -> Self {
+        Self {
+            until: [None; 2],
+            width: WIDEST,
+        }
+    }
+}
 
 impl Reached {
     /// From where a series is to be fetched, when `heard` says until when the peer was heard completely.
     pub(super) fn from(&self, series: Series, heard: UnixMs, horizon: UnixMs) -> UnixMs {
         let heard = heard.minus(series.overlap());
-        let reached = self.0[series as usize].unwrap_or(heard);
+        let reached = self.until[series as usize].unwrap_or(heard);
         heard.max(reached).max(horizon)
     }
 
     /// A fetch that began at `began` has come to `second`: what was stored since it began may be dated before that.
     fn note(&mut self, series: Series, second: u64, began: UnixMs) {
         let known = UnixMs::from_secs(second).min(began.minus(series.overlap()));
-        let reached = &mut self.0[series as usize];
+        let reached = &mut self.until[series as usize];
         *reached = Some(reached.unwrap_or_default().max(known));
     }
 
@@ -99,7 +112,7 @@ impl CatchUp<'_> {
         let kinds = series.kinds();
         // Peers' and clients' clocks may be ahead of ours.
         let end = self.began.plus(AHEAD).as_secs();
-        let mut windows = Windows::new(since.as_secs(), end);
+        let mut windows = Windows::new(since.as_secs(), end, reached.width);
         let (mut whole, mut slow) = (true, 0);
         while let Some((from, to)) = windows.next() {
             let filter = of_kinds(&kinds, from, to);
@@ -113,7 +126,10 @@ impl CatchUp<'_> {
                     slow += 1;
                     continue;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    reached.width = windows.width();
+                    return Err(error);
+                }
             }
             slow = 0;
             windows.done();

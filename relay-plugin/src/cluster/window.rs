@@ -15,12 +15,18 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    pub(super) const fn new(from: u64, end: u64) -> Self {
+    /// Begins with stretches of `width` seconds.
+    pub(super) fn new(from: u64, end: u64, width: u64) -> Self {
         Self {
             from,
             end,
-            width: WIDEST,
+            width: width.clamp(1, WIDEST),
         }
+    }
+
+    /// How wide the next stretch is.
+    pub(super) const fn width(&self) -> u64 {
+        self.width
     }
 
     /// The next stretch; `None` when all is done.
@@ -56,7 +62,7 @@ mod tests {
 
     #[test]
     fn a_stretch_that_holds_too_much_is_halved_down_to_a_second() {
-        let mut windows = Windows::new(0, 100_000);
+        let mut windows = Windows::new(0, 100_000, u64::MAX);
         assert_eq!(windows.next(), Some((0, WIDEST - 1)));
         let mut times = 0;
         while windows.halve() {
@@ -72,9 +78,10 @@ mod tests {
         fn invariant_every_second_is_asked_for_in_order(
             from in 0u64..50_000,
             length in 0u64..200_000,
+            width in 0u64..100_000,
             crowded in proptest::collection::btree_set(0u64..200_000, 0..20),
         ) {
-            let mut windows = Windows::new(from, from + length);
+            let mut windows = Windows::new(from, from + length, width);
             let mut next = from;
             while let Some((first, last)) = windows.next() {
                 prop_assert!(first == next && last >= first && last - first < WIDEST);
