@@ -10,6 +10,8 @@ mod access;
 mod broken;
 #[path = "devices/crash.rs"]
 mod crash;
+#[path = "devices/doctor.rs"]
+mod doctor;
 #[path = "devices/faults.rs"]
 mod faults;
 #[path = "devices/flow.rs"]

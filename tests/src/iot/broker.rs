@@ -205,6 +205,15 @@ impl Broker {
         self.restart().await;
     }
 
+    /// Starts it with other access rules: without the line `rule` of the shipped ones.
+    pub async fn restart_without(&mut self, rule: &str) {
+        let shipped = std::fs::read_to_string(repository("docs/mosquitto/acl")).unwrap();
+        assert!(shipped.contains(rule), "the shipped rules have no {rule}");
+        let path = self.folder.path().join("acl");
+        std::fs::write(path, shipped.replace(rule, "")).unwrap();
+        self.restart().await;
+    }
+
     /// What it has said.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()

@@ -4,7 +4,7 @@ use keyturn_proto::device::DeviceId;
 use keyturn_store::devices::{DeviceDoc, DeviceStore as _};
 use keyturn_store::documents::AuditRecord;
 use keyturn_store::store::AuditTrail as _;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Broker, Client, Credential, Device, Mqtt};
 use crate::relay::Relay;
@@ -87,6 +87,22 @@ impl House {
             .await
             .unwrap();
         assert!(output.status.success(), "{words:?}: {output:?}");
+    }
+
+    /// What `keyturn doctor` says of the broker.
+    pub async fn doctor(&self) -> Value {
+        let output = tokio::process::Command::new(&self.program)
+            .args(["doctor", "--json", "--config"])
+            .arg(self.world.layout.config())
+            .output()
+            .await
+            .unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| panic!("no report: {output:?}"));
+        let findings = report["findings"].as_array().unwrap();
+        let of_mqtt: Vec<&Value> = findings.iter().filter(|f| f["check"] == "mqtt").collect();
+        assert_eq!(of_mqtt.len(), 1, "{report}");
+        of_mqtt[0].clone()
     }
 
     /// Puts a device on the list.

@@ -384,18 +384,31 @@ fn four_undelivered(poll: &mut four::EventLoop) -> Vec<Parcel> {
 }
 
 fn five_error(error: &four::v5::ConnectionError) -> &'static str {
-    use four::v5::{ConnectionError as Error, StateError};
+    use four::v5::{ConnectionError as Error, StateError, mqttbytes};
     match error {
         Error::Timeout(_) => "timeout",
         Error::Tls(_) => "tls",
-        Error::Io(_) => "network",
+        Error::Io(io)
+        | Error::MqttState(
+            StateError::Io(io) | StateError::Deserialization(mqttbytes::Error::Io(io)),
+        ) => of_io(io),
         Error::ConnectionRefused(_) => "refused",
         Error::MqttState(StateError::ServerDisconnect { .. }) => "disconnected_by_broker",
         Error::MqttState(StateError::ConnFail { .. }) => "refused",
-        Error::MqttState(StateError::ConnectionAborted | StateError::Io(_)) => "network",
+        Error::MqttState(StateError::ConnectionAborted) => "network",
         Error::MqttState(StateError::AwaitPingResp) => "no_ping_response",
         Error::RequestsDone => "closed",
         _ => "protocol",
+    }
+}
+
+/// A broker that does not like our certificate says so in the first answer after the handshake (TLS 1.3).
+fn of_io(error: &std::io::Error) -> &'static str {
+    let inner = error.get_ref();
+    if inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+        "tls"
+    } else {
+        "network"
     }
 }
 
@@ -404,9 +417,12 @@ fn four_error(error: &four::ConnectionError) -> &'static str {
     match error {
         Error::NetworkTimeout | Error::FlushTimeout => "timeout",
         Error::Tls(_) => "tls",
-        Error::Io(_) => "network",
+        Error::Io(io)
+        | Error::MqttState(StateError::Io(io) | StateError::Deserialization(four::Error::Io(io))) => {
+            of_io(io)
+        }
         Error::ConnectionRefused(_) => "refused",
-        Error::MqttState(StateError::ConnectionAborted | StateError::Io(_)) => "network",
+        Error::MqttState(StateError::ConnectionAborted) => "network",
         Error::MqttState(StateError::AwaitPingResp) => "no_ping_response",
         Error::RequestsDone => "closed",
         _ => "protocol",
