@@ -6,11 +6,15 @@ mod audit;
 
 pub use audit::{AuditChainDoc, AuditEntry};
 
+use keyturn_proto::canonical::length_prefixed;
 use keyturn_proto::device::DeviceId;
 use keyturn_proto::notify::Outcome;
-use keyturn_proto::{Action, ClientId, MlsGroupId, Npub, RotationId, UnixMs, VersionId};
+use keyturn_proto::{
+    Action, ClientId, ErrorClass, MlsGroupId, Npub, RotationId, UnixMs, VersionId,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 /// State of one version (protocol.md §3).
 #[derive(
@@ -462,8 +466,11 @@ pub struct ActionDoc {
     pub request_digest: String,
     /// See [`ActionState`].
     pub state: ActionState,
-    /// How a rotation ended.
+    /// How a rotation ended; `canceled` for a cancel that found its rotation.
     pub outcome: Option<Outcome>,
+    /// The rotation that a cancel ended, whether the request named it or not. `None` when there was none to end, and for every other action.
+    #[serde(default)]
+    pub target_rotation_id: Option<RotationId>,
     /// When it was admitted.
     pub created_at: UnixMs,
     /// When it ended.
@@ -490,21 +497,43 @@ impl ActionDoc {
                 }
             },
             outcome: rotation.outcome,
+            target_rotation_id: None,
             created_at: rotation.created_at,
             completed_at: rotation.completed_at,
         }
     }
 }
 
-/// `nonces/{hash}`: one use of a proof's nonce, created once and never changed.
+/// How an event was refused. Whoever looks at the event again answers the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RefusalDoc {
+    /// What its sender is told.
+    pub class: ErrorClass,
+    /// What the trail says.
+    pub reason: String,
+}
+
+/// `nonces/{hash}`: what happens once: the use of a proof's nonce or of a TOTP step, the refusal of an event. Created once and never changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NonceDoc {
-    /// Document id: SHA-256 of the nonce, hex.
+    /// Document id: SHA-256 of what is used once, hex.
     pub nonce_hash: String,
-    /// The Nostr event that used it.
+    /// The Nostr event that used it, or that was refused.
     pub owner_event: String,
     /// When the record may be forgotten.
     pub expires_at: UnixMs,
+    /// How the event was refused; `None` for a use.
+    #[serde(default)]
+    pub refused: Option<RefusalDoc>,
+}
+
+impl NonceDoc {
+    /// The id under which the refusal of an event lies, apart from every use.
+    #[must_use]
+    pub fn refusal_id(event_id: &str) -> String {
+        let fields = length_prefixed(&[b"keyturn/refused/1", event_id.as_bytes()]);
+        hex::encode(Sha256::digest(fields.as_slice()))
+    }
 }
 
 /// `leases/{name}`: who does the timed work.

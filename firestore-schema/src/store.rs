@@ -5,13 +5,15 @@
 
 use async_trait::async_trait;
 use keyturn_proto::notify::Outcome;
-use keyturn_proto::{ClientId, Npub, RotationId, UnixMs, VersionId};
+use keyturn_proto::{ClientId, ErrorClass, Npub, RotationId, UnixMs, VersionId};
 
 use crate::devices::DeviceStore;
 use crate::documents::{
-    AckEntry, ActiveRotation, AdminDoc, AdminGroupDoc, AuditChainDoc, AuditEntry, AuditRecord,
-    ClientDoc, ClientStatus, GroupState, OutboxDoc, RotationDoc, VersionDoc,
+    AckEntry, ActionDoc, ActiveRotation, AdminDoc, AdminGroupDoc, AuditChainDoc, AuditEntry,
+    AuditRecord, ClientDoc, ClientStatus, GroupState, NonceDoc, OutboxDoc, RefusalDoc, RotationDoc,
+    VersionDoc,
 };
+use crate::lifecycle::Known;
 
 /// Why a transaction did not happen. Nothing was changed, except with [`StoreError::Unknown`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +67,9 @@ pub enum StoreError {
     },
 }
 
+/// Most decisions that are recorded at a time. Each is an entry and perhaps a refusal: far below the 500 writes of one Firestore commit.
+pub const MAX_DECISIONS: usize = 100;
+
 /// The result type of the port.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
@@ -90,6 +95,62 @@ pub enum Burned {
     Fresh,
     /// Used by another event.
     Reused,
+}
+
+/// The refusal of an event, which stands whoever looks at the event again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refuse {
+    /// The Nostr event, hex.
+    pub event_id: String,
+    /// What its sender is told.
+    pub class: ErrorClass,
+    /// The reason, as the trail has it.
+    pub reason: String,
+    /// When nobody can come with the event any more.
+    pub expires_at: UnixMs,
+}
+
+impl Refuse {
+    /// The document that remembers it.
+    #[must_use]
+    pub fn document(&self) -> NonceDoc {
+        NonceDoc {
+            nonce_hash: NonceDoc::refusal_id(&self.event_id),
+            owner_event: self.event_id.clone(),
+            expires_at: self.expires_at,
+            refused: Some(RefusalDoc {
+                class: self.class,
+                reason: self.reason.clone(),
+            }),
+        }
+    }
+}
+
+/// A decision that changes nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What the trail remembers of it.
+    pub audit: AuditRecord,
+    /// The event that it refuses. An event is refused once: what is recorded already is not recorded again.
+    pub refuses: Option<Refuse>,
+}
+
+/// A question after what was decided before, by whichever instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The Nostr event, hex.
+    pub event_id: String,
+    /// The operation that it is about, if it names one.
+    pub operation: Option<RotationId>,
+}
+
+/// The answer to an [`Asked`].
+#[derive(Clone, Debug, Default)]
+pub struct Decided {
+    /// How the event was refused.
+    pub refused: Option<RefusalDoc>,
+    /// What is recorded under the operation's id.
+    pub known: Known,
 }
 
 /// Reserves a client for one rotation: idempotency key, TOTP step, `active_rotation`, audit.
@@ -186,8 +247,6 @@ pub struct Cancel {
     pub outcome: Outcome,
     /// When given, only if the attempt and fence are still these.
     pub only_if: Option<ActiveRotation>,
-    /// TOTP step to accept once, when an admin asked for it; a used one is `Conflict` with `totp.replayed`.
-    pub totp_step: Option<(Npub, u64)>,
     /// How long ciphertext is kept, milliseconds.
     pub retention_ms: u64,
     /// Fencing number of the lease under which it was judged; `None` for the operator, who needs no lease.
@@ -196,6 +255,46 @@ pub struct Cancel {
     pub now: UnixMs,
     /// Written with it.
     pub audit: AuditRecord,
+}
+
+/// The `cancel` action of an admin: ends the rotation that it names, or else the one that is under way.
+#[derive(Clone, Debug)]
+pub struct Withdraw {
+    /// Whose.
+    pub client_id: ClientId,
+    /// The rotation to end; `None` means the one that is under way when this is first recorded.
+    pub target: Option<RotationId>,
+    /// Idempotency key of the action.
+    pub action_id: RotationId,
+    /// SHA-256 of the request, hex.
+    pub request_digest: String,
+    /// TOTP step to accept once.
+    pub totp_step: Option<(Npub, u64)>,
+    /// How long ciphertext is kept, milliseconds.
+    pub retention_ms: u64,
+    /// Fencing number of the lease under which it was judged.
+    pub fence: u64,
+    /// Now.
+    pub now: UnixMs,
+    /// Written with it; its `event` and `reason` when there was nothing to end are the lifecycle's.
+    pub audit: AuditRecord,
+}
+
+/// Result of [`SecretStore::withdraw`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Withdrawn {
+    /// This very transaction ended the rotation.
+    Done(Box<RotationDoc>),
+    /// It was withdrawn before, by another request; that this one asked as well is recorded.
+    Before(Box<RotationDoc>),
+    /// Nothing was under way, or the rotation named is not one of this client. Recorded: the same request never ends a later rotation.
+    Nothing,
+    /// Decided before, same id and content: this is what was recorded then.
+    Repeat(Box<ActionDoc>),
+    /// Same id, other content.
+    IdReused,
+    /// That TOTP step was used before.
+    TotpReplayed,
 }
 
 /// Retires versions at once (protocol.md §3, revoke). Without a living version left the client is suspended; a pending rotation of a revoked
@@ -305,7 +404,8 @@ pub struct Lease {
 pub trait SecretStore: Send + Sync {
     /// Step 2a: uses a nonce once. A create-once record, committed before any TOTP code is looked at.
     async fn burn_nonce(&self, burn: BurnNonce) -> Result<Burned>;
-    /// A wrong TOTP code: counts it, locks after `max_failures` for `lock_ms`, and writes the audit record. Returns the state afterwards.
+    /// A wrong TOTP code: counts it, locks after `max_failures` for `lock_ms`, and writes the audit record and the refusal of the event that brought it. An
+    /// event that was refused before counts no second time. Returns the state afterwards.
     async fn totp_failed(
         &self,
         npub: Npub,
@@ -313,7 +413,13 @@ pub trait SecretStore: Send + Sync {
         lock_ms: u64,
         now: UnixMs,
         audit: AuditRecord,
+        refuses: Option<Refuse>,
     ) -> Result<AdminDoc>;
+    /// Records decisions in their order, those of one chain in one commit; at most [`MAX_DECISIONS`] at a time. After an error some may be recorded; what
+    /// refuses an event may be recorded again, and is then found to be so.
+    async fn record(&self, decisions: Vec<Decision>) -> Result<()>;
+    /// What was decided before, for each question in its order. One read, however many.
+    async fn decided(&self, asked: &[Asked]) -> Result<Vec<Decided>>;
     /// Step 2.
     async fn reserve(&self, reserve: Reserve) -> Result<Reserved>;
     /// Step 4.
@@ -330,8 +436,10 @@ pub trait SecretStore: Send + Sync {
         now: UnixMs,
         audit: AuditRecord,
     ) -> Result<RotationDoc>;
-    /// Withdraws or expires a rotation; its pending version is `cancelled`.
+    /// Withdraws or expires a rotation, by the relay's or the operator's own decision; its pending version is `cancelled`.
     async fn cancel(&self, cancel: Cancel) -> Result<RotationDoc>;
+    /// The same by an admin's action, once per id. `Conflict` (`rotation.over`) for a rotation that ended otherwise; that is not recorded here.
+    async fn withdraw(&self, withdraw: Withdraw) -> Result<Withdrawn>;
     /// The admins were told how it ended; a repeat changes nothing.
     async fn mark_announced(&self, rotation_id: &RotationId, now: UnixMs) -> Result<()>;
     /// Step 8.

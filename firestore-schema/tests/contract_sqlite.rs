@@ -53,7 +53,7 @@ async fn work(path: &Path, ids: Range<u32>) {
     for _ in 0..WRONG_CODES {
         let audit = audit("totp.wrong", NOW);
         store
-            .totp_failed(npub(REQUESTER), u32::MAX, 1, NOW, audit)
+            .totp_failed(npub(REQUESTER), u32::MAX, 1, NOW, audit, None)
             .await
             .unwrap();
     }

@@ -6,11 +6,11 @@ use keyturn_proto::notify::Outcome;
 use super::World;
 use super::fixture::{
     DELAY, GRACE, NOW, REQUESTER, at, emergency, npub, operation, prepare, reserve, revoke,
-    rollback, version_id,
+    rollback, version_id, withdraw,
 };
 use super::world::conflict;
 use crate::documents::{ClientStatus, VersionState};
-use crate::store::{ActionResult, Reserved, Revoke, Rollback, StoreError};
+use crate::store::{ActionResult, Reserved, Revoke, Rollback, StoreError, Withdraw, Withdrawn};
 
 super::case_list![
     a_rollback_makes_the_previous_version_current_and_the_withdrawn_one_dies,
@@ -222,9 +222,12 @@ async fn an_action_spends_its_totp_step(w: World) {
     assert_eq!(w.picture().await, before);
     let (id, _) = w.prepared(3, then).await;
     let before = w.picture().await;
-    let mut cancel = super::fixture::cancel(&id, Outcome::Canceled, then);
-    cancel.totp_step = Some((npub(REQUESTER), 50));
-    conflict(w.store.cancel(cancel).await, "totp.replayed");
+    let withdrawal = Withdraw {
+        totp_step: Some((npub(REQUESTER), 50)),
+        ..withdraw(&operation(9), Some(&id), then)
+    };
+    let spent = w.store.withdraw(withdrawal).await.unwrap();
+    assert_eq!(spent, Withdrawn::TotpReplayed);
     assert_eq!(w.picture().await, before);
 }
 

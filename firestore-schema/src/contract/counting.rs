@@ -17,9 +17,9 @@ use crate::documents::{
     ClientStatus, GroupState, OutboxDoc, PolicyOverrides, ProvenKey, RotationDoc, VersionDoc,
 };
 use crate::store::{
-    AckResult, ActionResult, AuditTrail, BurnNonce, Burned, Cancel, Due, Lease, Prepare, RecordAck,
-    Registry, Reserve, Reserved, Result, Revoke, Rollback, SecretStore, Store, Stored,
-    WithdrawnAfter,
+    AckResult, ActionResult, Asked, AuditTrail, BurnNonce, Burned, Cancel, Decided, Decision, Due,
+    Lease, Prepare, RecordAck, Refuse, Registry, Reserve, Reserved, Result, Revoke, Rollback,
+    SecretStore, Store, Stored, Withdraw, Withdrawn, WithdrawnAfter,
 };
 
 /// See the module.
@@ -72,12 +72,15 @@ macro_rules! counted {
 
 counted!(SecretStore {
     write burn_nonce(burn: BurnNonce) -> Burned;
-    write totp_failed(npub: Npub, max_failures: u32, lock_ms: u64, now: UnixMs, audit: AuditRecord) -> AdminDoc;
+    write totp_failed(npub: Npub, max_failures: u32, lock_ms: u64, now: UnixMs, audit: AuditRecord, refuses: Option<Refuse>) -> AdminDoc;
+    write record(decisions: Vec<Decision>) -> ();
+    read decided(asked: &[Asked]) -> Vec<Decided>;
     write reserve(reserve: Reserve) -> Reserved;
     write prepare(prepare: Prepare) -> RotationDoc;
     write record_ack(ack: RecordAck) -> AckResult;
     write promote(rotation_id: &RotationId, retention_ms: u64, fence: u64, now: UnixMs, audit: AuditRecord) -> RotationDoc;
     write cancel(cancel: Cancel) -> RotationDoc;
+    write withdraw(withdraw: Withdraw) -> Withdrawn;
     write mark_announced(rotation_id: &RotationId, now: UnixMs) -> ();
     write retire(client: &ClientId, version: &VersionId, fence: u64, now: UnixMs, audit: AuditRecord) -> ClientDoc;
     write rollback(rollback: Rollback) -> ActionResult;

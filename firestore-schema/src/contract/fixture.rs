@@ -1,7 +1,9 @@
 //! Documents and commands to test with, all from small numbers, so that a failure names itself.
 
 use keyturn_proto::notify::Outcome;
-use keyturn_proto::{Action, ClientId, MlsGroupId, Npub, RotationId, UnixMs, VersionId};
+use keyturn_proto::{
+    Action, ClientId, ErrorClass, MlsGroupId, Npub, RotationId, UnixMs, VersionId,
+};
 
 use crate::documents::{
     AckEntry, ActiveRotation, Actor, AdminDoc, AdminGroupDoc, AuditRecord, ClientDoc, ClientScope,
@@ -9,7 +11,9 @@ use crate::documents::{
     RotationState, TotpState, VersionDoc, VersionState,
 };
 use crate::mac::SecretHash;
-use crate::store::{Cancel, Prepare, RecordAck, Reserve, Revoke, Rollback};
+use crate::store::{
+    Cancel, Decision, Prepare, RecordAck, Refuse, Reserve, Revoke, Rollback, Withdraw,
+};
 
 /// When tests begin.
 pub const NOW: UnixMs = UnixMs(1_760_000_000_000);
@@ -277,18 +281,50 @@ pub fn ack(id: &RotationId, n: u32, by: u8, proven: bool, now: UnixMs) -> Record
     }
 }
 
-/// A withdrawal.
+/// An end by the relay's own decision.
 #[must_use]
 pub fn cancel(id: &RotationId, outcome: Outcome, now: UnixMs) -> Cancel {
     Cancel {
         rotation_id: id.clone(),
         outcome,
         only_if: None,
-        totp_step: None,
         retention_ms: RETENTION,
         fence: Some(FENCE),
         now,
         audit: audit("rotation.ended", now),
+    }
+}
+
+/// An admin's withdrawal of `target`, or of what is under way.
+#[must_use]
+pub fn withdraw(action: &RotationId, target: Option<&RotationId>, now: UnixMs) -> Withdraw {
+    Withdraw {
+        client_id: client_id(),
+        target: target.cloned(),
+        action_id: action.clone(),
+        request_digest: format!("digest-of-{action}"),
+        totp_step: None,
+        retention_ms: RETENTION,
+        fence: FENCE,
+        now,
+        audit: audit("rotation.canceled", now),
+    }
+}
+
+/// A refusal of event `n`.
+#[must_use]
+pub fn refusal(n: u32, now: UnixMs) -> Decision {
+    Decision {
+        audit: AuditRecord {
+            nostr_event: Some(event_id(n)),
+            ..audit("request.refused", now)
+        },
+        refuses: Some(Refuse {
+            event_id: event_id(n),
+            class: ErrorClass::PolicyViolation,
+            reason: "test".to_owned(),
+            expires_at: UnixMs(now.0 + RETENTION),
+        }),
     }
 }
 

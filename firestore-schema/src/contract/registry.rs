@@ -255,7 +255,7 @@ async fn enrolling_again_keeps_the_totp_state_unless_the_seed_changes(w: World) 
     for _ in 0..3 {
         let audit = audit("totp.wrong", NOW);
         w.store
-            .totp_failed(npub(REQUESTER), 3, 60_000, NOW, audit)
+            .totp_failed(npub(REQUESTER), 3, 60_000, NOW, audit, None)
             .await
             .unwrap();
     }
@@ -345,7 +345,7 @@ async fn what_was_changed_meanwhile_is_not_overwritten(w: World) {
     let read = w.store.admin(&npub(REQUESTER)).await.unwrap().unwrap();
     // Meanwhile a code was wrong: the failure must not be forgotten.
     let wrong = audit("totp.wrong", NOW);
-    let failed = w.store.totp_failed(npub(REQUESTER), 3, 1, NOW, wrong);
+    let failed = w.store.totp_failed(npub(REQUESTER), 3, 1, NOW, wrong, None);
     failed.await.unwrap();
     let before = w.picture().await;
     conflict(put(read).await, "admin.changed");

@@ -172,7 +172,7 @@ async fn wrong_codes_lock_and_a_right_one_resets(w: World) {
     w.settle().await;
     let fail = |now| {
         w.store
-            .totp_failed(npub(REQUESTER), 3, 60_000, now, audit("totp.wrong", now))
+            .totp_failed(npub(REQUESTER), 3, 60_000, now, audit("totp.wrong", now), None)
     };
     assert_eq!(fail(NOW).await.unwrap().totp.unwrap().failures, 1);
     assert_eq!(fail(NOW).await.unwrap().totp.unwrap().locked_until, None);
@@ -191,7 +191,7 @@ async fn wrong_codes_lock_and_a_right_one_resets(w: World) {
     assert_eq!((totp.failures, totp.locked_until), (0, None));
     let stranger = w
         .store
-        .totp_failed(npub(99), 3, 60_000, NOW, audit("totp.wrong", NOW));
+        .totp_failed(npub(99), 3, 60_000, NOW, audit("totp.wrong", NOW), None);
     assert_eq!(stranger.await, Err(StoreError::NotFound { what: "admin" }));
 }
 

@@ -32,8 +32,8 @@ pub(super) struct Also {
     pub(super) group: Option<AdminGroupDoc>,
     /// The revision of a collection that is judged as a whole.
     pub(super) revision: Option<Revision>,
-    /// The use of a nonce.
-    pub(super) nonce: Option<NonceDoc>,
+    /// Uses of nonces, refusals of events.
+    pub(super) nonces: Vec<NonceDoc>,
     /// A lease that changed hands.
     pub(super) lease: Option<LeaseDoc>,
     /// Sealed events of which only the id stays.
@@ -111,7 +111,7 @@ pub(super) async fn plan(
     if let Some(doc) = &also.revision {
         writes.put(doc)?;
     }
-    if let Some(doc) = &also.nonce {
+    for doc in &also.nonces {
         writes.put(doc)?;
     }
     if let Some(doc) = &also.lease {

@@ -5,14 +5,17 @@ use keyturn_proto::{ClientId, Npub, RotationId, UnixMs, VersionId};
 
 use super::load;
 use super::open::FirestoreStore;
+use super::apply::Also;
 use super::outbox;
 use super::paths::Path;
-use super::{leases, nonces, timers};
+use super::stored::Document;
+use super::{decisions, leases, nonces, timers};
 use crate::documents::{ActiveRotation, AdminDoc, AuditRecord, ClientDoc, OutboxDoc, RotationDoc};
 use crate::lifecycle;
 use crate::store::{
-    AckResult, ActionResult, BurnNonce, Burned, Cancel, Due, Lease, Prepare, RecordAck, Reserve,
-    Reserved, Result, Revoke, Rollback, SecretStore, StoreError, WithdrawnAfter,
+    AckResult, ActionResult, Asked, BurnNonce, Burned, Cancel, Decided, Decision, Due, Lease,
+    Prepare, RecordAck, Refuse, Reserve, Reserved, Result, Revoke, Rollback, SecretStore,
+    StoreError, Withdraw, Withdrawn, WithdrawnAfter,
 };
 
 #[async_trait]
@@ -29,22 +32,45 @@ impl SecretStore for FirestoreStore {
         lock_ms: u64,
         now: UnixMs,
         audit: AuditRecord,
+        refuses: Option<Refuse>,
     ) -> Result<AdminDoc> {
         let turn = self.to_record("totp_failed", &audit).await?;
+        let refusal = refuses.map(|refuse| refuse.document());
         loop {
             let mut reading = turn.read();
-            let first = load::named_by(&reading, &audit)?;
-            reading
-                .fetch(first.into_iter().chain([Path::admin(&npub)?]))
-                .await?;
+            let mut first = load::named_by(&reading, &audit)?;
+            first.push(Path::admin(&npub)?);
+            let place = refusal.as_ref().map(Document::path).transpose()?;
+            first.extend(place.clone());
+            reading.fetch(first).await?;
             let admin = load::admin(&mut reading, &npub).await?;
             let admin = admin.ok_or(StoreError::NotFound { what: "admin" })?;
+            if place.is_some_and(|place| reading.seen(&place).flatten().is_some()) {
+                return Ok(admin);
+            }
             let audit = audit.clone();
             let verdict = lifecycle::totp_failed(admin, max_failures, lock_ms, now, audit)?;
-            if let Some(answer) = turn.settle(reading, verdict).await? {
+            let also = Also {
+                nonces: refusal.iter().cloned().collect(),
+                ..Also::default()
+            };
+            if let Some(answer) = turn.settle_with(reading, verdict, also).await? {
                 return Ok(answer);
             }
         }
+    }
+
+    async fn record(&self, decisions: Vec<Decision>) -> Result<()> {
+        for (_, some) in decisions::by_chain(decisions, &self.link().instance) {
+            let Some(first) = some.first() else { continue };
+            let turn = self.to_record("record", &first.audit).await?;
+            decisions::record(&turn, &some).await?;
+        }
+        Ok(())
+    }
+
+    async fn decided(&self, asked: &[Asked]) -> Result<Vec<Decided>> {
+        decisions::decided(&self.to_read("decided"), asked).await
     }
 
     async fn reserve(&self, reserve: Reserve) -> Result<Reserved> {
@@ -153,7 +179,6 @@ impl SecretStore for FirestoreStore {
 
     async fn cancel(&self, cancel: Cancel) -> Result<RotationDoc> {
         let turn = self.to_record("cancel", &cancel.audit).await?;
-        let npub = cancel.totp_step.map(|(npub, _)| npub);
         loop {
             let mut reading = turn.read();
             let mut first = load::named_by(&reading, &cancel.audit)?;
@@ -161,11 +186,40 @@ impl SecretStore for FirestoreStore {
             reading.fetch(first).await?;
             let (rotation, family) =
                 load::rotation_and_family(&mut reading, &cancel.rotation_id).await?;
+            let verdict = lifecycle::cancel(family, rotation, cancel.clone())?;
+            if let Some(answer) = turn.settle(reading, verdict).await? {
+                return Ok(answer);
+            }
+        }
+    }
+
+    async fn withdraw(&self, withdraw: Withdraw) -> Result<Withdrawn> {
+        let turn = self.to_record("withdraw", &withdraw.audit).await?;
+        let npub = withdraw.totp_step.map(|(npub, _)| npub);
+        loop {
+            let mut reading = turn.read();
+            let mut first = load::named_by(&reading, &withdraw.audit)?;
+            first.extend([
+                Path::rotation(&withdraw.action_id)?,
+                Path::action(&withdraw.action_id)?,
+                Path::client(&withdraw.client_id)?,
+            ]);
+            if let Some(target) = &withdraw.target {
+                first.push(Path::rotation(target)?);
+            }
+            reading.fetch(first).await?;
+            let known = load::known(&mut reading, &withdraw.action_id).await?;
+            let family = load::family(&mut reading, &withdraw.client_id).await?;
+            let found = match &withdraw.target {
+                Some(id) => load::rotation(&mut reading, id).await?,
+                None => load::active(&mut reading, &family.client).await?,
+            };
             let admin = match &npub {
                 Some(npub) => load::admin(&mut reading, npub).await?,
                 None => None,
             };
-            let verdict = lifecycle::cancel(family, rotation, admin.as_ref(), cancel.clone())?;
+            let command = withdraw.clone();
+            let verdict = lifecycle::withdraw(family, known, found, admin.as_ref(), command)?;
             if let Some(answer) = turn.settle(reading, verdict).await? {
                 return Ok(answer);
             }

@@ -21,6 +21,7 @@ mod call;
 mod codec;
 mod commit;
 mod cost;
+mod decisions;
 mod deployed;
 mod devices;
 mod fault;

@@ -22,6 +22,7 @@ pub(super) async fn burn(turn: &Turn<'_>, burn: BurnNonce) -> Result<Burned> {
         nonce_hash: burn.nonce_hash,
         owner_event: burn.owner_event,
         expires_at: burn.expires_at,
+        refused: None,
     };
     loop {
         let mut reading = turn.read();
@@ -38,7 +39,7 @@ pub(super) async fn burn(turn: &Turn<'_>, burn: BurnNonce) -> Result<Burned> {
             });
         }
         let also = Also {
-            nonce: Some(record.clone()),
+            nonces: vec![record.clone()],
             ..Also::default()
         };
         let verdict = recorded(Burned::Fresh, &burn.audit);

@@ -3,28 +3,25 @@
 use keyturn_proto::UnixMs;
 use keyturn_proto::notify::Outcome;
 
-use super::admins::{Step, take_step};
 use super::draft::{Draft, conflict, fenced};
 use super::table::{RotationEvent, VersionEvent};
 use super::{Change, Family, Verdict, consequence};
-use crate::documents::{Actor, AdminDoc, AuditRecord, RotationDoc, RotationState};
+use crate::documents::{Actor, AuditRecord, RotationDoc, RotationState};
 use crate::store::{Cancel, Result, StoreError};
 
-/// `admin` is the enrolment that `totp_step` names.
+/// By the relay's or the operator's own decision; an admin's action is [`super::withdraw`].
 ///
 /// # Errors
 /// [`StoreError::Fenced`] when `only_if` or the fence no longer holds; [`StoreError::Conflict`] when the rotation ended otherwise, or may not expire yet.
 pub fn cancel(
     family: Family,
-    mut rotation: RotationDoc,
-    admin: Option<&AdminDoc>,
+    rotation: RotationDoc,
     command: Cancel,
 ) -> Result<Verdict<RotationDoc>> {
     let Cancel {
         rotation_id: _,
         outcome,
         only_if,
-        totp_step,
         retention_ms,
         fence,
         now,
@@ -54,22 +51,8 @@ pub fn cancel(
     if event == RotationEvent::Expire && now < rotation.ack_deadline {
         return Err(conflict("expire.too_early"));
     }
-    let admin = match totp_step
-        .map(|(_, step)| take_step(admin, step, now))
-        .transpose()?
-    {
-        Some(Step::Replayed) => return Err(conflict("totp.replayed")),
-        Some(Step::Accepted(admin)) => Some(admin),
-        None => None,
-    };
-    let mut draft = Draft::of(family)?;
-    if let Some(version) = rotation.new_version {
-        draft.step(version, VersionEvent::Cancel, now)?;
-    }
-    draft.rotation(&mut rotation, event, now)?;
-    let (_, mut change) = draft.finish(now);
-    change.end(&rotation, UnixMs(now.0.saturating_add(retention_ms)));
-    change.admin = admin;
+    let delete_after = UnixMs(now.0.saturating_add(retention_ms));
+    let (rotation, mut change) = end(family, rotation, event, delete_after, now)?;
     change.audit.push(audit);
     Ok(Verdict {
         answer: rotation,
@@ -77,20 +60,34 @@ pub fn cancel(
     })
 }
 
-/// The relay ends a rotation by itself, at whatever `cause` was about to do. Its ciphertext is due for deletion at once: nobody needs it any more.
-pub(super) fn withdraw(
+/// Ends a rotation that is under way, and its pending version with it.
+pub(super) fn end(
     family: Family,
     mut rotation: RotationDoc,
     event: RotationEvent,
-    reason: &str,
+    delete_after: UnixMs,
     now: UnixMs,
-    cause: &AuditRecord,
 ) -> Result<(RotationDoc, Change)> {
     let mut draft = Draft::of(family)?;
     if let Some(version) = rotation.new_version {
         draft.step(version, VersionEvent::Cancel, now)?;
     }
     draft.rotation(&mut rotation, event, now)?;
+    let (_, mut change) = draft.finish(now);
+    change.end(&rotation, delete_after);
+    Ok((rotation, change))
+}
+
+/// The relay ends a rotation by itself, at whatever `cause` was about to do. Its ciphertext is due for deletion at once: nobody needs it any more.
+pub(super) fn give_up(
+    family: Family,
+    rotation: RotationDoc,
+    event: RotationEvent,
+    reason: &str,
+    now: UnixMs,
+    cause: &AuditRecord,
+) -> Result<(RotationDoc, Change)> {
+    let (rotation, mut change) = end(family, rotation, event, now, now)?;
     let word = match event {
         RotationEvent::Expire => "rotation.expired",
         _ => "rotation.canceled",
@@ -105,8 +102,6 @@ pub(super) fn withdraw(
             rotation.new_version,
         )
     };
-    let (_, mut change) = draft.finish(now);
-    change.end(&rotation, now);
     change.audit.push(record);
     Ok((rotation, change))
 }
@@ -118,7 +113,7 @@ pub(super) fn compromised(
     now: UnixMs,
     cause: &AuditRecord,
 ) -> Result<(RotationDoc, Change)> {
-    withdraw(
+    give_up(
         family,
         rotation,
         RotationEvent::Cancel,

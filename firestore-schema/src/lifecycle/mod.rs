@@ -25,6 +25,7 @@ mod revoke;
 mod rollback;
 pub mod table;
 mod take_over;
+mod withdraw;
 
 pub use ack::record_ack;
 pub use admins::{bind_group, enrol, lease, prove_key, set_group_state, totp_failed};
@@ -40,6 +41,7 @@ pub use retire::retire;
 pub use revoke::revoke;
 pub use rollback::rollback;
 pub use take_over::take_over;
+pub use withdraw::withdraw;
 
 use keyturn_proto::{RotationId, UnixMs, VersionId};
 

@@ -3,7 +3,7 @@
 use keyturn_proto::notify::Outcome;
 use keyturn_proto::{UnixMs, VersionId};
 
-use super::cancel::{compromised, withdraw};
+use super::cancel::{compromised, give_up};
 use super::draft::{Draft, conflict, fenced};
 use super::quorum::People;
 use super::table::{ClientEvent, RotationEvent, VersionEvent};
@@ -75,7 +75,7 @@ fn lose_quorum(
         change.rotations.push(rotation.clone());
         (rotation, change)
     } else {
-        withdraw(
+        give_up(
             family,
             rotation,
             RotationEvent::Expire,

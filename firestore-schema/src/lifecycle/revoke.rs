@@ -41,6 +41,7 @@ pub fn revoke(
         request_digest,
         state: ActionState::Done,
         outcome: None,
+        target_rotation_id: None,
         created_at: now,
         completed_at: Some(now),
     };
@@ -132,18 +133,34 @@ pub(super) fn revoke_versions(
     Ok(())
 }
 
-/// The answer to an id that was used before.
-pub(super) fn repeated(family: &Family, known: &Known, action: &ActionDoc) -> Option<ActionResult> {
+/// What an id was used for before.
+pub(super) enum Before {
+    /// The same request, and what was recorded of it.
+    Same(ActionDoc),
+    /// Another one.
+    Other,
+}
+
+/// Whether the id of `action` was used before.
+pub(super) fn before(known: &Known, action: &ActionDoc) -> Option<Before> {
     if known.rotation.is_some() {
-        return Some(ActionResult::IdReused);
+        return Some(Before::Other);
     }
     let found = known.action.as_ref()?;
     let same = found.request_digest == action.request_digest
         && found.client_id == action.client_id
         && found.action_type == action.action_type;
     Some(if same {
-        ActionResult::Repeat(Box::new(family.client.clone()))
+        Before::Same(found.clone())
     } else {
-        ActionResult::IdReused
+        Before::Other
+    })
+}
+
+/// The answer to an id that was used before.
+pub(super) fn repeated(family: &Family, known: &Known, action: &ActionDoc) -> Option<ActionResult> {
+    Some(match before(known, action)? {
+        Before::Same(_) => ActionResult::Repeat(Box::new(family.client.clone())),
+        Before::Other => ActionResult::IdReused,
     })
 }

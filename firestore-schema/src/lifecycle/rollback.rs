@@ -42,6 +42,7 @@ pub fn rollback(
         request_digest,
         state: ActionState::Done,
         outcome: None,
+        target_rotation_id: None,
         created_at: now,
         completed_at: Some(now),
     };

@@ -1,6 +1,6 @@
 //! Writing a change set: all of it, inside the caller's transaction.
 
-use keyturn_proto::{ClientId, UnixMs};
+use keyturn_proto::ClientId;
 use rusqlite::{Params, Transaction};
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use super::worker::Tx;
 use crate::audit::{self, Instance};
 use crate::documents::{
     ActionDoc, AdminDoc, AdminGroupDoc, AuditChainDoc, AuditEntry, AuditRecord, ClientDoc,
-    LeaseDoc, OutboxDoc, RotationDoc, RotationState, VersionDoc, VersionState,
+    LeaseDoc, NonceDoc, OutboxDoc, RotationDoc, RotationState, VersionDoc, VersionState,
 };
 use crate::fits;
 use crate::lifecycle::{Change, due};
@@ -168,16 +168,17 @@ pub(super) fn lease(tx: &Transaction<'_>, doc: &LeaseDoc) -> Result<()> {
 }
 
 /// Creates a nonce record; false if it was there.
-pub(super) fn nonce(
-    tx: &Transaction<'_>,
-    hash: &str,
-    owner: &str,
-    expires_at: UnixMs,
-) -> Result<bool> {
-    let sql = "INSERT INTO nonces (nonce_hash, owner_event, expires_at) VALUES (?1, ?2, ?3)
+pub(super) fn nonce(tx: &Transaction<'_>, doc: &NonceDoc) -> Result<bool> {
+    let sql = "INSERT INTO nonces (nonce_hash, owner_event, expires_at, refused) VALUES (?1, ?2, ?3, ?4)
         ON CONFLICT (nonce_hash) DO NOTHING";
-    let expires_at = fits::time("nonce", expires_at)?;
-    run(tx, sql, (hash, owner, ms(expires_at))).map(|rows| rows == 1)
+    let refused = doc.refused.as_ref();
+    let row = (
+        doc.nonce_hash.as_str(),
+        doc.owner_event.as_str(),
+        ms(fits::time("nonce", doc.expires_at)?),
+        refused.map(|doc| json("nonce", doc)).transpose()?,
+    );
+    run(tx, sql, row).map(|rows| rows == 1)
 }
 
 /// Seals records into their chains; `client` is the client that the same change writes, if any.

@@ -8,12 +8,15 @@ use super::load::ms;
 use super::open::SqliteStore;
 use super::worker::Tx;
 use super::{apply, error, load, timers};
-use crate::documents::{ActiveRotation, AdminDoc, AuditRecord, ClientDoc, OutboxDoc, RotationDoc};
+use crate::documents::{
+    ActiveRotation, AdminDoc, AuditRecord, ClientDoc, NonceDoc, OutboxDoc, RotationDoc,
+};
 use crate::lifecycle::due::{self, Purged};
-use crate::lifecycle::{self, Verdict};
+use crate::lifecycle::{self, Known, Verdict};
 use crate::store::{
-    AckResult, ActionResult, BurnNonce, Burned, Cancel, Due, Lease, Prepare, RecordAck, Reserve,
-    Reserved, Result, Revoke, Rollback, SecretStore, StoreError, WithdrawnAfter,
+    AckResult, ActionResult, Asked, BurnNonce, Burned, Cancel, Decided, Decision, Due, Lease,
+    Prepare, RecordAck, Refuse, Reserve, Reserved, Result, Revoke, Rollback, SecretStore,
+    StoreError, Withdraw, Withdrawn, WithdrawnAfter,
 };
 
 /// Commits a verdict's change set and hands out its answer.
@@ -27,7 +30,13 @@ impl SecretStore for SqliteStore {
     async fn burn_nonce(&self, burn: BurnNonce) -> Result<Burned> {
         self.writer
             .write(move |tx| {
-                if apply::nonce(tx, &burn.nonce_hash, &burn.owner_event, burn.expires_at)? {
+                let used = NonceDoc {
+                    nonce_hash: burn.nonce_hash.clone(),
+                    owner_event: burn.owner_event.clone(),
+                    expires_at: burn.expires_at,
+                    refused: None,
+                };
+                if apply::nonce(tx, &used)? {
                     apply::audit(tx, tx.instance, vec![burn.audit], None)?;
                     return Ok(Burned::Fresh);
                 }
@@ -55,13 +64,54 @@ impl SecretStore for SqliteStore {
         lock_ms: u64,
         now: UnixMs,
         audit: AuditRecord,
+        refuses: Option<Refuse>,
     ) -> Result<AdminDoc> {
         self.writer
             .write(move |tx| {
                 let admin =
                     load::admin(tx, &npub)?.ok_or(StoreError::NotFound { what: "admin" })?;
+                if let Some(refuse) = &refuses
+                    && !apply::nonce(tx, &refuse.document())?
+                {
+                    return Ok(admin);
+                }
                 let verdict = lifecycle::totp_failed(admin, max_failures, lock_ms, now, audit)?;
                 settle(tx, verdict)
+            })
+            .await
+    }
+
+    async fn record(&self, decisions: Vec<Decision>) -> Result<()> {
+        self.writer
+            .write(move |tx| {
+                let mut records = Vec::with_capacity(decisions.len());
+                for Decision { audit, refuses } in decisions {
+                    let news = match refuses {
+                        Some(refuse) => apply::nonce(tx, &refuse.document())?,
+                        None => true,
+                    };
+                    records.extend(news.then_some(audit));
+                }
+                apply::audit(tx, tx.instance, records, None)
+            })
+            .await
+    }
+
+    async fn decided(&self, asked: &[Asked]) -> Result<Vec<Decided>> {
+        let asked = asked.to_vec();
+        self.reader
+            .read(move |tx| {
+                let decided = asked.iter().map(|Asked { event_id, operation }| {
+                    let refusal = load::nonce(tx, &NonceDoc::refusal_id(event_id))?;
+                    Ok(Decided {
+                        refused: refusal.and_then(|doc| doc.refused),
+                        known: match operation {
+                            Some(id) => load::known(tx, id)?,
+                            None => Known::default(),
+                        },
+                    })
+                });
+                decided.collect()
             })
             .await
     }
@@ -125,11 +175,26 @@ impl SecretStore for SqliteStore {
         self.writer
             .write(move |tx| {
                 let (rotation, family) = load::rotation_and_family(tx, &cancel.rotation_id)?;
-                let admin = match &cancel.totp_step {
+                settle(tx, lifecycle::cancel(family, rotation, cancel)?)
+            })
+            .await
+    }
+
+    async fn withdraw(&self, withdraw: Withdraw) -> Result<Withdrawn> {
+        self.writer
+            .write(move |tx| {
+                let known = load::known(tx, &withdraw.action_id)?;
+                let family = load::family(tx, &withdraw.client_id)?;
+                let found = match &withdraw.target {
+                    Some(id) => load::rotation(tx, id)?,
+                    None => load::active(tx, &family.client)?,
+                };
+                let admin = match &withdraw.totp_step {
                     Some((npub, _)) => load::admin(tx, npub)?,
                     None => None,
                 };
-                let verdict = lifecycle::cancel(family, rotation, admin.as_ref(), cancel)?;
+                let verdict =
+                    lifecycle::withdraw(family, known, found, admin.as_ref(), withdraw)?;
                 settle(tx, verdict)
             })
             .await

@@ -7,7 +7,8 @@ use serde::de::DeserializeOwned;
 use super::error;
 use crate::damage;
 use crate::documents::{
-    ActionDoc, AdminDoc, AdminGroupDoc, AuditChainDoc, ClientDoc, LeaseDoc, RotationDoc, VersionDoc,
+    ActionDoc, AdminDoc, AdminGroupDoc, AuditChainDoc, ClientDoc, LeaseDoc, NonceDoc, RotationDoc,
+    VersionDoc,
 };
 use crate::lifecycle::{Family, Known, People};
 use crate::store::{Result, StoreError, Stored};
@@ -154,6 +155,15 @@ pub(super) fn active(tx: &Transaction<'_>, client: &ClientDoc) -> Result<Option<
     rotation(tx, &active.rotation_id)?
         .ok_or(StoreError::Damaged { what: "client" })
         .map(Some)
+}
+
+/// A nonce record, which has columns only, as its document.
+pub(super) const NONCE: &str = "json_object('nonce_hash', nonce_hash, 'owner_event', owner_event, 'expires_at', expires_at, 'refused', json(refused))";
+
+/// What was used, or refused, under this hash.
+pub(super) fn nonce(tx: &Transaction<'_>, hash: &str) -> Result<Option<NonceDoc>> {
+    let sql = format!("SELECT {NONCE} FROM nonces WHERE nonce_hash = ?1");
+    one(tx, "nonce", &sql, [hash])
 }
 
 /// What was recorded before under this id.

@@ -17,6 +17,7 @@ const STEPS: &[Step] = &[
     Step::Sql(DEVICES),
     Step::Sql(APPROLE),
     Step::Sql(WITHDRAWN),
+    Step::Sql(REFUSED),
 ];
 
 enum Step {
@@ -185,6 +186,9 @@ ALTER TABLE outbox ADD COLUMN withdrawn_at INTEGER;
 CREATE INDEX outbox_kept ON outbox (event_id) WHERE withdrawn_at IS NULL;
 CREATE INDEX outbox_withdrawn ON outbox (withdrawn_at, event_id) WHERE withdrawn_at IS NOT NULL;
 ";
+
+/// How an event was refused, beside what was used once.
+const REFUSED: &str = "ALTER TABLE nonces ADD COLUMN refused TEXT;";
 
 /// Why a file's schema cannot be used.
 #[derive(Debug)]

@@ -10,7 +10,6 @@ use crate::collections::{
     ACTIONS, ADMINS, APPROLE_ROLES, APPROLE_SECRET_IDS, AUDIT, CHAINS, CLIENTS, DEVICES, GROUPS,
     LEASES, NONCES, OUTBOX, ROTATIONS,
 };
-use crate::documents::NonceDoc;
 use crate::store::{Result, StoreError};
 use crate::transfer::{Import, Item, Page, Transfer, item_of};
 
@@ -35,10 +34,6 @@ fn table(collection: &str) -> Result<(&'static str, &'static str)> {
         _ => return Err(StoreError::Damaged { what: "collection" }),
     })
 }
-
-/// A nonce has columns only.
-const NONCE: &str =
-    "json_object('nonce_hash', nonce_hash, 'owner_event', owner_event, 'expires_at', expires_at)";
 
 fn parse<T: DeserializeOwned>(what: &'static str, json: &str) -> Result<T> {
     serde_json::from_str(json).map_err(|_| StoreError::Damaged { what })
@@ -65,7 +60,8 @@ fn page(
         ),
         NONCES => (
             format!(
-                "SELECT nonce_hash, {NONCE} FROM nonces WHERE nonce_hash > ?1 AND ?2 = '' ORDER BY nonce_hash LIMIT ?3"
+                "SELECT nonce_hash, {} FROM nonces WHERE nonce_hash > ?1 AND ?2 = '' ORDER BY nonce_hash LIMIT ?3",
+                load::NONCE
             ),
             after,
             "",
@@ -117,10 +113,7 @@ fn in_place_of(tx: &Transaction<'_>, item: &Item) -> Result<Option<Item>> {
         }
         Item::Rotation(doc) => load::rotation(tx, &doc.rotation_id)?.map(Item::Rotation),
         Item::Action(doc) => at(tx, ACTIONS, doc.action_id.as_str())?.map(Item::Action),
-        Item::Nonce(doc) => {
-            let sql = format!("SELECT {NONCE} FROM nonces WHERE nonce_hash = ?1");
-            load::one::<NonceDoc>(tx, NONCES, &sql, [&doc.nonce_hash])?.map(Item::Nonce)
-        }
+        Item::Nonce(doc) => load::nonce(tx, &doc.nonce_hash)?.map(Item::Nonce),
         Item::Device(doc) => at(tx, DEVICES, doc.device_id.as_str())?.map(Item::Device),
         Item::AppRole(doc) => at(tx, APPROLE_ROLES, &doc.role)?.map(Item::AppRole),
         Item::SecretId(doc) => {
@@ -141,9 +134,7 @@ fn create(tx: &Transaction<'_>, item: &Item) -> Result<()> {
         Item::Version(doc) => apply::version(tx, doc),
         Item::Rotation(doc) => apply::rotation(tx, doc),
         Item::Action(doc) => apply::action(tx, doc),
-        Item::Nonce(doc) => {
-            apply::nonce(tx, &doc.nonce_hash, &doc.owner_event, doc.expires_at).map(drop)
-        }
+        Item::Nonce(doc) => apply::nonce(tx, doc).map(drop),
         Item::Device(doc) => devices::put(tx, doc),
         Item::AppRole(doc) => approle::put_role(tx, doc),
         Item::SecretId(doc) => approle::add(tx, doc).map(drop),

@@ -270,7 +270,7 @@ async fn no_wrong_code_and_no_record_is_lost() {
         for _ in 0..ROUNDS {
             let record = audit("totp.wrong", NOW);
             store
-                .totp_failed(npub(REQUESTER), u32::MAX, 1, NOW, record)
+                .totp_failed(npub(REQUESTER), u32::MAX, 1, NOW, record, None)
                 .await
                 .unwrap();
             store.append(audit("request.refused", NOW)).await.unwrap();

@@ -247,7 +247,7 @@ impl Model {
                 let mut cancel = fixture::cancel(&rotation.rotation_id, outcome, now);
                 cancel.fence = Some(self.fence());
                 cancel.only_if = only_if.as_ref().and_then(|index| self.holder(index));
-                lifecycle::cancel(self.family(), rotation, None, cancel).map(change)
+                lifecycle::cancel(self.family(), rotation, cancel).map(change)
             }
             Command::Retire { version } => {
                 let id = self.version(version);

@@ -193,7 +193,6 @@ async fn withdraw(
                 attempt: rotation.attempt,
                 fence: rotation.fence,
             }),
-            totp_step: None,
             retention_ms: 0,
             fence: None,
             now,
