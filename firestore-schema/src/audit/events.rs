@@ -102,6 +102,10 @@ pub const EVENTS: &[(&str, &[Event])] = &[
                 "rotation.canceled",
                 "withdrawn: by an admin, the operator, or the relay (`reader.revoked`: somebody can read the pending secret who may not any more)",
             ),
+            change(
+                "rotation.canceled_before",
+                "an admin asked to withdraw what another request had withdrawn",
+            ),
             change("rotation.expired", "the ack deadline passed"),
             change(
                 "rotation.revoked",

@@ -171,8 +171,14 @@ async fn a_repeat_needs_no_second_totp_step(w: World) {
 async fn wrong_codes_lock_and_a_right_one_resets(w: World) {
     w.settle().await;
     let fail = |now| {
-        w.store
-            .totp_failed(npub(REQUESTER), 3, 60_000, now, audit("totp.wrong", now), None)
+        w.store.totp_failed(
+            npub(REQUESTER),
+            3,
+            60_000,
+            now,
+            audit("totp.wrong", now),
+            None,
+        )
     };
     assert_eq!(fail(NOW).await.unwrap().totp.unwrap().failures, 1);
     assert_eq!(fail(NOW).await.unwrap().totp.unwrap().locked_until, None);

@@ -44,7 +44,12 @@ pub(super) async fn record(turn: &Turn<'_>, decisions: &[Decision]) -> Result<()
             if let Some(refuse) = refuses {
                 let document = refuse.document();
                 let known = reading.seen(&document.path()?).flatten().is_some();
-                if known || also.nonces.iter().any(|other| other.nonce_hash == document.nonce_hash) {
+                if known
+                    || also
+                        .nonces
+                        .iter()
+                        .any(|other| other.nonce_hash == document.nonce_hash)
+                {
                     continue;
                 }
                 also.nonces.push(document);
@@ -62,7 +67,11 @@ pub(super) async fn record(turn: &Turn<'_>, decisions: &[Decision]) -> Result<()
 pub(super) async fn decided(turn: &Turn<'_>, asked: &[Asked]) -> Result<Vec<Decided>> {
     let mut reading = turn.read();
     let mut wanted = Vec::new();
-    for Asked { event_id, operation } in asked {
+    for Asked {
+        event_id,
+        operation,
+    } in asked
+    {
         wanted.push(Path::nonce(&NonceDoc::refusal_id(event_id))?);
         if let Some(id) = operation {
             wanted.extend([Path::rotation(id)?, Path::action(id)?]);
@@ -70,7 +79,11 @@ pub(super) async fn decided(turn: &Turn<'_>, asked: &[Asked]) -> Result<Vec<Deci
     }
     reading.fetch(wanted).await?;
     let mut decided = Vec::with_capacity(asked.len());
-    for Asked { event_id, operation } in asked {
+    for Asked {
+        event_id,
+        operation,
+    } in asked
+    {
         let refusal: Option<NonceDoc> = reading
             .get(Path::nonce(&NonceDoc::refusal_id(event_id))?)
             .await?;

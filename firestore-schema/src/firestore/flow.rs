@@ -3,9 +3,9 @@
 use async_trait::async_trait;
 use keyturn_proto::{ClientId, Npub, RotationId, UnixMs, VersionId};
 
+use super::apply::Also;
 use super::load;
 use super::open::FirestoreStore;
-use super::apply::Also;
 use super::outbox;
 use super::paths::Path;
 use super::stored::Document;

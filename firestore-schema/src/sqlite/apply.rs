@@ -169,7 +169,8 @@ pub(super) fn lease(tx: &Transaction<'_>, doc: &LeaseDoc) -> Result<()> {
 
 /// Creates a nonce record; false if it was there.
 pub(super) fn nonce(tx: &Transaction<'_>, doc: &NonceDoc) -> Result<bool> {
-    let sql = "INSERT INTO nonces (nonce_hash, owner_event, expires_at, refused) VALUES (?1, ?2, ?3, ?4)
+    let sql =
+        "INSERT INTO nonces (nonce_hash, owner_event, expires_at, refused) VALUES (?1, ?2, ?3, ?4)
         ON CONFLICT (nonce_hash) DO NOTHING";
     let refused = doc.refused.as_ref();
     let row = (

@@ -101,16 +101,21 @@ impl SecretStore for SqliteStore {
         let asked = asked.to_vec();
         self.reader
             .read(move |tx| {
-                let decided = asked.iter().map(|Asked { event_id, operation }| {
-                    let refusal = load::nonce(tx, &NonceDoc::refusal_id(event_id))?;
-                    Ok(Decided {
-                        refused: refusal.and_then(|doc| doc.refused),
-                        known: match operation {
-                            Some(id) => load::known(tx, id)?,
-                            None => Known::default(),
-                        },
-                    })
-                });
+                let decided = asked.iter().map(
+                    |Asked {
+                         event_id,
+                         operation,
+                     }| {
+                        let refusal = load::nonce(tx, &NonceDoc::refusal_id(event_id))?;
+                        Ok(Decided {
+                            refused: refusal.and_then(|doc| doc.refused),
+                            known: match operation {
+                                Some(id) => load::known(tx, id)?,
+                                None => Known::default(),
+                            },
+                        })
+                    },
+                );
                 decided.collect()
             })
             .await
@@ -193,8 +198,7 @@ impl SecretStore for SqliteStore {
                     Some((npub, _)) => load::admin(tx, npub)?,
                     None => None,
                 };
-                let verdict =
-                    lifecycle::withdraw(family, known, found, admin.as_ref(), withdraw)?;
+                let verdict = lifecycle::withdraw(family, known, found, admin.as_ref(), withdraw)?;
                 settle(tx, verdict)
             })
             .await

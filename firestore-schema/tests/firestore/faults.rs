@@ -266,7 +266,9 @@ async fn a_lost_commit_that_others_overtook_is_judged_again() {
         }
         let record = audit("totp.wrong", NOW);
         let npub = npub(REQUESTER);
-        other.totp_failed(npub, u32::MAX, 1, NOW, record, None).await
+        other
+            .totp_failed(npub, u32::MAX, 1, NOW, record, None)
+            .await
     });
     assert_eq!(theirs.unwrap().totp.unwrap().failures, 1);
     assert_eq!(ours, Ok(2));

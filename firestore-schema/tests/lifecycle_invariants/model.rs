@@ -60,6 +60,10 @@ pub enum Command {
         expired: bool,
         only_if: Option<prop::sample::Index>,
     },
+    Withdraw {
+        action: u32,
+        target: Option<u32>,
+    },
     Retire {
         version: prop::sample::Index,
     },
@@ -106,6 +110,7 @@ pub fn command() -> impl Strategy<Value = Command> {
             .prop_map(|(id, by, proven, version)| Command::Ack { id, by, proven, version }),
         3 => id().prop_map(|id| Command::Promote { id }),
         2 => (id(), any::<bool>(), maybe(0.4)).prop_map(|(id, expired, only_if)| Command::Cancel { id, expired, only_if }),
+        2 => (id(), prop::option::of(id())).prop_map(|(action, target)| Command::Withdraw { action: action + 3, target }),
         3 => index().prop_map(|version| Command::Retire { version }),
         2 => (id(), prop::option::of(id())).prop_map(|(action, target)| Command::Rollback { action: action + 3, target }),
         1 => (id(), maybe(0.8)).prop_map(|(action, version)| Command::Revoke { action: action + 3, version }),
@@ -248,6 +253,22 @@ impl Model {
                 cancel.fence = Some(self.fence());
                 cancel.only_if = only_if.as_ref().and_then(|index| self.holder(index));
                 lifecycle::cancel(self.family(), rotation, cancel).map(change)
+            }
+            Command::Withdraw { action, target } => {
+                let target = target.map(operation);
+                let mut withdraw = fixture::withdraw(&operation(*action), target.as_ref(), now);
+                withdraw.fence = self.fence();
+                let known = self.known(&withdraw.action_id);
+                let decided = known.action.is_some() || known.rotation.is_some();
+                let found = match &target {
+                    Some(id) => self.rotations.get(id).cloned(),
+                    None => self.active(),
+                };
+                let verdict = lifecycle::withdraw(self.family(), known, found, None, withdraw)?;
+                if decided {
+                    assert_eq!(verdict.change, Change::default(), "decided twice");
+                }
+                Ok(verdict.change)
             }
             Command::Retire { version } => {
                 let id = self.version(version);
