@@ -255,6 +255,16 @@ impl Member {
         lazily(&mut self.db, |db| events::inbox_done(db, id))
     }
 
+    /// As [`Self::inbox_done`], by the events that the rows came from.
+    pub fn inbox_answered(&mut self, events: &[EventId]) -> Result<(), StoreError> {
+        lazily(&mut self.db, |db| events::inbox_answered(db, events))
+    }
+
+    /// Deletes the oldest inbox rows of every leaf that has more than `keep`, so that none can fill the inbox. Returns the sender and event of each.
+    pub fn trim_inbox(&mut self, keep: u32) -> Result<Vec<(PublicKey, EventId)>, StoreError> {
+        lazily(&mut self.db, |db| events::trim_inbox(db, keep))
+    }
+
     /// Welcomes whose commit was accepted and that were not marked as sent yet.
     pub fn released_welcomes(&self) -> Result<Vec<PendingWelcome>, StoreError> {
         outbox::released_welcomes(&self.db)

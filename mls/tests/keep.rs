@@ -444,6 +444,48 @@ fn the_inbox_survives_a_kill_between_opening_and_handling() {
 }
 
 #[test]
+fn rows_go_by_their_events_and_no_leaf_keeps_more_than_its_share() {
+    let mut clock = Clock::start();
+    let (mut peers, group) = group(3, 1, &mut clock);
+    let mut says = |from: usize, n: usize| {
+        let event = peers[from].say(&group, &format!("{{\"request\":{n}}}"), &clock);
+        let got = peers[2].receive(&event, clock.live(), &mut |message: &AppMessage| {
+            Disposition::Inbox(message.body.to_vec())
+        });
+        assert!(matches!(
+            &got.unwrap()[..],
+            [Inbound::Message { inbox: Some(_), .. }]
+        ));
+        event.id
+    };
+    let ids: Vec<_> = [0, 1, 0, 0, 0, 1]
+        .into_iter()
+        .enumerate()
+        .map(|(n, from)| says(from, n))
+        .collect();
+    let left = |peers: &[common::Peer]| -> Vec<_> {
+        let rows = peers[2].inbox().unwrap();
+        rows.into_iter().map(|row| row.event_id).collect()
+    };
+    assert_eq!(left(&peers), ids);
+    let unknown = nostr::EventId::all_zeros();
+    peers[2].inbox_answered(&[ids[2], unknown]).unwrap();
+    assert_eq!(left(&peers), [ids[0], ids[1], ids[3], ids[4], ids[5]]);
+    // The oldest go, each leaf's for itself.
+    let trimmed = peers[2].trim_inbox(2).unwrap();
+    assert_eq!(trimmed, [(peers[0].npub(), ids[0])]);
+    assert_eq!(left(&peers), [ids[1], ids[3], ids[4], ids[5]]);
+    assert_eq!(peers[2].trim_inbox(2).unwrap(), []);
+    let mut trimmed = peers[2].trim_inbox(1).unwrap();
+    trimmed.sort_by_key(|(_, event)| ids.iter().position(|id| id == event));
+    assert_eq!(
+        trimmed,
+        [(peers[1].npub(), ids[1]), (peers[0].npub(), ids[3])]
+    );
+    assert_eq!(left(&peers), [ids[4], ids[5]]);
+}
+
+#[test]
 fn the_database_is_private_and_opens_only_with_its_key_for_its_npub_and_once() {
     use std::os::unix::fs::PermissionsExt as _;
     let mut peer = Peer::new();

@@ -210,6 +210,36 @@ pub(crate) fn inbox(db: &Connection, after: i64, limit: u32) -> Result<Vec<Inbox
     .collect()
 }
 
+/// Deletes the rows of these events; those that have none are passed over.
+pub(crate) fn inbox_answered(db: &Connection, events: &[EventId]) -> Result<(), StoreError> {
+    let mut delete = db.prepare_cached("DELETE FROM inbox WHERE event_id = ?1")?;
+    for event in events {
+        delete.execute(params![event.as_bytes()])?;
+    }
+    Ok(())
+}
+
+/// Deletes all but the newest `keep` rows of each signature key; whose they were, and their events.
+pub(crate) fn trim_inbox(
+    db: &Connection,
+    keep: u32,
+) -> Result<Vec<(PublicKey, EventId)>, StoreError> {
+    db.prepare_cached(
+        "DELETE FROM inbox WHERE id IN (
+             SELECT id FROM (
+                 SELECT id, ROW_NUMBER() OVER (PARTITION BY signature_key ORDER BY id DESC) AS place FROM inbox
+             ) WHERE place > ?1
+         ) RETURNING sender, event_id",
+    )?
+    .query_and_then(params![keep], |row| {
+        Ok((
+            npub(&row.get::<_, Vec<u8>>(0)?)?,
+            event_id(&row.get::<_, Vec<u8>>(1)?)?,
+        ))
+    })?
+    .collect()
+}
+
 pub(crate) fn inbox_done(db: &Connection, id: i64) -> Result<bool, StoreError> {
     Ok(db.execute("DELETE FROM inbox WHERE id = ?1", params![id])? > 0)
 }
