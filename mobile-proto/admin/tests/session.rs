@@ -542,3 +542,69 @@ fn key_packages_of_one_second_replace_one_another() {
         assert_eq!(kept, [last.unwrap()]);
     });
 }
+
+/// With a quorum of one the last ack may overtake the answer to the request.
+#[test]
+fn a_rotation_that_is_over_before_it_is_said_to_be_accepted_is_over() {
+    run(async {
+        let world = World::new().await;
+        let (mut alice, mut bob, group) = world.assembled().await;
+        *world.service.temper.lock().unwrap() = Temper::Hasty;
+        let spec = ask(Action::Rotation, &group);
+        let reply = alice.request(spec, &Unsigned, soon()).await.unwrap();
+        // Whoever asked and whoever only listens hear of one end.
+        for session in [&mut alice, &mut bob] {
+            let done = session.await_done(&reply.action_id, soon()).await.unwrap();
+            let NotifyState::Done { outcome, .. } = done.body else {
+                panic!("{done:?}");
+            };
+            assert_eq!(outcome, Outcome::Promoted);
+        }
+    });
+}
+
+#[test]
+fn a_rotation_that_is_given_up_has_one_outcome_in_whichever_order_it_is_told() {
+    run(async {
+        let world = World::new().await;
+        let (mut alice, mut bob, group) = world.assembled().await;
+        for end_first in [false, true] {
+            *world.service.temper.lock().unwrap() = Temper::GivingUp { end_first };
+            let spec = ask(Action::Rotation, &group);
+            let id = keyturn_proto::RotationId::generate(keyturn_proto::UnixMs(
+                1_760_000_000_000 + u64::from(end_first),
+            ));
+            let id = id.unwrap();
+            let spec = RequestSpec {
+                action_id: Some(id.clone()),
+                ..spec
+            };
+            // No order leaves the requester waiting, or believing that there is a new secret.
+            match alice.request(spec, &Unsigned, soon()).await {
+                Err(RequestError::Refused { class, .. }) => {
+                    assert_eq!(class, ErrorClass::InternalError);
+                }
+                Ok(reply) => assert!(
+                    end_first
+                        && matches!(
+                            reply.answer.body,
+                            NotifyState::Done {
+                                outcome: Outcome::Canceled,
+                                ..
+                            }
+                        ),
+                    "{:?}",
+                    reply.answer
+                ),
+                Err(error) => panic!("{error}"),
+            }
+            for session in [&mut alice, &mut bob] {
+                let done = session.await_done(&id, soon()).await.unwrap();
+                let NotifyState::Done { outcome, .. } = done.body else {
+                    panic!("{done:?}");
+                };
+                assert_eq!(outcome, Outcome::Canceled);
+            }
+        }
+    });
+}

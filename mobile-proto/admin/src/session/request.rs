@@ -172,7 +172,9 @@ impl AdminSession {
         request.jwt_proof = proof.prove(&asked).await?;
         request.validate()?;
         let event = self.send(&group, &request, deadline).await?;
-        let answer = self.first_answer(&action_id, event, deadline).await?;
+        let answer = self
+            .first_answer(action, &action_id, event, deadline)
+            .await?;
         Ok(Reply {
             action_id,
             group,
@@ -301,8 +303,10 @@ impl AdminSession {
         Ok(sealed.event.id)
     }
 
+    /// A rotation may be over before we hear that it was accepted: then its end is the first answer, and stays for [`Self::await_done`].
     async fn first_answer(
         &mut self,
+        action: Action,
         action_id: &RotationId,
         event: EventId,
         deadline: Instant,
@@ -310,7 +314,22 @@ impl AdminSession {
         let event = event.to_hex();
         let wanted = |update: &Update| matches!(update, Update::Report { notify, .. } if answers(notify, action_id, &event));
         match self.wait_for(wanted, deadline).await? {
-            Some(Update::Report { notify, .. }) => not_refused(notify),
+            Some(Update::Report {
+                group,
+                from,
+                notify,
+            }) => {
+                let rotates = matches!(action, Action::Rotation | Action::Emergency);
+                if rotates && matches!(notify.body, NotifyState::Done { .. }) {
+                    let notify = notify.clone();
+                    self.updates.push_front(Update::Report {
+                        group,
+                        from,
+                        notify,
+                    });
+                }
+                not_refused(notify)
+            }
             _ => Err(RequestError::NoAnswer(action_id.clone())),
         }
     }

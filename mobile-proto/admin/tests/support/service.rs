@@ -46,6 +46,12 @@ pub struct Ledger {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Temper {
     Willing,
+    /// Says that a rotation is over, and only then that it was accepted.
+    Hasty,
+    /// Gives a rotation up: why in its answer, that it is over to everybody; in this order or the other.
+    GivingUp {
+        end_first: bool,
+    },
     Refusing(ErrorClass),
     Silent,
 }
@@ -287,7 +293,37 @@ impl Running {
                 };
                 return self.report(group, &reply(body)).await;
             }
-            Temper::Willing => {}
+            Temper::Hasty if *action_type == Action::Rotation => {
+                let promoted = ServiceNotify {
+                    in_reply_to: None,
+                    ..reply(done(Outcome::Promoted))
+                };
+                self.report(group, &promoted).await;
+                let accepted = NotifyState::Accepted {
+                    version_id: None,
+                    ack_deadline: None,
+                };
+                return self.report(group, &reply(accepted)).await;
+            }
+            Temper::GivingUp { end_first } if *action_type == Action::Rotation => {
+                let over = ServiceNotify {
+                    in_reply_to: None,
+                    ..reply(done(Outcome::Canceled))
+                };
+                let refused = reply(NotifyState::Refused {
+                    error: ErrorClass::InternalError,
+                    retry_after_ms: None,
+                });
+                let mut both = [refused, over];
+                if end_first {
+                    both.reverse();
+                }
+                for notify in both {
+                    self.report(group, &notify).await;
+                }
+                return;
+            }
+            Temper::Willing | Temper::Hasty | Temper::GivingUp { .. } => {}
         }
         match action_type {
             Action::Rotation | Action::Emergency => {
