@@ -104,7 +104,11 @@ pub const ALL: &[Collection] = &[
     ),
     closed(GROUPS, "admin-group.json", "Bindings of admin groups"),
     closed(OUTBOX, "outbox.json", "Sealed events: ciphertext"),
-    closed(NONCES, "nonce.json", "Used nonces"),
+    closed(
+        NONCES,
+        "nonce.json",
+        "What happens once: uses of nonces and codes, refusals of events",
+    ),
     closed(LEASES, "lease.json", "Who does the timed work"),
     closed(DEVICES, "device.json", "Devices that ask for a `secret_id`"),
     closed(

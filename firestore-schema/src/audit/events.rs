@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 pub enum With {
     /// In the transaction of the change that it tells of.
     Change,
-    /// In a transaction of its own: nothing else changes. A refusal stands whether or not it can be recorded; that it could not is counted and logged.
+    /// In a transaction of its own: nothing else changes but the mark that makes everybody refuse the same event.
     Alone,
 }
 
@@ -58,7 +58,7 @@ pub const EVENTS: &[(&str, &[Event])] = &[
             ),
             alone(
                 "request.refused_repeatedly",
-                "how many refusals were not recorded one by one",
+                "a flood: number, times, reason and digest of the refusals that have no record of their own",
             ),
             change(
                 "request.repeated",
@@ -197,7 +197,7 @@ pub const EVENTS: &[(&str, &[Event])] = &[
             alone("message.dropped", "a message that counts for nothing"),
             alone(
                 "member.refused_repeatedly",
-                "how many of one member's were not recorded one by one",
+                "the same for one member's acks and messages",
             ),
             alone("event.invalid", "an event of a served group that is none"),
             alone("event.kept", "an event that cannot be opened yet"),

@@ -1,14 +1,15 @@
-//! A store that counts its write commits: what an operation costs is asserted, not estimated.
+//! A store that counts its write commits: what an operation costs is asserted, not estimated. Its methods can be made to fail or to hang.
 //!
 //! Every method of the port that writes is one commit (see [`crate::store`]), so counting calls counts commits. Renewals of leases have nothing to
 //! do with any one operation and are counted apart.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use keyturn_proto::device::DeviceId;
 use keyturn_proto::{ClientId, Npub, RotationId, UnixMs, VersionId};
+use tokio::sync::watch;
 
 use crate::devices::documents::DeviceDoc;
 use crate::devices::store::{Answer, Change, DeviceStore};
@@ -19,7 +20,7 @@ use crate::documents::{
 use crate::store::{
     AckResult, ActionResult, Asked, AuditTrail, BurnNonce, Burned, Cancel, Decided, Decision, Due,
     Lease, Prepare, RecordAck, Refuse, Registry, Reserve, Reserved, Result, Revoke, Rollback,
-    SecretStore, Store, Stored, Withdraw, Withdrawn, WithdrawnAfter,
+    SecretStore, Store, StoreError, Stored, Withdraw, Withdrawn, WithdrawnAfter,
 };
 
 /// See the module.
@@ -27,7 +28,13 @@ use crate::store::{
 pub struct Counting {
     store: Arc<dyn Store>,
     commits: Arc<Mutex<BTreeMap<&'static str, u32>>>,
+    calls: Arc<Mutex<BTreeMap<&'static str, u32>>>,
+    failing: Arc<Mutex<BTreeSet<&'static str>>>,
+    held: Arc<Mutex<BTreeMap<&'static str, watch::Receiver<()>>>>,
 }
+
+/// While it lives, the method that it was got for does not go on.
+pub struct Held(#[expect(dead_code, reason = "its end is what is waited for")] watch::Sender<()>);
 
 impl Counting {
     /// Counts what goes to `store`.
@@ -36,24 +43,66 @@ impl Counting {
         Self {
             store,
             commits: Arc::default(),
+            calls: Arc::default(),
+            failing: Arc::default(),
+            held: Arc::default(),
         }
+    }
+
+    /// From now on this method fails and does nothing.
+    pub fn fail(&self, method: &'static str) {
+        lock(&self.failing).insert(method);
+    }
+
+    /// Nothing fails any more.
+    pub fn mend(&self) {
+        lock(&self.failing).clear();
+    }
+
+    /// This method does not go on before what is returned is dropped.
+    #[must_use]
+    pub fn hold(&self, method: &'static str) -> Held {
+        let (sender, receiver) = watch::channel(());
+        lock(&self.held).insert(method, receiver);
+        Held(sender)
+    }
+
+    /// How often a method was called, whether it reads or writes and however it ended.
+    #[must_use]
+    pub fn calls(&self, method: &str) -> u32 {
+        lock(&self.calls).get(method).copied().unwrap_or_default()
+    }
+
+    async fn enter(&self, method: &'static str) -> Result<()> {
+        *lock(&self.calls).entry(method).or_default() += 1;
+        let held = lock(&self.held).get(method).cloned();
+        if let Some(mut held) = held {
+            // Ends with an error, when the sender is dropped.
+            let _dropped = held.changed().await;
+        }
+        if lock(&self.failing).contains(method) {
+            return Err(StoreError::Unavailable {
+                cause: "the test said so",
+            });
+        }
+        Ok(())
     }
 
     /// Write commits since the last call, by method; without those of leases.
     #[must_use]
     pub fn take(&self) -> BTreeMap<&'static str, u32> {
-        let mut commits = std::mem::take(&mut *self.lock());
+        let mut commits = std::mem::take(&mut *lock(&self.commits));
         commits.remove("lease");
         commits
     }
 
     fn wrote(&self, what: &'static str) {
-        *self.lock().entry(what).or_default() += 1;
+        *lock(&self.commits).entry(what).or_default() += 1;
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, u32>> {
-        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 macro_rules! counted {
@@ -61,6 +110,7 @@ macro_rules! counted {
         #[async_trait]
         impl $port for Counting {
             $(async fn $name(&self, $($arg: $ty),*) -> Result<$out> {
+                self.enter(stringify!($name)).await?;
                 counted!(@$kind self $name);
                 self.store.$name($($arg),*).await
             })*

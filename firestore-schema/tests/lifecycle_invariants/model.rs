@@ -109,8 +109,8 @@ pub fn command() -> impl Strategy<Value = Command> {
         10 => (id(), 1u8..6, any::<bool>(), maybe(0.1))
             .prop_map(|(id, by, proven, version)| Command::Ack { id, by, proven, version }),
         3 => id().prop_map(|id| Command::Promote { id }),
-        2 => (id(), any::<bool>(), maybe(0.4)).prop_map(|(id, expired, only_if)| Command::Cancel { id, expired, only_if }),
-        2 => (id(), prop::option::of(id())).prop_map(|(action, target)| Command::Withdraw { action: action + 3, target }),
+        1 => (id(), any::<bool>(), maybe(0.4)).prop_map(|(id, expired, only_if)| Command::Cancel { id, expired, only_if }),
+        1 => (id(), prop::option::of(id())).prop_map(|(action, target)| Command::Withdraw { action: action + 3, target }),
         3 => index().prop_map(|version| Command::Retire { version }),
         2 => (id(), prop::option::of(id())).prop_map(|(action, target)| Command::Rollback { action: action + 3, target }),
         1 => (id(), maybe(0.8)).prop_map(|(action, version)| Command::Revoke { action: action + 3, version }),
