@@ -124,6 +124,11 @@ pub const WITHDRAWALS_FAILED: &str = "keyturn_withdrawals_failed_total";
 pub const ALARMS: &str = "keyturn_alarms_total";
 /// Audit records that could not be written.
 pub const AUDIT_FAILED: &str = "keyturn_audit_append_failed_total";
+/// Refusals that are counted and in no audit record yet, by `trail`: the word of their summaries. More than a few for longer than ten seconds means that the
+/// store does not take them.
+pub const UNWRITTEN_REFUSALS: &str = "keyturn_refusals_unwritten";
+/// Messages that a standby did not keep, because their sender had too many waiting.
+pub const INBOX_TRIMMED: &str = "keyturn_inbox_trimmed_total";
 /// Audit records left out because anybody can cause them.
 pub const JUNK_NOT_RECORDED: &str = "keyturn_junk_not_recorded_total";
 /// Due work that failed and is tried again.
@@ -224,6 +229,10 @@ const COUNTERS: [(&str, &str); 45] = [
     (ALARMS, "Conditions that need an operator, by reason"),
     (AUDIT_FAILED, "Audit records that could not be written"),
     (
+        INBOX_TRIMMED,
+        "Messages that a standby did not keep: their sender had too many waiting",
+    ),
+    (
         JUNK_NOT_RECORDED,
         "Audit records left out because anybody can cause them",
     ),
@@ -261,7 +270,7 @@ const COUNTERS: [(&str, &str); 45] = [
     ),
 ];
 
-const GAUGES: [(&str, &str); 7] = [
+const GAUGES: [(&str, &str); 8] = [
     (
         MIRROR_PEER_UP,
         "Whether a peer is connected and heard completely, by peer",
@@ -277,6 +286,10 @@ const GAUGES: [(&str, &str); 7] = [
     ),
     (INBOUND_QUEUE, "Events that wait for the core"),
     (LEASE_HELD, "Whether this instance holds the lease and acts"),
+    (
+        UNWRITTEN_REFUSALS,
+        "Refusals that are counted and in no audit record yet, by trail",
+    ),
     (
         DUE_LAG_SECONDS,
         "How long the oldest due work has been waiting",

@@ -5,8 +5,8 @@
 //! step, and the count of a wrong code: nothing else.
 //!
 //! Read the steps in that order, one file each. Beside them: [`challenge`] (issued to everybody, checked in `jwt`), `jws`, `jwk` and `jwks`
-//! (signature, keys, their cache), [`totp_seed`] (seeds at rest), `breaker` (who is not listened to), [`trail`] (which refusals are recorded
-//! one by one), [`recovery`] (judging again without proofs).
+//! (signature, keys, their cache), [`totp_seed`] (seeds at rest), `breaker` (who is not listened to), [`trail`] (how refusals are recorded),
+//! [`recovery`] (judging again without proofs).
 
 mod breaker;
 pub mod challenge;
@@ -34,22 +34,23 @@ pub mod totp_seed;
 pub mod trail;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use keyturn_proto::nonce::Challenge;
-use keyturn_proto::{ClientId, RotationId, ServiceRequest, UnixMs, canonical};
+use keyturn_proto::{ClientId, ErrorClass, RotationId, ServiceRequest, UnixMs, canonical};
 use keyturn_store::documents::{Actor, AuditRecord};
-use keyturn_store::store::Store;
+use keyturn_store::store::{Decision, Refuse, Store};
 
 pub use challenge::{ChallengeKey, Challenger, NoRandomness};
 pub use jwks::{IssuerReport, JwksError, examine as examine_issuer};
 pub use membership::Leaf;
 pub use opened::{GroupContext, Opened};
-pub use permit::{Permit, Refusal};
+pub use permit::{NotAdmitted, Permit, Refusal};
 pub use request::hints;
 pub use settings::Settings;
 pub use totp_seed::SeedKey;
 
-use crate::metrics::{AUDIT_FAILED, REFUSALS, REQUESTS};
+use crate::metrics::{REFUSALS, REQUESTS};
 use refused::Refused;
 
 /// The secret keys that admission works with.
@@ -86,7 +87,7 @@ impl Admission {
             seed_key: totp_seed,
             jwks: jwks::Jwks::new(&settings.issuer)?,
             limits: limits::Limits::new(settings.limits),
-            trail: trail::Trail::default(),
+            trail: trail::Trail::new(Arc::clone(&store)),
             store,
             settings,
         })
@@ -108,13 +109,13 @@ impl Admission {
         self.jwks.probe(now).await
     }
 
-    /// Judges one request. A refusal is already audited and counted when this returns.
+    /// Judges one request. A refusal is already audited and counted when this returns it.
     ///
     /// Dropping the future half-way is safe: the same event judged again finds the uses it recorded.
     ///
     /// # Errors
-    /// The [`Refusal`] to answer; [`hints`] say whom and about what.
-    pub async fn admit(&self, opened: &Opened, now: UnixMs) -> Result<Permit, Refusal> {
+    /// [`NotAdmitted`]: the [`Refusal`] to answer ([`hints`] say whom and about what), or that it is to be judged again.
+    pub async fn admit(&self, opened: &Opened, now: UnixMs) -> Result<Permit, NotAdmitted> {
         match self.judge(opened, now).await {
             Ok(permit) => {
                 let action = permit.action().as_str();
@@ -123,8 +124,8 @@ impl Admission {
                 Ok(permit)
             }
             Err(refused) => {
-                self.refused(opened, &refused, now).await;
-                Err(refused.refusal)
+                self.refused(opened, &refused, now).await?;
+                Err(NotAdmitted::Refused(refused.refusal))
             }
         }
     }
@@ -175,47 +176,74 @@ impl Admission {
         Ok(permit(opened, request, member, &proof, totp_step, terms))
     }
 
-    /// Counts and audits a refusal.
-    async fn refused(&self, opened: &Opened, refused: &Refused, now: UnixMs) {
+    /// Audits and counts a refusal.
+    async fn refused(
+        &self,
+        opened: &Opened,
+        refused: &Refused,
+        now: UnixMs,
+    ) -> Result<(), NotAdmitted> {
         let Refusal {
             class,
             reason,
             retry_after_ms: _,
         } = refused.refusal;
+        let logged = if refused.audited {
+            true
+        } else {
+            let decision = Decision {
+                audit: record(opened, reason, hints(opened), now),
+                refuses: Some(refuse(opened, class, reason, now)),
+            };
+            let (sender, event) = (opened.sender, &opened.event_id);
+            if PAUSES.contains(&reason) {
+                self.trail.note(sender, reason, event, decision, now).await
+            } else {
+                let recorded = if class == ErrorClass::InternalError {
+                    // No breaker counts what is our failure.
+                    let trail = &self.trail;
+                    trail
+                        .decide_within(sender, reason, event, decision, now)
+                        .await
+                } else {
+                    self.trail.decide(decision).await.map(|()| true)
+                };
+                recorded.map_err(|_| NotAdmitted::Unrecorded)?
+            }
+        };
         let action = request::action(opened);
         metrics::counter!(REQUESTS, "action" => action, "result" => class.as_str()).increment(1);
         metrics::counter!(REFUSALS, "reason" => reason).increment(1);
         self.limits.note(&opened.leaf_signature_key, refused, now);
-        let records = if refused.audited {
-            Vec::new()
-        } else {
-            let record = record(opened, reason, hints(opened), now);
-            self.trail.admit(opened.sender, reason, record, now)
-        };
         // The log follows the trail: a flood fills neither.
-        if refused.audited || !records.is_empty() {
+        if logged {
             tracing::info!(
                 class = class.as_str(), reason, sender = %opened.sender, group = opened.group.alias,
                 event = opened.event_id, "request refused"
             );
         }
-        self.append(records).await;
+        Ok(())
     }
 
-    /// Writes the counts of refusals that were not recorded one by one ([`trail`]). Call it now and then, and with `all` at shutdown.
+    /// Writes the summaries of refusals that have no record of their own ([`trail`]). Call it now and then, and with `all` at shutdown.
     pub async fn flush_trail(&self, now: UnixMs, all: bool) {
-        self.append(self.trail.drain(now, all)).await;
+        self.trail.flush(now, all).await;
     }
+}
 
-    /// A refusal stands whether or not it could be recorded; that it could not is an alarm of its own.
-    async fn append(&self, records: Vec<AuditRecord>) {
-        for record in records {
-            let reason = record.reason.clone();
-            if let Err(error) = self.store.append(record).await {
-                metrics::counter!(AUDIT_FAILED).increment(1);
-                tracing::error!(%error, reason, "a refusal could not be recorded in the audit trail");
-            }
-        }
+/// How long a refused event stays refused: as long as stored events are looked at again (marmot.md), and a message that was opened can wait.
+const REFUSED_FOR: Duration = Duration::from_secs(45 * 86_400);
+
+/// Refusals of a sender, or of everybody, that is not listened to: nothing was judged, and nothing else limits how many there are.
+pub(crate) const PAUSES: [&str; 2] = ["limits.breaker_open", "limits.global_breaker_open"];
+
+/// What makes every instance refuse the event that was refused.
+pub(crate) fn refuse(opened: &Opened, class: ErrorClass, reason: &str, now: UnixMs) -> Refuse {
+    Refuse {
+        event_id: opened.event_id.clone(),
+        class,
+        reason: reason.to_owned(),
+        expires_at: now.plus(REFUSED_FOR),
     }
 }
 

@@ -106,6 +106,15 @@ pub struct Refusal {
     pub retry_after_ms: Option<u64>,
 }
 
+/// Why a request got no permit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotAdmitted {
+    /// It was refused, and that is recorded.
+    Refused(Refusal),
+    /// It would be refused, but that could not be recorded: nobody is told, and it is judged again.
+    Unrecorded,
+}
+
 #[cfg(test)]
 impl Permit {
     /// A permit without any proof, for tests of what comes after admission.

@@ -2,12 +2,13 @@
 //! policy says which.
 //!
 //! A code counts within one step around the time of receipt, and each step once: its use is recorded create-once here, for every action, and
-//! the reserve transaction moves `last_step` on. A wrong code is counted, and locks, in one transaction with its audit record.
+//! the reserve transaction moves `last_step` on. A wrong code is counted, and locks, in one transaction with its audit record
+//! and the refusal of its event.
 
 use std::time::Duration;
 
 use keyturn_proto::canonical::length_prefixed;
-use keyturn_proto::{Npub, ServiceRequest, UnixMs};
+use keyturn_proto::{ErrorClass, Npub, ServiceRequest, UnixMs};
 use keyturn_store::documents::{AdminDoc, AuditRecord};
 use keyturn_store::store::{BurnNonce, Burned, Store};
 use sha2::{Digest as _, Sha256};
@@ -21,6 +22,8 @@ use super::totp_seed::{STEP_SECS, SeedKey};
 /// How long the use of a step is remembered; its code is dead after two minutes.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 
+/// Why a wrong code is refused.
+const WRONG: &str = "totp.wrong";
 /// The audit word of a use.
 const USED: &str = "totp.used";
 
@@ -96,10 +99,16 @@ impl SecondFactor<'_> {
                 self.settings.max_failures,
                 u64::try_from(self.settings.lock.as_millis()).unwrap_or(u64::MAX),
                 now,
-                audit("totp.wrong"),
+                audit(WRONG),
+                Some(super::refuse(
+                    self.opened,
+                    ErrorClass::UnauthorizedRequest,
+                    WRONG,
+                    now,
+                )),
             )
             .await?;
-        let refused = Refused::unauthorized("totp.wrong").audited();
+        let refused = Refused::unauthorized(WRONG).audited();
         Err(
             match after
                 .totp

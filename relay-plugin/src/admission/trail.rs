@@ -190,6 +190,33 @@ impl Trail {
         }
     }
 
+    /// As [`Self::decide`], for what no other limit bounds: where there is no room for a record of its own it is counted instead. Returns whether it has one.
+    ///
+    /// # Errors
+    /// As [`Self::decide`].
+    pub async fn decide_within(
+        &self,
+        sender: Npub,
+        reason: &'static str,
+        event: &str,
+        decision: Decision,
+        now: UnixMs,
+    ) -> Result<bool, StoreError> {
+        let key = self.key(sender, reason, now);
+        if !self.has_room(key, now) {
+            self.count(key, event, now);
+            return Ok(false);
+        }
+        let written = self.decide(decision).await;
+        if written.is_err()
+            && let Some(seen) = self.state().seen.get_mut(&key)
+        {
+            // It comes again.
+            seen.written = seen.written.saturating_sub(1);
+        }
+        written.map(|()| true)
+    }
+
     /// Writes the summaries of what has no record of its own; with `all` (at shutdown) also if the last ones are not [`EVERY`] old. What cannot be written
     /// stays and is tried again.
     pub async fn flush(&self, now: UnixMs, all: bool) {

@@ -13,7 +13,7 @@ use keyturn_proto::UnixMs;
 use keyturn_proto::inner::InnerKind;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::admission::Refusal;
+use crate::admission::{PAUSES, Refusal};
 
 /// Refused acks of one leaf that are answered within [`WINDOW`].
 pub(super) const ACKS: u32 = 20;
@@ -23,9 +23,6 @@ pub(super) const WINDOW: Duration = Duration::from_secs(600);
 const AT_ONCE: usize = 32;
 /// Leaves remembered. Leaves are members of our groups; with more than that only those whose time is over make room.
 const MAX_LEAVES: usize = 4096;
-/// Refusals that last until a moment of which the sender was told.
-const PAUSES: [&str; 2] = ["limits.breaker_open", "limits.global_breaker_open"];
-
 /// What one leaf was told.
 #[derive(Clone, Copy, Default)]
 struct Told {
@@ -70,6 +67,7 @@ impl Answers {
     }
 
     fn is_news(&self, leaf: &[u8], kind: InnerKind, refusal: &Refusal, now: UnixMs) -> bool {
+        // These last until a moment of which the sender was told.
         let pause = PAUSES.contains(&refusal.reason);
         if !pause && kind != InnerKind::Ack {
             return true;

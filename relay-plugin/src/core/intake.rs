@@ -12,10 +12,12 @@ use keyturn_mls::{Arrival, Receipt};
 use keyturn_proto::UnixMs;
 use nostr::Event;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Core;
+use super::standby;
 use super::work::Desk;
 use crate::metrics as names;
 use crate::service::Inbound;
@@ -43,6 +45,9 @@ impl Core {
         let mut held: VecDeque<Held> = VecDeque::new();
         let mut house = self.engine.now();
         let mut acting = self.engine.acting();
+        // At most one at a time; ends with the core.
+        let mut pruning: JoinSet<()> = JoinSet::new();
+        let mut kept = 0;
         loop {
             let room = desk.has_room() && held.len() < MAX_WAITING;
             tokio::select! {
@@ -52,7 +57,7 @@ impl Core {
                 stored = first_stored(&mut held) => {
                     let Some(Held { event, receipt, stored: _, arrival: _until_taken_in }) = held.pop_front() else { continue };
                     if stored {
-                        self.take_in(&event, receipt, desk).await;
+                        kept += self.take_in(&event, receipt, desk).await;
                     } else {
                         metrics::counter!(names::EVENTS_NOT_STORED).increment(1);
                         tracing::warn!(event = %event.id, "the relay did not store it; not followed");
@@ -60,23 +65,38 @@ impl Core {
                 }
                 // The lease was taken, and everything under way taken up: now what waits in the inbox.
                 Ok(()) = acting.changed() => {
-                    self.prune(true).await;
+                    self.prune_before_acting().await;
                     self.lay_out(desk).await;
                 }
+                Some(_) = pruning.join_next() => {}
                 () = self.clock.sleep_until(house) => {
+                    if !self.engine.acts() {
+                        self.trim().await;
+                        if pruning.is_empty() && self.service.prune_is_due(standby::EVERY) {
+                            let core = self.clone();
+                            pruning.spawn(async move { core.prune().await });
+                        }
+                    }
                     self.keep_house(desk).await;
                     house = self.engine.now().plus(self.house_interval().await);
                 }
                 next = inbound.recv(), if room => {
                     let Some(next) = next else { return };
                     metrics::gauge!(names::INBOUND_QUEUE).set(inbound.len() as f64);
-                    self.arrived(next, &mut held, desk).await;
+                    kept += self.arrived(next, &mut held, desk).await;
+                }
+            }
+            if kept >= standby::PER_LEAF {
+                kept = 0;
+                if !self.engine.acts() {
+                    self.trim().await;
                 }
             }
         }
     }
 
-    async fn arrived(&self, inbound: Inbound, held: &mut VecDeque<Held>, desk: &mut Desk) {
+    /// How many messages were kept: one or none.
+    async fn arrived(&self, inbound: Inbound, held: &mut VecDeque<Held>, desk: &mut Desk) -> u32 {
         let Inbound {
             event,
             received_at_ms,
@@ -91,7 +111,7 @@ impl Core {
             Receipt::live(received_at)
         };
         match self.service.may_run_ahead(&event).await {
-            Ok(true) => self.take_in(&event, receipt, desk).await,
+            Ok(true) => return self.take_in(&event, receipt, desk).await,
             Ok(false) => {
                 let (relay, id) = (std::sync::Arc::clone(&self.relay), event.id);
                 let deadline = Instant::now() + STORED_WITHIN;
@@ -105,9 +125,10 @@ impl Core {
             }
             Err(error) => tracing::error!(event = %event.id, %error, "not taken in"),
         }
+        0
     }
 
-    async fn take_in(&self, event: &Event, receipt: Receipt, desk: &mut Desk) {
+    async fn take_in(&self, event: &Event, receipt: Receipt, desk: &mut Desk) -> u32 {
         match self.service.take_in(event, receipt).await {
             Ok(false) => {}
             Ok(true) => {
@@ -115,6 +136,7 @@ impl Core {
                 if let Err(error) = desk.lay_out_new().await {
                     tracing::error!(%error, "the inbox could not be read; it is read again later");
                 }
+                return 1;
             }
             // It is stored by the relay, and taken in again at the next start.
             Err(error) => {
@@ -122,12 +144,10 @@ impl Core {
                 tracing::error!(event = %event.id, %error, "not taken in");
             }
         }
+        0
     }
 
     async fn keep_house(&self, desk: &mut Desk) {
-        if !self.engine.acts() {
-            self.prune(false).await;
-        }
         if let Err(error) = self.service.keep_house().await {
             tracing::warn!(%error, "some of the house-keeping is left for later");
         }

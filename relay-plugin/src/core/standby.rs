@@ -1,47 +1,74 @@
 //! The inbox of an instance that stands by.
 //!
 //! It opens every request and ack, since nobody can open them later, and keeps them in case the instance that acts dies with them. What must
-//! always hold: a row goes when it has been dealt with: its effect is in the store, its sender was answered, or its proof has expired.
+//! always hold: a row goes when it has been dealt with (its effect is in the store, or its sender was answered) or its proof has expired; no leaf
+//! has more than [`PER_LEAF`] rows for long; and neither taking in events nor taking over waits for the store because of rows that wait here.
 
 use std::time::Duration;
 
 use keyturn_proto::inner::InnerKind;
-use keyturn_proto::{Npub, RotateAck};
+use keyturn_proto::{Npub, RotateAck, UnixMs};
 use keyturn_store::documents::{RotationDoc, RotationState};
-use keyturn_store::store::StoreError;
+use keyturn_store::store::{Asked, Decided};
 
 use super::Core;
 use crate::admission::hints;
 use crate::delivery::inbox::Waiting;
 use crate::delivery::service_member::ServiceError;
+use crate::rotation::repeat::is_reserved;
 
 /// A proof lives five minutes at most (protocol.md §6.2), an ack is repeated by its app: nothing older is of use.
-const OLDEST: Duration = Duration::from_secs(600);
-/// Rows looked at together.
+pub(super) const OLDEST: Duration = Duration::from_secs(600);
+/// Rows looked at together, with one look into the store.
 const PAGE: u32 = 256;
 /// How often the store is asked about the rows.
-const EVERY: Duration = Duration::from_secs(30);
+pub(super) const EVERY: Duration = Duration::from_secs(30);
+/// Waiting rows of one leaf: more than an admin sends until somebody acts, and little enough to be looked at. Beyond it the oldest go; whoever acts has
+/// most likely dealt with them.
+pub(super) const PER_LEAF: u32 = 64;
 
 impl Core {
-    /// Deletes the rows that have been dealt with. The store is asked now and then, or `now`.
-    pub(super) async fn prune(&self, now: bool) {
-        if !now && !self.service.prune_is_due(EVERY) {
-            return;
-        }
-        if let Err(error) = self.prune_once().await {
+    /// Deletes the rows that have been dealt with, as the store says. Beside the intake, for as long as the store takes.
+    pub(super) async fn prune(&self) {
+        if let Err(error) = self.prune_rows(Look::Store).await {
             tracing::warn!(%error, "the inbox could not be pruned");
         }
     }
 
-    async fn prune_once(&self) -> Result<(), ServiceError> {
+    /// Before this instance acts: deletes what is too old or answered, and asks nobody. The store is asked about each of the others when it is worked off.
+    pub(super) async fn prune_before_acting(&self) {
+        if let Err(error) = self.prune_rows(Look::Here).await {
+            tracing::warn!(%error, "the inbox could not be pruned");
+        }
+    }
+
+    /// Keeps any one leaf from filling the inbox.
+    pub(super) async fn trim(&self) {
+        if let Err(error) = self.service.trim_inbox(PER_LEAF).await {
+            tracing::warn!(%error, "the inbox could not be trimmed");
+        }
+    }
+
+    async fn prune_rows(&self, look: Look) -> Result<(), ServiceError> {
         let mut after = 0;
         loop {
             let waiting = self.service.inbox(after, PAGE).await?;
             let last = waiting.len() < PAGE as usize;
-            for row in waiting {
-                after = row.row;
-                if self.is_dealt_with(&row).await? {
-                    self.service.done(row.row).await?;
+            after = waiting.last().map_or(after, |row| row.row);
+            let now = self.engine.now();
+            let (gone, open): (Vec<Waiting>, Vec<Waiting>) = waiting
+                .into_iter()
+                .partition(|row| self.is_of_no_use(row, now));
+            for row in gone {
+                self.service.done(row.row).await?;
+            }
+            if look == Look::Store && !open.is_empty() {
+                let asked: Vec<Asked> = open.iter().map(asked).collect();
+                let decided = self.engine.decided(&asked).await?;
+                for (row, decided) in open.iter().zip(&decided) {
+                    if is_dealt_with(row, decided) {
+                        self.service.done(row.row).await?;
+                    }
                 }
             }
             if last {
@@ -50,24 +77,42 @@ impl Core {
         }
     }
 
-    async fn is_dealt_with(&self, row: &Waiting) -> Result<bool, StoreError> {
+    fn is_of_no_use(&self, row: &Waiting, now: UnixMs) -> bool {
         let opened = &row.opened;
-        if self.engine.now().since(opened.received_at) > OLDEST
-            || self.service.was_answered(&opened.event_id)
-        {
-            return Ok(true);
-        }
-        if row.kind != InnerKind::Ack {
-            let (Some(id), _) = hints(opened) else {
-                return Ok(false);
-            };
-            return Ok(self.engine.rotation(&id).await?.is_some());
-        }
-        let Ok(ack) = serde_json::from_str::<RotateAck>(&opened.json) else {
-            return Ok(false);
-        };
-        let rotation = self.engine.rotation(&ack.rotation_id).await?;
-        Ok(rotation.is_some_and(|rotation| has_no_use_for(&rotation, opened.sender, &ack)))
+        now.since(opened.received_at) > OLDEST || self.service.was_answered(&opened.event_id)
+    }
+}
+
+/// Who is asked what has become of a row.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Here,
+    Store,
+}
+
+fn ack(row: &Waiting) -> Option<RotateAck> {
+    serde_json::from_str(&row.opened.json).ok()
+}
+
+fn asked(row: &Waiting) -> Asked {
+    Asked {
+        event_id: row.opened.event_id.clone(),
+        operation: match row.kind {
+            InnerKind::Ack => ack(row).map(|ack| ack.rotation_id),
+            _ => hints(&row.opened).0,
+        },
+    }
+}
+
+/// Whether nothing is left to do. What took effect or was refused, but was not answered yet, waits for that: its sender is told by whoever lives. (How a
+/// rotation goes on and ends is told from the store.)
+fn is_dealt_with(row: &Waiting, decided: &Decided) -> bool {
+    if row.kind != InnerKind::Ack {
+        return is_reserved(&row.opened, &decided.known);
+    }
+    match (ack(row), &decided.known.rotation) {
+        (Some(ack), Some(rotation)) => has_no_use_for(rotation, row.opened.sender, &ack),
+        _ => false,
     }
 }
 

@@ -45,6 +45,7 @@ impl Core {
             }
         }
         desk.finish().await;
+        self.service.sum_up_refusals(true).await;
         self.engine.give_up_lease().await;
     }
 

@@ -7,19 +7,20 @@ use std::collections::{HashMap, HashSet};
 
 use keyturn_proto::inner::InnerKind;
 use keyturn_proto::notify::NotifyState;
-use keyturn_proto::{Npub, ServiceNotify};
+use keyturn_proto::{Npub, ServiceNotify, UnixMs};
+use keyturn_store::store::{Asked, Decision};
 use tokio::sync::oneshot;
 use tokio::task::{Id, JoinSet};
 
 use super::Core;
-use crate::admission::{Opened, Refusal, hints};
+use crate::admission::{NotAdmitted, Opened, Refusal, hints, refuse};
 use crate::crash;
 use crate::delivery::inbox::Waiting;
 use crate::delivery::service_member::ServiceError;
 use crate::metrics as names;
 use crate::rotation::Failure;
 use crate::rotation::audit::Entry;
-use crate::rotation::engine::Answer;
+use crate::rotation::engine::{Answer, NotCarried};
 use crate::rotation::request::Requested;
 
 /// Rows worked on at once.
@@ -38,8 +39,19 @@ pub(super) struct Desk {
     latest: i64,
     /// The inbox holds more than there was room for.
     more: bool,
+    /// The fence under which everything that waited was laid out: what comes in after that has no past here.
+    caught_up: Option<u64>,
     /// Resolves when the last task of a sender has let the next one go.
     turns: HashMap<Npub, oneshot::Receiver<()>>,
+}
+
+/// Whether a row may have been worked on before: by this process, by the one before it, by another instance.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Past {
+    /// It came in just now, and this instance acts: only a sibling can have.
+    None,
+    /// The store is asked first.
+    Unknown,
 }
 
 /// Names a row without its content.
@@ -59,6 +71,7 @@ impl Desk {
             rows: HashSet::new(),
             latest: 0,
             more: false,
+            caught_up: None,
             turns: HashMap::new(),
         }
     }
@@ -67,17 +80,26 @@ impl Desk {
         self.tasks.len() < MAX_TASKS
     }
 
-    /// Starts on every row of the inbox that is not on the desk, as far as there is room.
+    /// Starts on every row of the inbox that is not on the desk, as far as there is room. Somebody may have worked on them before.
     pub(super) async fn lay_out(&mut self) -> Result<(), ServiceError> {
-        self.lay_out_after(0).await
+        let fence = self.core.engine.acts_under();
+        self.lay_out_after(0, Past::Unknown).await?;
+        self.caught_up = fence.filter(|_| !self.more);
+        Ok(())
     }
 
     /// Starts on the rows that came in since, as far as there is room.
     pub(super) async fn lay_out_new(&mut self) -> Result<(), ServiceError> {
-        self.lay_out_after(self.latest).await
+        let fence = self.core.engine.acts_under();
+        let past = if fence.is_some() && fence == self.caught_up {
+            Past::None
+        } else {
+            Past::Unknown
+        };
+        self.lay_out_after(self.latest, past).await
     }
 
-    async fn lay_out_after(&mut self, after: i64) -> Result<(), ServiceError> {
+    async fn lay_out_after(&mut self, after: i64, past: Past) -> Result<(), ServiceError> {
         if !self.core.engine.acts() {
             return Ok(());
         }
@@ -92,13 +114,13 @@ impl Desk {
             }
             self.latest = self.latest.max(waiting.row);
             if self.rows.insert(waiting.row) {
-                self.lay(waiting);
+                self.lay(waiting, past);
             }
         }
         Ok(())
     }
 
-    fn lay(&mut self, waiting: Waiting) {
+    fn lay(&mut self, waiting: Waiting, past: Past) {
         let Waiting { row, kind, opened } = waiting;
         let card = Card {
             row,
@@ -114,7 +136,7 @@ impl Desk {
                 // Resolves with an error, too, when the one before ended without saying so.
                 let _ended = before.await;
             }
-            core.work_off(row, kind, &opened, mine).await;
+            core.work_off(row, kind, &opened, past, mine).await;
         });
         self.laid.insert(task.id(), card);
     }
@@ -157,6 +179,7 @@ impl Core {
         row: i64,
         kind: InnerKind,
         opened: &Opened,
+        mut past: Past,
         mine: oneshot::Sender<()>,
     ) {
         self.service
@@ -165,22 +188,31 @@ impl Core {
         let mut pause = self.retry;
         let mut mine = Some(mine);
         for _ in 0..TRIES {
-            let worked = match kind {
-                InnerKind::Ack => self.ack(row, opened, &mut mine).await,
-                _ => self.request(row, opened, &mut mine).await,
+            let worked = match self
+                .decided_before(row, opened, kind, past, &mut mine)
+                .await
+            {
+                Ok(true) => Ok(()),
+                Ok(false) => match kind {
+                    InnerKind::Ack => self.ack(row, opened, &mut mine).await,
+                    _ => self.request(row, opened, &mut mine).await,
+                },
+                Err(failure) => Err(failure),
             };
-            match worked {
-                Ok(()) => return,
+            // What failed may have happened all the same.
+            past = Past::Unknown;
+            let worked = match worked {
                 Err(Failure::Refused(refusal)) => {
                     drop(mine.take());
-                    return self.refuse(row, opened, kind, &refusal).await;
+                    self.refuse(row, opened, kind, &refusal).await
                 }
-                Err(Failure::Again(reason)) => {
-                    tracing::info!(event = opened.event_id, reason, "to be tried again");
-                    self.clock.sleep_until(self.engine.now().plus(pause)).await;
-                    pause = (pause * 2).min(self.sweep);
-                }
-            }
+                other => other,
+            };
+            let Err(failure) = worked else { return };
+            let reason = failure.reason();
+            tracing::info!(event = opened.event_id, reason, "to be tried again");
+            self.clock.sleep_until(self.engine.now().plus(pause)).await;
+            pause = (pause * 2).min(self.sweep);
         }
         tracing::warn!(event = opened.event_id, "left in the inbox for now");
     }
@@ -196,16 +228,35 @@ impl Core {
         let authorised = match requested.authorise(self.gate.as_ref(), started).await {
             Ok(authorised) => authorised,
             // Audited by admission.
-            Err(refusal) => {
+            // Whoever acts now has its own word on it.
+            Err(NotAdmitted::Refused(_)) if !self.engine.acts() => {
+                return Err(Failure::Again("lease.not_held"));
+            }
+            Err(NotAdmitted::Refused(refusal)) => {
                 drop(mine.take());
                 self.answer_refusal(opened, InnerKind::Request, &refusal)
                     .await;
                 self.done(row).await;
                 return Ok(());
             }
+            Err(NotAdmitted::Unrecorded) => return Err(UNRECORDED),
         };
         crash::point(crash::Point::AfterAdmit).await;
-        match self.engine.act(authorised).await? {
+        let answer = self.engine.act(authorised).await?;
+        self.follow(row, opened, answer, started, mine).await;
+        Ok(())
+    }
+
+    /// What an action came to, on its way to its group.
+    async fn follow(
+        &self,
+        row: i64,
+        opened: &Opened,
+        answer: Answer,
+        started: UnixMs,
+        mine: &mut Option<oneshot::Sender<()>>,
+    ) {
+        match answer {
             Answer::Tell(state) => {
                 crash::point(crash::Point::AfterAction).await;
                 drop(mine.take());
@@ -223,17 +274,78 @@ impl Core {
                         metrics::histogram!(names::REQUEST_SECONDS)
                             .record(self.engine.now().since(started).as_secs_f64());
                     }
-                    Err(Failure::Again(reason)) => {
+                    Err(NotCarried {
+                        failure: Failure::Again(reason),
+                        claim,
+                    }) => {
+                        drop(claim);
                         tracing::info!(rotation = %id, reason, "left to the driver");
                         self.engine.later(&id);
                     }
-                    Err(Failure::Refused(refusal)) => {
+                    Err(NotCarried {
+                        failure: Failure::Refused(refusal),
+                        claim,
+                    }) => {
+                        // Why first, then, by the driver, that it is over.
                         self.answer(opened, refused(&refusal)).await;
+                        drop(claim);
+                        self.engine.wake();
                     }
                 }
             }
         }
-        Ok(())
+    }
+
+    /// What was decided of this message before, here before a crash or by another instance, is its outcome: it is answered, not judged again. `true` when
+    /// nothing is left to do.
+    async fn decided_before(
+        &self,
+        row: i64,
+        opened: &Opened,
+        kind: InnerKind,
+        past: Past,
+        mine: &mut Option<oneshot::Sender<()>>,
+    ) -> Result<bool, Failure> {
+        if past == Past::None && !self.service.has_siblings() {
+            return Ok(false);
+        }
+        if self.service.was_answered(&opened.event_id) {
+            self.done(row).await;
+            return Ok(true);
+        }
+        let asked = Asked {
+            event_id: opened.event_id.clone(),
+            operation: match kind {
+                InnerKind::Ack => None,
+                _ => hints(opened).0,
+            },
+        };
+        let Some(decided) = self.engine.decided(&[asked]).await?.pop() else {
+            return Ok(false);
+        };
+        if let Some(refusal) = decided.refused {
+            drop(mine.take());
+            tracing::info!(
+                event = opened.event_id,
+                reason = refusal.reason,
+                "was refused before"
+            );
+            let state = NotifyState::Refused {
+                error: refusal.class,
+                retry_after_ms: None,
+            };
+            self.answer(opened, state).await;
+            self.done(row).await;
+            return Ok(true);
+        }
+        let started = self.engine.now();
+        match self.engine.granted_before(opened, &decided.known).await? {
+            None => Ok(false),
+            Some(answer) => {
+                self.follow(row, opened, answer, started, mine).await;
+                Ok(true)
+            }
+        }
     }
 
     async fn ack(
@@ -251,19 +363,19 @@ impl Core {
     }
 
     /// A refusal that nobody has recorded yet: the audit trail gets the reason, the group the class.
-    async fn refuse(&self, row: i64, opened: &Opened, kind: InnerKind, refusal: &Refusal) {
+    async fn refuse(
+        &self,
+        row: i64,
+        opened: &Opened,
+        kind: InnerKind,
+        refusal: &Refusal,
+    ) -> Result<(), Failure> {
+        let now = self.engine.now();
         let event = match kind {
-            InnerKind::Ack => {
-                metrics::counter!(names::ACKS, "result" => "refused").increment(1);
-                "ack.refused"
-            }
-            _ => {
-                let class = refusal.class.as_str();
-                metrics::counter!(names::REFUSED_LATE, "class" => class).increment(1);
-                "request.refused"
-            }
+            InnerKind::Ack => "ack.refused",
+            _ => "request.refused",
         };
-        let mut entry = Entry::of_opened(self.engine.now(), opened, event, refusal.reason);
+        let mut entry = Entry::of_opened(now, opened, event, refusal.reason);
         let (rotation, client) = self.about(opened, kind);
         if let Some(rotation) = &rotation {
             entry = entry.rotation(rotation);
@@ -271,11 +383,25 @@ impl Core {
         if let Some(client) = &client {
             entry = entry.client(client);
         }
-        self.service
-            .record_refusal(opened.sender, refusal.reason, entry.done())
-            .await;
+        let decision = Decision {
+            audit: entry.done(),
+            refuses: Some(refuse(opened, refusal.class, refusal.reason, now)),
+        };
+        if kind == InnerKind::Ack {
+            self.service
+                .note_refusal(opened.sender, refusal.reason, &opened.event_id, decision)
+                .await;
+            metrics::counter!(names::ACKS, "result" => "refused").increment(1);
+        } else {
+            // It was admitted, so the budgets of its sender bound how many there are.
+            let recorded = self.service.decide(decision).await;
+            recorded.map_err(|_| UNRECORDED)?;
+            let class = refusal.class.as_str();
+            metrics::counter!(names::REFUSED_LATE, "class" => class).increment(1);
+        }
         self.answer_refusal(opened, kind, refusal).await;
         self.done(row).await;
+        Ok(())
     }
 
     /// Tells the group, unless its sender was told enough ([`super::answers`]).
@@ -344,6 +470,9 @@ impl Core {
         self.done(card.row).await;
     }
 }
+
+/// Nobody is told of a decision that is not recorded: the row stays, and it is made again.
+const UNRECORDED: Failure = Failure::Again("audit.not_recorded");
 
 const fn refused(refusal: &Refusal) -> NotifyState {
     NotifyState::Refused {

@@ -138,7 +138,7 @@ impl ServiceMember {
     /// # Errors
     /// [`ServiceError`]; what is left is done the next time.
     pub async fn keep_house(&self) -> Result<(), ServiceError> {
-        self.count_refusals().await;
+        self.sum_up_refusals(false).await;
         let now = self.now();
         self.member()
             .call(move |member| member.settle(now))

@@ -10,7 +10,7 @@ use std::time::Duration;
 use keyturn_mls::{Inbound, Receipt};
 use keyturn_proto::{MlsGroupId, Npub, UnixMs, kinds};
 use keyturn_store::documents::{Actor, AdminGroupDoc, AuditRecord, GroupState};
-use keyturn_store::store::Store;
+use keyturn_store::store::{Decision, Store, StoreError};
 use nostr::{Event, PublicKey};
 
 use super::inbox::{Dropped, Taken, decide};
@@ -103,11 +103,11 @@ impl ServiceMember {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         Self(Arc::new(Shared {
-            parts,
             junk: Mutex::default(),
             enrolled: Mutex::default(),
             family: Family::default(),
-            refused: Trail::counting_as("member.refused_repeatedly"),
+            refused: Trail::counting_as("member.refused_repeatedly", Arc::clone(&parts.store)),
+            parts,
         }))
     }
 
@@ -222,9 +222,7 @@ impl ServiceMember {
         } in dropped
         {
             let sender = npub(&sender);
-            let entry = Entry::by_admin(self.now(), sender, "message.dropped", reason);
-            self.record_refusal(sender, reason, entry.event(&event).done())
-                .await;
+            self.dropped(sender, &event, reason).await;
         }
         let mut inbox = false;
         for result in results.map_err(failed)? {
@@ -430,24 +428,39 @@ impl ServiceMember {
         self.audit(record).await;
     }
 
-    /// Appends a record about a member's refused message: the first ones in full, a flood of them as a number.
-    pub(crate) async fn record_refusal(
+    /// Records a decision about a member's message, which must not be told before.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the decision is to be made again.
+    pub(crate) async fn decide(&self, decision: Decision) -> Result<(), StoreError> {
+        self.0.refused.decide(decision).await
+    }
+
+    /// Records the refusal of a member's message that no limit bounds: on its own, or in the summary of a flood.
+    pub(crate) async fn note_refusal(
         &self,
         sender: Npub,
         reason: &'static str,
-        record: AuditRecord,
+        event: &str,
+        decision: Decision,
     ) {
-        let now = record.at;
-        for record in self.0.refused.admit(sender, reason, record, now) {
-            self.audit(record).await;
-        }
+        let (trail, now) = (&self.0.refused, decision.audit.at);
+        trail.note(sender, reason, event, decision, now).await;
     }
 
-    /// Writes down how many were not recorded one by one.
-    pub(super) async fn count_refusals(&self) {
-        for record in self.0.refused.drain(self.now(), false) {
-            self.audit(record).await;
-        }
+    /// Records that a member's message was not kept.
+    pub(super) async fn dropped(&self, sender: Npub, event: &str, reason: &'static str) {
+        let entry = Entry::by_admin(self.now(), sender, "message.dropped", reason);
+        let decision = Decision {
+            audit: entry.event(event).done(),
+            refuses: None,
+        };
+        self.note_refusal(sender, reason, event, decision).await;
+    }
+
+    /// Writes down what was not recorded one by one; `all` of it at the end.
+    pub(crate) async fn sum_up_refusals(&self, all: bool) {
+        self.0.refused.flush(self.now(), all).await;
     }
 
     /// Appends a record. A record that cannot be written is an alarm of its own; what it is about stands all the same.

@@ -4,15 +4,15 @@
 //! and what it seals for the admins is opened here only because the ratchet has to advance, and is thrown away.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use keyturn_mls::{verify_binding, verify_key_package};
 use keyturn_proto::{Npub, UnixMs, kinds};
-use nostr::PublicKey;
+use nostr::{EventId, PublicKey};
 
 use super::port::{By, Scan};
-use super::service_member::{ServiceError, ServiceMember, failed};
+use super::service_member::{ServiceError, ServiceMember, failed, npub};
 use crate::admission::Leaf;
 
 /// Answered requests and acks remembered.
@@ -24,18 +24,50 @@ const SEARCH: usize = 200;
 #[derive(Default)]
 pub(super) struct Family {
     proven: Mutex<HashSet<(Npub, Vec<u8>)>>,
-    answered: Mutex<VecDeque<String>>,
+    answered: Mutex<Answered>,
     pruned: Mutex<UnixMs>,
 }
 
+/// The newest of the requests and acks that siblings have answered.
+#[derive(Default)]
+struct Answered {
+    known: HashSet<String>,
+    order: VecDeque<String>,
+}
+
+impl Answered {
+    fn add(&mut self, events: Vec<String>) {
+        for event in events {
+            if self.known.insert(event.clone()) {
+                self.order.push_back(event);
+            }
+        }
+        let excess = self.order.len().saturating_sub(ANSWERED);
+        for event in self.order.drain(..excess) {
+            self.known.remove(&event);
+        }
+    }
+}
+
+impl Family {
+    fn answered(&self) -> MutexGuard<'_, Answered> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl ServiceMember {
+    /// Whether there are other instances.
+    pub(crate) fn has_siblings(&self) -> bool {
+        !self.siblings().is_empty()
+    }
+
     /// Whether `who` is the service member of another instance.
-    pub(super) fn is_sibling(&self, who: &Npub) -> bool {
+    pub(crate) fn is_sibling(&self, who: &Npub) -> bool {
         self.siblings().contains(who)
     }
 
     /// Whether the sibling behind a leaf has signed its key. A forged leaf under its npub has no such event.
-    pub(super) async fn is_proven_sibling(&self, leaf: &Leaf) -> bool {
+    pub(crate) async fn is_proven_sibling(&self, leaf: &Leaf) -> bool {
         let pair = (leaf.npub, leaf.signature_key.clone());
         let known = |family: &Family| {
             let proven = family.proven.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,39 +121,42 @@ impl ServiceMember {
         if events.is_empty() {
             return;
         }
-        let ids = events.clone();
-        let done = self.member().call(move |member| {
-            for row in member.inbox_after(0, u32::MAX)? {
-                if ids.contains(&row.event_id.to_hex()) {
-                    member.inbox_done(row.id)?;
-                }
-            }
-            Ok::<_, keyturn_mls::error::StoreError>(())
-        });
+        // What is no event id has no row.
+        let ids: Vec<EventId> = events
+            .iter()
+            .filter_map(|event| EventId::from_hex(event).ok())
+            .collect();
+        let done = self
+            .member()
+            .call(move |member| member.inbox_answered(&ids));
         match done.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "an answered row could not be deleted"),
             Err(error) => tracing::warn!(%error, "an answered row could not be deleted"),
         }
         // The answer may have overtaken what it answers.
-        let family = self.family();
-        let mut answered = family
-            .answered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        answered.extend(events);
-        let excess = answered.len().saturating_sub(ANSWERED);
-        answered.drain(..excess);
+        self.family().answered().add(events);
     }
 
     /// Whether a sibling has answered this event.
     pub(crate) fn was_answered(&self, event: &str) -> bool {
-        let family = self.family();
-        let answered = family
-            .answered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        answered.iter().any(|known| known == event)
+        self.family().answered().known.contains(event)
+    }
+
+    /// Deletes the oldest waiting messages of every leaf that has more than `keep`: nobody can make an instance that stands by keep, or later look
+    /// at, more than that. The instance that acts has them too.
+    ///
+    /// # Errors
+    /// [`ServiceError`].
+    pub(crate) async fn trim_inbox(&self, keep: u32) -> Result<(), ServiceError> {
+        let trimmed = self.member().call(move |member| member.trim_inbox(keep));
+        let trimmed = trimmed.await?.map_err(failed)?;
+        for (sender, event) in trimmed {
+            metrics::counter!(crate::metrics::INBOX_TRIMMED).increment(1);
+            let (sender, event) = (npub(&sender), event.to_hex());
+            self.dropped(sender, &event, "inbox.full").await;
+        }
+        Ok(())
     }
 
     /// Whether `every` has passed since this last said so.
@@ -135,5 +170,25 @@ impl ServiceMember {
             *pruned = now;
         }
         due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_answers_are_remembered_as_there_is_room_for_and_the_oldest_go_first() {
+        let mut answered = Answered::default();
+        let id = |n: usize| format!("{n:064x}");
+        answered.add((0..ANSWERED).map(id).collect());
+        // Told twice, by two siblings: takes no second place.
+        answered.add(vec![id(0), id(1)]);
+        assert_eq!(answered.order.len(), ANSWERED);
+        answered.add(vec![id(ANSWERED), id(ANSWERED + 1)]);
+        assert_eq!(answered.known.len(), ANSWERED);
+        assert_eq!(answered.order.len(), ANSWERED);
+        assert!(!answered.known.contains(&id(0)) && !answered.known.contains(&id(1)));
+        assert!(answered.known.contains(&id(2)) && answered.known.contains(&id(ANSWERED + 1)));
     }
 }

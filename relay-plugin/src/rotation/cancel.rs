@@ -2,8 +2,8 @@
 
 use keyturn_proto::notify::{NotifyState, Outcome};
 use keyturn_proto::{ClientId, ErrorClass, UnixMs};
-use keyturn_store::documents::{RotationDoc, RotationState};
-use keyturn_store::store::Cancel;
+use keyturn_store::documents::RotationDoc;
+use keyturn_store::store::{Cancel, Withdraw, Withdrawn};
 
 use super::audit::Entry;
 use super::engine::Engine;
@@ -12,50 +12,61 @@ use super::recover::active;
 use super::request::Authorised;
 
 impl Engine {
-    /// The `cancel` action. A repeat reports the first result.
+    /// The `cancel` action. The store decides, once per request, which rotation it ends; a repeat reports the first result.
     pub(super) async fn cancel(&self, authorised: Authorised) -> Result<NotifyState, Failure> {
         let permit = authorised.permit();
-        let none = || Failure::refused(ErrorClass::NotFound, "rotation.none_active");
-        let target = match &permit.params().target_rotation_id {
-            Some(target) => target.clone(),
-            None => {
-                let client = self.store().client(permit.client_id()).await?;
-                client
-                    .and_then(|client| client.active_rotation)
-                    .ok_or_else(none)?
-                    .rotation_id
-            }
-        };
-        let rotation = self.store().rotation(&target).await?.ok_or_else(none)?;
-        // Another client's rotation does not exist for this requester.
-        if rotation.client_id != *permit.client_id() {
-            return Err(none());
-        }
-        if rotation.state == RotationState::Done && rotation.outcome != Some(Outcome::Canceled) {
-            return Err(Failure::refused(ErrorClass::Conflict, "rotation.over"));
-        }
         let now = self.now();
-        let audit = Entry::of_permit(now, permit, "rotation.canceled").rotation(&target);
-        let cancelled = self
+        let withdrawn = self
             .store()
-            .cancel(Cancel {
-                rotation_id: target,
-                outcome: Outcome::Canceled,
-                only_if: None,
+            .withdraw(Withdraw {
+                client_id: permit.client_id().clone(),
+                target: permit.params().target_rotation_id.clone(),
+                action_id: permit.action_id().clone(),
+                request_digest: permit.request_digest().to_owned(),
                 totp_step: permit.totp_step().map(|step| (permit.requester(), step)),
                 retention_ms: self.settings().retention_ms(),
-                fence: Some(authorised.fence()),
+                fence: authorised.fence(),
                 now,
-                audit: audit.done(),
+                audit: Entry::of_permit(now, permit, "rotation.canceled").done(),
             })
             .await?;
-        // A repeat changed nothing.
-        if rotation.state != RotationState::Done {
-            counted(Outcome::Canceled);
+        let found = match withdrawn {
+            Withdrawn::Done(_) => {
+                counted(Outcome::Canceled);
+                self.wake();
+                true
+            }
+            Withdrawn::Before(_) => true,
+            Withdrawn::Nothing => {
+                let class = ErrorClass::NotFound.as_str();
+                metrics::counter!(crate::metrics::REFUSED_LATE, "class" => class).increment(1);
+                false
+            }
+            Withdrawn::Repeat(action) => action.target_rotation_id.is_some(),
+            Withdrawn::IdReused => {
+                return Err(Failure::refused(ErrorClass::Conflict, "request.id_reused"));
+            }
+            Withdrawn::TotpReplayed => {
+                let class = ErrorClass::UnauthorizedRequest;
+                return Err(Failure::refused(class, "totp.replayed"));
+            }
+        };
+        self.withdrawn(permit.client_id(), found).await
+    }
+
+    /// What is told of a withdrawal, as it was recorded. That there was nothing to end is recorded too: it is an answer, not a refusal still to come.
+    pub(super) async fn withdrawn(
+        &self,
+        client: &ClientId,
+        found: bool,
+    ) -> Result<NotifyState, Failure> {
+        if found {
+            return self.ended(client, Outcome::Canceled, None).await;
         }
-        self.wake();
-        self.ended(&cancelled.client_id, Outcome::Canceled, None)
-            .await
+        Ok(NotifyState::Refused {
+            error: ErrorClass::NotFound,
+            retry_after_ms: None,
+        })
     }
 
     /// The relay ends a rotation: only this very attempt of it, so that a successor's work is never withdrawn.
@@ -76,7 +87,6 @@ impl Engine {
                 rotation_id: rotation.rotation_id.clone(),
                 outcome,
                 only_if: Some(active(rotation)),
-                totp_step: None,
                 retention_ms: self.settings().retention_ms(),
                 fence: Some(self.fenced()?),
                 now,

@@ -11,7 +11,7 @@ use keyturn_proto::notify::NotifyState;
 use keyturn_proto::{Action, RotationId, ServiceNotify, UnixMs};
 use keyturn_store::documents::RotationDoc;
 use keyturn_store::mac::MacKey;
-use keyturn_store::store::{Store, StoreError};
+use keyturn_store::store::{Asked, Decided, Store, StoreError};
 use tokio::sync::{Notify, watch};
 
 use super::failure::Failure;
@@ -68,6 +68,15 @@ pub enum Answer {
     Carry(Claim),
 }
 
+/// A rotation that did not get to its admins. While the claim is held, the driver does not announce how the rotation ended: its requester hears of the
+/// refusal first.
+pub struct NotCarried {
+    /// Why.
+    pub failure: Failure,
+    /// The right to go on.
+    pub claim: Claim,
+}
+
 impl Engine {
     /// An engine at rest: nothing happens until it is asked, or [`super::driver`] runs.
     #[must_use]
@@ -120,8 +129,14 @@ impl Engine {
     /// Whether this instance holds the lease, has recovered under it, and may act.
     #[must_use]
     pub fn acts(&self) -> bool {
+        self.acts_under().is_some()
+    }
+
+    /// The fence under which this instance acts, if it does.
+    #[must_use]
+    pub fn acts_under(&self) -> Option<u64> {
         let fence = self.fence().current(self.now());
-        fence.is_some() && *self.0.acting.borrow() == fence
+        fence.filter(|_| *self.0.acting.borrow() == fence)
     }
 
     /// Changes when this instance begins to act.
@@ -141,12 +156,12 @@ impl Engine {
         Ok(())
     }
 
-    /// One rotation as the store holds it.
+    /// What was decided before of these messages, by whichever instance: one look into the store, however many.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn rotation(&self, id: &RotationId) -> Result<Option<RotationDoc>, StoreError> {
-        self.store().rotation(id).await
+    pub async fn decided(&self, asked: &[Asked]) -> Result<Vec<Decided>, StoreError> {
+        self.store().decided(asked).await
     }
 
     /// Lets the driver look at the store again.
@@ -209,13 +224,7 @@ impl Engine {
                     .ok_or(Failure::Again("rotation.claimed"))?;
                 match authorised.reserve(self).await? {
                     Reservation::New => Ok(Answer::Carry(claim)),
-                    Reservation::Repeat(rotation) => match rotation.outcome {
-                        None => Ok(Answer::Carry(claim)),
-                        Some(outcome) => self
-                            .ended(&rotation.client_id, outcome, rotation.grace_until)
-                            .await
-                            .map(Answer::Tell),
-                    },
+                    Reservation::Repeat(rotation) => self.reserved_before(claim, &rotation).await,
                 }
             }
             Action::Cancel => self.cancel(authorised).await.map(Answer::Tell),
@@ -225,15 +234,37 @@ impl Engine {
         }
     }
 
+    /// Where a rotation that was reserved before has come.
+    pub(super) async fn reserved_before(
+        &self,
+        claim: Claim,
+        rotation: &RotationDoc,
+    ) -> Result<Answer, Failure> {
+        match rotation.outcome {
+            None => Ok(Answer::Carry(claim)),
+            Some(outcome) => self
+                .ended(&rotation.client_id, outcome, rotation.grace_until)
+                .await
+                .map(Answer::Tell),
+        }
+    }
+
     /// Takes a reserved rotation to its admins, and tells the group that it is under way. The same call serves a fresh reservation, a repeat
     /// of a request and recovery: it goes by what the store holds.
     ///
     /// # Errors
-    /// [`Failure`]: `Refused` has cancelled the rotation; `Again` leaves it for the driver.
-    pub async fn carry_on(&self, claim: Claim, in_reply_to: Option<String>) -> Result<(), Failure> {
-        let carried = self.resume(&claim, Doubt::None, PATIENCE).await;
+    /// [`NotCarried`]: `Refused` has cancelled the rotation; `Again` leaves it for the driver.
+    pub async fn carry_on(
+        &self,
+        claim: Claim,
+        in_reply_to: Option<String>,
+    ) -> Result<(), NotCarried> {
+        let carried = match self.resume(&claim, Doubt::None, PATIENCE).await {
+            Ok(carried) => carried,
+            Err(failure) => return Err(NotCarried { failure, claim }),
+        };
         drop(claim);
-        if let Some(Carried { rotation, .. }) = carried? {
+        if let Some(Carried { rotation, .. }) = carried {
             self.tell(&rotation.mls_group, &self.accepted(&rotation, in_reply_to))
                 .await;
         }

@@ -5,7 +5,8 @@
 //! [`prepare`] (`Prepared`) → [`distribute`] (`Distributed`).
 //!
 //! From the acks on, the operation outlives the process: [`machine`] says, from what the store holds, what is to be done; [`driver`] and
-//! [`recover`] do it, by way of [`ack`], [`promote`], [`retire`], [`cancel`]. The other actions are [`rollback`], [`revoke`] and [`status`].
+//! [`recover`] do it, by way of [`ack`], [`promote`], [`retire`], [`cancel`]. The other actions are [`rollback`], [`revoke`] and [`status`];
+//! [`repeat`] answers what was granted before.
 //!
 //! What must always hold: a plaintext exists from `Generated` to `Sealed`, in memory only; every change of the store is one transaction with
 //! its audit record; a process killed between any two steps leaves a state from which [`recover`] goes on.
@@ -25,6 +26,7 @@ pub mod ports;
 pub mod prepare;
 pub mod promote;
 pub mod recover;
+pub mod repeat;
 pub mod request;
 pub mod reserve;
 pub mod retire;

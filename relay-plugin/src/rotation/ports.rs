@@ -8,7 +8,7 @@ use keyturn_proto::{ClientId, MlsGroupId, Npub, RotateNotify, ServiceNotify, Uni
 use keyturn_store::documents::{ClientDoc, OutboxDoc, RotationDoc};
 use keyturn_store::store::StoreError;
 
-use crate::admission::{Admission, Leaf, Opened, Permit, Refusal};
+use crate::admission::{Admission, Leaf, NotAdmitted, Opened, Permit, Refusal};
 
 /// Time, injected: nothing in the engine reads a clock of its own.
 #[async_trait]
@@ -23,7 +23,7 @@ pub trait Clock: Send + Sync + 'static {
 #[async_trait]
 pub trait Gate: Send + Sync + 'static {
     /// Judges one request. A refusal is audited.
-    async fn admit(&self, opened: &Opened, now: UnixMs) -> Result<Permit, Refusal>;
+    async fn admit(&self, opened: &Opened, now: UnixMs) -> Result<Permit, NotAdmitted>;
 
     /// Whether a recorded reservation may still go on, given the present leaves of its group. Returns the client as it is now.
     async fn recheck(&self, rotation: &RotationDoc, roster: &[Leaf]) -> Result<ClientDoc, Refusal>;
@@ -39,7 +39,7 @@ pub trait Gate: Send + Sync + 'static {
 
 #[async_trait]
 impl Gate for Admission {
-    async fn admit(&self, opened: &Opened, now: UnixMs) -> Result<Permit, Refusal> {
+    async fn admit(&self, opened: &Opened, now: UnixMs) -> Result<Permit, NotAdmitted> {
         Self::admit(self, opened, now).await
     }
 

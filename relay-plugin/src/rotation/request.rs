@@ -3,7 +3,7 @@
 use keyturn_proto::UnixMs;
 
 use super::ports::Gate;
-use crate::admission::{Opened, Permit, Refusal};
+use crate::admission::{NotAdmitted, Opened, Permit};
 
 /// A request that MLS opened. Nothing has been judged yet.
 pub struct Requested<'a> {
@@ -28,8 +28,8 @@ impl<'a> Requested<'a> {
     /// Asks admission.
     ///
     /// # Errors
-    /// [`Refusal`], already audited.
-    pub async fn authorise(self, gate: &dyn Gate, now: UnixMs) -> Result<Authorised, Refusal> {
+    /// [`NotAdmitted`]: a refusal is already audited.
+    pub async fn authorise(self, gate: &dyn Gate, now: UnixMs) -> Result<Authorised, NotAdmitted> {
         let Self { opened, fence } = self;
         let permit = gate.admit(opened, now).await?;
         Ok(Authorised { permit, fence })

@@ -5,6 +5,7 @@ use std::time::Duration;
 use keyturn_proto::{Action, ErrorClass};
 
 use super::world::World;
+use crate::admission::NotAdmitted;
 use crate::admission::scenarios::{Attempt, Forgery, Sender};
 use crate::admission::trail::{FIRST, REPEATED};
 
@@ -118,22 +119,27 @@ async fn only_authorised_requests_spend_a_budget() {
 }
 
 #[tokio::test]
-async fn a_flood_leaves_its_first_records_and_a_count() {
-    let mut world = World::new().await;
-    for _ in 0..FIRST + 30 {
-        world.send(&forged()).await.err().unwrap();
+async fn every_judged_request_is_recorded_and_a_flood_of_others_summed_up() {
+    let mut world = World::with(|settings| settings.limits.breaker_refusals = 70).await;
+    // What is judged is recorded, every time; the breaker bounds it.
+    for _ in 0..70 {
+        assert_eq!(world.reason(&forged()).await, "jwt.signature");
     }
-    let records = world.refusals().await;
+    assert_eq!(world.refusals().await.len(), 70);
+    for _ in 0..FIRST + 30 {
+        assert_eq!(world.reason(&forged()).await, "limits.breaker_open");
+    }
+    let records = world.refusals().await.split_off(70);
     assert_eq!(records.len(), FIRST as usize);
     world.admission.flush_trail(world.now, true).await;
-    let records = world.refusals().await;
+    let records = world.refusals().await.split_off(70);
     let count = records.last().unwrap();
     assert_eq!(
         (records.len(), count.event.as_str()),
         (FIRST as usize + 1, REPEATED)
     );
     assert!(
-        count.reason.starts_with("jwt.signature count=30 "),
+        count.reason.starts_with("limits.breaker_open count=30 "),
         "{}",
         count.reason
     );
@@ -148,9 +154,63 @@ async fn a_request_that_has_to_be_judged_again_is_paid_for_once() {
     .await;
     let opened = world.opened(&Attempt::good());
     for round in 0..5 {
-        let judged = world.admission.admit(&opened, world.now).await;
+        let judged = world.admit(&opened, world.now).await;
         assert!(judged.is_ok(), "round {round}");
     }
     assert_eq!(world.reason(&Attempt::good()).await, "");
     assert_eq!(world.reason(&Attempt::good()).await, "limits.admin");
+}
+
+#[tokio::test]
+async fn a_refusal_that_cannot_be_recorded_is_none() {
+    use keyturn_store::store::{Asked, SecretStore as _};
+
+    let mut world = World::with(|settings| settings.limits.breaker_refusals = 2).await;
+    let opened = world.opened(&forged());
+    world.counted.fail("record");
+    for _ in 0..5 {
+        let judged = world.admission.admit(&opened, world.now).await;
+        assert_eq!(judged.err(), Some(NotAdmitted::Unrecorded));
+    }
+    assert_eq!(world.refusals().await.len(), 0);
+    world.counted.mend();
+    // Judged again, not held against its sender five times.
+    let refusal = world.admit(&opened, world.now).await.err().unwrap();
+    assert_eq!(refusal.reason, "jwt.signature");
+    assert_eq!(world.refusals().await.len(), 1);
+    let asked = Asked {
+        event_id: opened.event_id.clone(),
+        operation: None,
+    };
+    let found = world.store.decided(&[asked]).await.unwrap();
+    let recorded = found[0].refused.as_ref().unwrap();
+    assert_eq!(
+        (recorded.class, recorded.reason.as_str()),
+        (refusal.class, refusal.reason)
+    );
+}
+
+#[tokio::test]
+async fn our_own_failures_are_recorded_within_limits() {
+    let mut world = World::new().await;
+    world.remove_issuer();
+    // What comes again because it could not be recorded takes no place from the others.
+    let opened = world.opened(&Attempt::good());
+    world.counted.fail("record");
+    for _ in 0..2 * FIRST {
+        let judged = world.admission.admit(&opened, world.now).await;
+        assert_eq!(judged.err(), Some(NotAdmitted::Unrecorded));
+    }
+    world.counted.mend();
+    for _ in 0..FIRST + 5 {
+        assert_eq!(world.reason(&Attempt::good()).await, "issuer.unavailable");
+    }
+    assert_eq!(world.refusals().await.len(), FIRST as usize);
+    world.admission.flush_trail(world.now, true).await;
+    let summary = world.refusals().await.pop().unwrap();
+    assert!(
+        summary.reason.starts_with("issuer.unavailable count=5 "),
+        "{}",
+        summary.reason
+    );
 }

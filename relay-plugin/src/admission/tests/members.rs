@@ -63,12 +63,12 @@ async fn a_group_counts_while_it_is_bound_and_served() {
 
     let mut opened = world.opened(&Attempt::good());
     opened.group.alias = "elsewhere".to_owned();
-    let refusal = world.admission.admit(&opened, T0).await.err();
+    let refusal = world.admit(&opened, T0).await.err();
     assert_eq!(refusal, refused(UnauthorizedRequest, "group.unknown"));
 
     let mut opened = world.opened(&Attempt::good());
     opened.group.alias = "other".to_owned();
-    let refusal = world.admission.admit(&opened, T0).await.err();
+    let refusal = world.admit(&opened, T0).await.err();
     assert_eq!(refusal, refused(UnauthorizedRequest, "group.not_bound"));
 }
 
@@ -151,12 +151,7 @@ async fn the_permit_carries_the_judged_terms() {
         .await
         .unwrap();
     let opened = world.opened(&Attempt::good());
-    let permit = world
-        .admission
-        .admit(&opened, world.now)
-        .await
-        .ok()
-        .unwrap();
+    let permit = world.admit(&opened, world.now).await.ok().unwrap();
     assert_eq!(permit.grace_ms(), 60_000);
     assert_eq!(permit.min_interval_ms(), 5);
     assert_eq!(permit.not_before(), T0.plus(Duration::from_secs(600)));
@@ -179,10 +174,10 @@ async fn a_granted_request_costs_one_commit() {
 async fn an_event_taken_up_again_is_judged_by_the_time_it_was_received() {
     let mut world = World::new().await;
     let opened = world.opened(&Attempt::good());
-    assert!(world.admission.admit(&opened, world.now).await.is_ok());
+    assert!(world.admit(&opened, world.now).await.is_ok());
     world.wait(Duration::from_secs(3600));
     assert!(
-        world.admission.admit(&opened, world.now).await.is_ok(),
+        world.admit(&opened, world.now).await.is_ok(),
         "the same event finds its own nonce"
     );
 
@@ -193,7 +188,7 @@ async fn an_event_taken_up_again_is_judged_by_the_time_it_was_received() {
         leaf_signature_key: opened.leaf_signature_key.clone(),
         ..opened
     };
-    let refusal = world.admission.admit(&copy, world.now).await.err();
+    let refusal = world.admit(&copy, world.now).await.err();
     assert_eq!(refusal, refused(UnauthorizedRequest, "nonce.reused"));
 
     let late = Opened {
@@ -204,7 +199,7 @@ async fn an_event_taken_up_again_is_judged_by_the_time_it_was_received() {
         leaf_signature_key: copy.leaf_signature_key.clone(),
         ..copy
     };
-    let refusal = world.admission.admit(&late, world.now).await.err();
+    let refusal = world.admit(&late, world.now).await.err();
     assert_eq!(refusal, refused(UnauthorizedRequest, "jwt.expired"));
 }
 
@@ -213,11 +208,7 @@ async fn a_challenge_dies_with_its_time() {
     let mut world = World::with(|settings| settings.challenge_ttl = Duration::from_secs(60)).await;
     let mut opened = world.opened(&Attempt::good());
     opened.received_at = T0.plus(Duration::from_secs(60));
-    let refusal = world
-        .admission
-        .admit(&opened, opened.received_at)
-        .await
-        .err();
+    let refusal = world.admit(&opened, opened.received_at).await.err();
     assert_eq!(refusal, refused(UnauthorizedRequest, "nonce.expired"));
 }
 

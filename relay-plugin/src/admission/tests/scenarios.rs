@@ -27,7 +27,7 @@ async fn run(scenario: &Scenario) -> Result<(), String> {
     let state = world.untouched().await;
     let records = world.refusals().await.len();
     let opened = world.opened(last);
-    let verdict = world.admission.admit(&opened, world.now).await;
+    let verdict = world.admit(&opened, world.now).await;
     let refusals = world.refusals().await;
     let new = &refusals[records..];
 

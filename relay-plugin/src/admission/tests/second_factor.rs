@@ -89,12 +89,7 @@ async fn a_verified_step_is_in_the_permit_and_used_once_whatever_the_action() {
 async fn the_same_event_finds_its_own_step_also_after_it_was_reserved() {
     let mut world = World::new().await;
     let opened = world.opened(&attempt(false, Code::AtStep(0)));
-    let permit = world
-        .admission
-        .admit(&opened, world.now)
-        .await
-        .ok()
-        .unwrap();
+    let permit = world.admit(&opened, world.now).await.ok().unwrap();
     let step = permit.totp_step();
     let reserve = |permit: &Permit| Reserve {
         rotation: RotationDoc {
@@ -114,12 +109,7 @@ async fn the_same_event_finds_its_own_step_also_after_it_was_reserved() {
     assert_eq!(admin.totp.unwrap().last_step, step);
 
     // Killed before the inbox row was deleted: the same event again.
-    let again = world
-        .admission
-        .admit(&opened, world.now)
-        .await
-        .ok()
-        .unwrap();
+    let again = world.admit(&opened, world.now).await.ok().unwrap();
     assert_eq!(again.totp_step(), step);
     let second = world.store.reserve(reserve(&again)).await.unwrap();
     assert!(matches!(second, Reserved::Repeat(_)), "{second:?}");
@@ -163,18 +153,13 @@ async fn a_lock_holds_for_its_time_and_is_neither_prolonged_nor_guessable() {
 async fn a_wrong_code_does_not_spare_the_nonce() {
     let mut world = World::new().await;
     let opened = world.opened(&attempt(false, Code::Wrong));
-    assert!(world.admission.admit(&opened, world.now).await.is_err());
+    assert!(world.admit(&opened, world.now).await.is_err());
     let mut guess = world.opened(&attempt(false, Code::AtStep(0)));
     let request: serde_json::Value = serde_json::from_str(&opened.json).unwrap();
     let right: serde_json::Value = serde_json::from_str(&guess.json).unwrap();
     let mut merged = request;
     merged["totp"] = right["totp"].clone();
     *guess.json = merged.to_string();
-    let refusal = world
-        .admission
-        .admit(&guess, world.now)
-        .await
-        .err()
-        .unwrap();
+    let refusal = world.admit(&guess, world.now).await.err().unwrap();
     assert_eq!(refusal.reason, "nonce.reused", "one proof buys one guess");
 }

@@ -20,7 +20,8 @@ use crate::admission::settings::{
 };
 use crate::admission::totp_seed::Seed;
 use crate::admission::{
-    Admission, ChallengeKey, GroupContext, Keys, Opened, Permit, Refusal, SeedKey, Settings,
+    Admission, ChallengeKey, GroupContext, Keys, NotAdmitted, Opened, Permit, Refusal, SeedKey,
+    Settings,
 };
 
 /// Begins a TOTP step.
@@ -166,7 +167,16 @@ impl World {
     /// Sends an attempt.
     pub(super) async fn send(&mut self, attempt: &Attempt) -> Result<Permit, Refusal> {
         let opened = self.opened(attempt);
-        self.admission.admit(&opened, self.now).await
+        self.admit(&opened, self.now).await
+    }
+
+    /// Judges an event; the store takes every record.
+    pub(super) async fn admit(&self, opened: &Opened, now: UnixMs) -> Result<Permit, Refusal> {
+        match self.admission.admit(opened, now).await {
+            Ok(permit) => Ok(permit),
+            Err(NotAdmitted::Refused(refusal)) => Err(refusal),
+            Err(NotAdmitted::Unrecorded) => panic!("not recorded"),
+        }
     }
 
     /// The reason for which an attempt is refused; "" when it is not.

@@ -298,3 +298,48 @@ async fn an_answer_waits_for_the_relay_to_come_back() {
     });
     assert_eq!(acks.count(), 1);
 }
+
+#[tokio::test]
+async fn a_key_service_that_is_away_is_told_as_the_refusal_and_then_as_the_end() {
+    use std::sync::atomic::Ordering;
+
+    let mut world = World::new().await;
+    world.mac_of_core.away.store(true, Ordering::SeqCst);
+    let id = world.rotate();
+    let ended = world.over(&id).await;
+    assert_eq!(ended.outcome, Some(Outcome::Canceled));
+    let now = world.now();
+    world.alice.sync(now);
+    let told = world.alice.told.iter();
+    let told: Vec<_> = told
+        .filter(|told| told.action_id.as_ref() == Some(&id))
+        .map(|told| (told.in_reply_to.is_some(), &told.body))
+        .collect();
+    // The requester's answer says why, and comes before what everybody is told.
+    assert!(
+        matches!(
+            told[..],
+            [
+                (
+                    true,
+                    NotifyState::Refused {
+                        error: keyturn_proto::ErrorClass::InternalError,
+                        ..
+                    }
+                ),
+                (
+                    false,
+                    NotifyState::Done {
+                        outcome: Outcome::Canceled,
+                        ..
+                    }
+                )
+            ]
+        ),
+        "{told:?}"
+    );
+    assert_eq!(world.client().await.active_rotation, None);
+    world.mac_of_core.away.store(false, Ordering::SeqCst);
+    let id = world.rotate();
+    world.delivered(&id).await;
+}

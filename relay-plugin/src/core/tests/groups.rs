@@ -1,12 +1,15 @@
 //! Who is in the group is proven, not claimed.
 
-use keyturn_mls::verify_key_package;
+use keyturn_mls::{GroupSpec, verify_key_package};
+use keyturn_proto::notify::NotifyState;
 use keyturn_proto::{Action, kinds};
-use keyturn_store::documents::{ClientScope, ClientStatus, GroupState, VersionState};
+use keyturn_store::documents::{
+    AdminGroupDoc, ClientScope, ClientStatus, GroupState, VersionState,
+};
 use keyturn_store::store::{Registry, SecretStore};
 use nostr::Kind;
 
-use super::admin::Admin;
+use super::admin::{Admin, RELAY};
 use super::relay::Mood;
 use super::world::{World, because};
 
@@ -300,4 +303,81 @@ async fn what_a_removed_admin_still_sends_is_dropped() {
         .wait_audit("message.dropped", "sender.left_group")
         .await;
     assert_eq!(world.rotation(&id).await, None);
+}
+
+/// A mirror may bring a Welcome together with what was said since; and a relay hands over nothing of a group whose address it does not know.
+#[tokio::test]
+async fn what_was_said_before_the_welcome_was_taken_in_is_heard_after_it() {
+    let mut world = World::new().await;
+    let bound = AdminGroupDoc {
+        alias: "later".to_owned(),
+        mls_group_id: None,
+        nostr_group_id: None,
+        welcomers: vec![world.alice.npub()],
+        status: GroupState::Active,
+        updated_at: world.now(),
+    };
+    let audit = world.entry("group.added");
+    world.store.put_group(bound, audit).await.unwrap();
+    let now = world.now();
+    let service = world.service_keys.public_key();
+    let packages =
+        world.relay.events().into_iter().filter(|event| {
+            event.kind == Kind::Custom(kinds::KEY_PACKAGE) && event.pubkey == service
+        });
+    let package = packages.last().unwrap();
+    let spec = GroupSpec {
+        name: "later".to_owned(),
+        description: String::new(),
+        admins: [world.alice.keys.public_key()].into(),
+        relays: [RELAY.to_owned()].into(),
+        nostr_group_id: None,
+    };
+    let invited = [verify_key_package(&package, now).unwrap()];
+    let created = world
+        .alice
+        .member
+        .create_group(spec, &invited, now)
+        .unwrap();
+    let group = created.group.id;
+    // Alice's leaf changes, and only then the Welcome arrives.
+    let commit = world.alice.member.self_update(&group, now).unwrap();
+    world.relay.stores_unheard(commit.event.clone());
+    world
+        .alice
+        .member
+        .commit_published(commit.event.id, now)
+        .unwrap();
+    world.alice.member.settle(now).unwrap();
+    let epoch = world
+        .alice
+        .member
+        .group_info(&group)
+        .unwrap()
+        .unwrap()
+        .epoch;
+    for welcome in created.welcomes {
+        world.relay.admin_sends(welcome.event, now.0);
+    }
+    // It renews its leaf on top of what Alice has said: whoever missed that would do so in an epoch that is over, and Alice could not follow.
+    let deadline = tokio::time::Instant::now() + super::world::DEADLINE;
+    loop {
+        let now = world.now();
+        world.alice.sync(now);
+        let info = world.alice.member.group_info(&group).unwrap().unwrap();
+        if info.epoch > epoch {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "not followed");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    // And they understand each other: it opens what she asks, and she its answer.
+    let (client, now) = (world.client.clone(), world.now());
+    world
+        .alice
+        .ask(&group, &client, Action::Status, because(""), now);
+    super::actions::told(&mut world, |body| {
+        matches!(body, NotifyState::Refused { .. })
+    })
+    .await;
 }

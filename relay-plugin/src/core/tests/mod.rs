@@ -9,4 +9,5 @@ mod flow;
 mod groups;
 mod metrics;
 pub(crate) mod relay;
+mod standby;
 mod world;

@@ -94,6 +94,11 @@ impl FakeRelay {
         }
     }
 
+    /// Stores what an admin's client publishes while nobody here knows whom it concerns.
+    pub(crate) fn stores_unheard(&self, event: Event) {
+        self.with(|state| state.events.push(event));
+    }
+
     /// An admin's client publishes.
     pub(crate) fn admin_sends(&self, event: Event, received_at_ms: u64) {
         self.with(|state| {

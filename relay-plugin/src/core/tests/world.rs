@@ -1,7 +1,8 @@
 //! Store, MLS members and relay of one test; the core on top of them can be killed and started again.
 
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -14,7 +15,7 @@ use keyturn_store::documents::{
     AdminDoc, AdminGroupDoc, ClientDoc, ClientScope, ClientStatus, GroupState, Origin, OutboxDoc,
     RotationDoc, VersionDoc, VersionState,
 };
-use keyturn_store::mac::{LocalMacKey, MacKey, SecretHash};
+use keyturn_store::mac::{LocalMacKey, MacError, MacKey, Maced, SecretHash};
 use keyturn_store::sqlite::SqliteStore;
 use keyturn_store::store::{AuditTrail, BurnNonce, Registry, SecretStore, Store};
 use nostr::{Keys, Kind};
@@ -28,7 +29,8 @@ use crate::admission::settings::{
     TotpSettings,
 };
 use crate::admission::{
-    self, Admission, ChallengeKey, Keys as AdmissionKeys, Leaf, Opened, Permit, Refusal, SeedKey,
+    self, Admission, ChallengeKey, Keys as AdmissionKeys, Leaf, NotAdmitted, Opened, Permit,
+    Refusal, SeedKey,
 };
 use crate::core::{CoreHandle, Deps, start};
 use crate::delivery::member_thread::MemberThread;
@@ -89,7 +91,7 @@ pub(super) struct OpenGate {
 
 #[async_trait]
 impl Gate for OpenGate {
-    async fn admit(&self, opened: &Opened, now: UnixMs) -> Result<Permit, Refusal> {
+    async fn admit(&self, opened: &Opened, now: UnixMs) -> Result<Permit, NotAdmitted> {
         let request: ServiceRequest = serde_json::from_str(&opened.json).unwrap();
         assert!(
             request.params.rotation_reason != "panic",
@@ -107,7 +109,8 @@ impl Gate for OpenGate {
         };
         self.admission
             .authorise_leaf(&client, &opened.group.alias, &leaf)
-            .await?;
+            .await
+            .map_err(NotAdmitted::Refused)?;
         let terms = (
             request.params.not_before.unwrap_or(now),
             request
@@ -142,6 +145,47 @@ impl Gate for OpenGate {
     }
 }
 
+/// A MAC key that can be away.
+pub(super) struct MoodyKey {
+    key: Arc<LocalMacKey>,
+    pub(super) away: AtomicBool,
+}
+
+#[async_trait]
+impl MacKey for MoodyKey {
+    async fn sign(
+        &self,
+        client: &ClientId,
+        version: &VersionId,
+        secret: &str,
+    ) -> Result<Maced, MacError> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(MacError::Unavailable {
+                cause: "the test said so",
+                retryable: true,
+            });
+        }
+        self.key.sign(client, version, secret).await
+    }
+
+    async fn verify(
+        &self,
+        key_ref: &str,
+        client: &ClientId,
+        version: &VersionId,
+        secret: &str,
+        hash: &SecretHash,
+    ) -> Result<bool, MacError> {
+        self.key
+            .verify(key_ref, client, version, secret, hash)
+            .await
+    }
+
+    fn primary_ref(&self) -> String {
+        self.key.primary_ref()
+    }
+}
+
 pub(super) struct World {
     pub(super) relay: FakeRelay,
     pub(super) clock: Arc<TestClock>,
@@ -149,6 +193,10 @@ pub(super) struct World {
     /// The same store as the core reaches it.
     pub(super) counted: Counting,
     pub(super) mac: Arc<LocalMacKey>,
+    /// The same key as the core reaches it.
+    pub(super) mac_of_core: Arc<MoodyKey>,
+    /// The service members of other instances, from the next start on.
+    pub(super) siblings: HashSet<Npub>,
     pub(super) service_keys: Keys,
     pub(super) served: ServedSet,
     pub(super) core: Option<CoreHandle>,
@@ -187,10 +235,16 @@ impl World {
         change(&mut settings);
         let store = SqliteStore::open(&dir.path().join("store.db")).unwrap();
         let now = clock.now();
+        let mac = Arc::new(LocalMacKey::from_keys(&[7; 32], &[]));
         let mut world = Self {
             alice: Admin::new(&relay),
             bob: Admin::new(&relay),
-            mac: Arc::new(LocalMacKey::from_keys(&[7; 32], &[])),
+            mac_of_core: Arc::new(MoodyKey {
+                key: Arc::clone(&mac),
+                away: AtomicBool::new(false),
+            }),
+            mac,
+            siblings: HashSet::new(),
             service_keys: Keys::generate(),
             served: ServedSet::default(),
             core: None,
@@ -399,12 +453,12 @@ impl World {
             clock: self.clock.clone(),
             registry: Duration::ZERO,
             relays: vec![RELAY.to_owned()],
-            siblings: Default::default(),
+            siblings: self.siblings.clone(),
         });
         self.core = Some(start(Deps {
             gate: Arc::new(self.gate(Arc::clone(&store))),
             store,
-            mac: self.mac.clone(),
+            mac: self.mac_of_core.clone(),
             relay: Arc::new(self.relay.clone()),
             service,
             clock: self.clock.clone(),

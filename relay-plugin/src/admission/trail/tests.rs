@@ -1,0 +1,297 @@
+//! Nothing that was refused is in neither form.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use keyturn_proto::ErrorClass;
+use keyturn_store::contract::counting::Counting;
+use keyturn_store::sqlite::SqliteStore;
+use keyturn_store::store::{Asked, AuditTrail as _, Refuse, SecretStore as _};
+
+use super::*;
+
+const NOW: UnixMs = UnixMs(1_760_000_000_000);
+const ALICE: Npub = Npub::from_bytes([1; 32]);
+
+struct World {
+    trail: Arc<Trail>,
+    store: Counting,
+    events: AtomicU64,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&dir.path().join("store.db")).unwrap();
+        let store = Counting::new(Arc::new(store));
+        Self {
+            trail: Arc::new(Trail::new(Arc::new(store.clone()))),
+            store,
+            events: AtomicU64::default(),
+            _dir: dir,
+        }
+    }
+
+    fn event(&self) -> String {
+        format!("{:064x}", self.events.fetch_add(1, Ordering::SeqCst))
+    }
+
+    async fn note(&self, sender: Npub, reason: &'static str, now: UnixMs) -> bool {
+        let event = self.event();
+        let decision = refusal(&event, reason, now);
+        self.trail.note(sender, reason, &event, decision, now).await
+    }
+
+    async fn records(&self) -> Vec<AuditRecord> {
+        self.store.read(None, 100_000).await.unwrap()
+    }
+
+    async fn summaries(&self) -> Vec<String> {
+        let mut records = self.records().await;
+        records.retain(|record| record.event == REPEATED);
+        records.into_iter().map(|record| record.reason).collect()
+    }
+}
+
+fn refusal(event: &str, reason: &str, now: UnixMs) -> Decision {
+    Decision {
+        audit: AuditRecord {
+            at: now,
+            actor: Actor::Admin { npub: ALICE },
+            event: REFUSED.to_owned(),
+            reason: reason.to_owned(),
+            client_id: None,
+            rotation_id: None,
+            version_id: None,
+            group: None,
+            nostr_event: Some(event.to_owned()),
+            device: None,
+        },
+        refuses: Some(Refuse {
+            event_id: event.to_owned(),
+            class: ErrorClass::PolicyViolation,
+            reason: reason.to_owned(),
+            expires_at: now.plus(WINDOW),
+        }),
+    }
+}
+
+fn field(summary: &str, name: &str) -> String {
+    let mut parts = summary.split(' ').skip(1);
+    let value = parts.find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+    value.unwrap().to_owned()
+}
+
+fn count(summary: &str) -> u64 {
+    field(summary, "count").parse().unwrap()
+}
+
+fn later(seconds: u64) -> UnixMs {
+    NOW.plus(Duration::from_secs(seconds))
+}
+
+#[tokio::test]
+async fn a_decision_is_recorded_with_the_mark_that_refuses_its_event() {
+    let world = World::new();
+    let event = world.event();
+    let decision = refusal(&event, "jwt.expired", NOW);
+    world.trail.decide(decision.clone()).await.unwrap();
+    // In doubt, and made again.
+    world.trail.decide(decision).await.unwrap();
+    assert_eq!(world.records().await.len(), 1);
+    let asked = Asked {
+        event_id: event,
+        operation: None,
+    };
+    let found = world.store.decided(&[asked]).await.unwrap();
+    assert_eq!(found[0].refused.as_ref().unwrap().reason, "jwt.expired");
+}
+
+#[tokio::test]
+async fn what_cannot_be_recorded_is_not_decided() {
+    let world = World::new();
+    world.store.fail("record");
+    let event = world.event();
+    let decision = refusal(&event, "jwt.expired", NOW);
+    assert!(world.trail.decide(decision.clone()).await.is_err());
+    assert_eq!(world.records().await.len(), 0);
+    world.store.mend();
+    world.trail.decide(decision).await.unwrap();
+    assert_eq!(world.records().await.len(), 1);
+}
+
+#[tokio::test]
+async fn decisions_made_at_the_same_time_share_commits() {
+    const MANY: usize = 250;
+    let world = World::new();
+    // The first one is being written while the others come.
+    let held = world.store.hold("record");
+    let tasks: Vec<_> = (0..MANY)
+        .map(|_| {
+            let (trail, event) = (Arc::clone(&world.trail), world.event());
+            tokio::spawn(async move { trail.decide(refusal(&event, "jwt.expired", NOW)).await })
+        })
+        .collect();
+    let all_wait = || world.trail.queue().len() + 1 >= MANY;
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while !all_wait() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("all wait");
+    drop(held);
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(world.records().await.len(), MANY);
+    // One, then as many as fit.
+    assert_eq!(world.store.calls("record"), 1 + 3);
+}
+
+#[tokio::test]
+async fn a_writer_that_is_dropped_leaves_the_others_in_doubt_and_the_trail_at_work() {
+    let world = World::new();
+    let held = world.store.hold("record");
+    let decide = || {
+        let (trail, event) = (Arc::clone(&world.trail), world.event());
+        tokio::spawn(async move { trail.decide(refusal(&event, "jwt.expired", NOW)).await })
+    };
+    let writer = decide();
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while world.store.calls("record") == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("it writes");
+    writer.abort();
+    assert!(writer.await.unwrap_err().is_cancelled());
+    drop(held);
+    let next = decide();
+    let next = tokio::time::timeout(Duration::from_secs(20), next).await;
+    next.expect("the trail goes on").unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_flood_becomes_its_first_records_and_a_summary_that_accounts_for_the_rest() {
+    let world = World::new();
+    let mut own = 0;
+    for n in 0..1000 {
+        own += u32::from(
+            world
+                .note(ALICE, "limits.breaker_open", later(n / 10))
+                .await,
+        );
+    }
+    assert_eq!(own, FIRST);
+    assert_eq!(world.records().await.len(), FIRST as usize);
+    assert!(
+        world.note(ALICE, "ack.malformed", NOW).await,
+        "another reason"
+    );
+    assert_eq!(world.trail.unwritten(), 940);
+    world.trail.flush(later(100), false).await;
+    let summaries = world.summaries().await;
+    assert_eq!(summaries.len(), 1);
+    let summary = &summaries[0];
+    assert!(summary.starts_with("limits.breaker_open count=940 "));
+    let first = later(u64::from(FIRST) / 10);
+    assert_eq!(field(summary, "since"), first.0.to_string());
+    assert_eq!(field(summary, "until"), later(99).0.to_string());
+    // Which they were: every event, in the order they came.
+    let mut digest = [0u8; 32];
+    for n in FIRST..1000 {
+        let mut hash = Sha256::new();
+        hash.update(digest);
+        hash.update(format!("{n:064x}"));
+        digest = hash.finalize().into();
+    }
+    assert_eq!(field(summary, "digest"), hex::encode(digest));
+    assert_eq!(world.trail.unwritten(), 0);
+
+    // The next window has room again.
+    let next = later(WINDOW.as_secs() + 100);
+    assert!(world.note(ALICE, "limits.breaker_open", next).await);
+}
+
+#[tokio::test]
+async fn summaries_come_every_few_seconds_and_at_the_end() {
+    let world = World::new();
+    for _ in 0..FIRST + 2 {
+        world.note(ALICE, "ack.malformed", NOW).await;
+    }
+    world.trail.flush(NOW, false).await;
+    assert_eq!(world.summaries().await.len(), 1);
+    world.note(ALICE, "ack.malformed", NOW).await;
+    world.trail.flush(later(EVERY.as_secs() - 1), false).await;
+    assert_eq!(world.summaries().await.len(), 1, "not so soon");
+    world.trail.flush(later(EVERY.as_secs()), false).await;
+    assert_eq!(world.summaries().await.len(), 2);
+    world.note(ALICE, "ack.malformed", NOW).await;
+    world.trail.flush(later(EVERY.as_secs()), true).await;
+    let counts: Vec<u64> = world.summaries().await.iter().map(|it| count(it)).collect();
+    assert_eq!(counts, [2, 1, 1]);
+    world.trail.flush(later(EVERY.as_secs()), true).await;
+    assert_eq!(world.summaries().await.len(), 3, "only once");
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_is_kept_and_written_later() {
+    let world = World::new();
+    world.store.fail("record");
+    for n in 0..100 {
+        assert!(!world.note(ALICE, "ack.malformed", later(n)).await);
+    }
+    for n in 0..5 {
+        world
+            .trail
+            .flush(later(100 + n * EVERY.as_secs()), false)
+            .await;
+        world.note(ALICE, "ack.malformed", later(100 + n)).await;
+    }
+    world.trail.flush(later(200), true).await;
+    assert_eq!(world.records().await.len(), 0);
+    assert_eq!(world.trail.unwritten(), 105);
+    world.store.mend();
+    world.trail.flush(later(300), true).await;
+    let summaries = world.summaries().await;
+    assert_eq!(summaries.iter().map(|it| count(it)).sum::<u64>(), 105);
+    assert_eq!(
+        summaries.len(),
+        2,
+        "what was tried, and what came meanwhile"
+    );
+    assert_eq!(world.trail.unwritten(), 0);
+}
+
+#[tokio::test]
+async fn memory_is_bounded_and_the_overflow_is_still_accounted_for() {
+    let world = World::new();
+    world.store.fail("record");
+    let senders = 2 * MAX_KEYS as u64;
+    for sender in 0..senders {
+        let mut key = [0u8; 32];
+        key[..8].copy_from_slice(&sender.to_be_bytes());
+        world
+            .note(Npub::from_bytes(key), "ack.malformed", NOW)
+            .await;
+    }
+    // One key more, for those who share it.
+    assert_eq!(world.trail.state().seen.len(), MAX_KEYS + 1);
+    world.store.mend();
+    world.trail.flush(NOW, true).await;
+    let mut records = world.records().await;
+    records.retain(|record| record.event == REPEATED);
+    let all: u64 = records.iter().map(|record| count(&record.reason)).sum();
+    assert_eq!(all, senders);
+    let shared = records
+        .iter()
+        .filter(|record| record.actor == Actor::Unknown);
+    let shared: Vec<u64> = shared.map(|record| count(&record.reason)).collect();
+    assert_eq!(shared, [senders - MAX_KEYS as u64]);
+    // Written and over, they make room.
+    assert!(world.note(ALICE, "ack.malformed", NOW.plus(WINDOW)).await);
+    assert!(world.trail.state().seen.len() <= 2);
+}
