@@ -153,9 +153,9 @@ async fn what_was_recorded_of_an_operation_is_found_with_it(w: World) {
 
 async fn a_refusal_is_forgotten_when_nobody_can_come_with_the_event(w: World) {
     w.store.record(vec![refusal(1, NOW)]).await.unwrap();
-    w.store.purge(&[], None, at(RETENTION - 1)).await.unwrap();
+    assert_eq!(w.store.forget_nonces(at(RETENTION - 1), 10).await, Ok(0));
     assert!(decided(&w, 1).await.refused.is_some());
-    w.store.purge(&[], None, at(RETENTION)).await.unwrap();
+    assert_eq!(w.store.forget_nonces(at(RETENTION), 10).await, Ok(1));
     assert_eq!(decided(&w, 1).await.refused, None);
 }
 
