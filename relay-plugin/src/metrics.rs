@@ -155,7 +155,7 @@ pub const ISSUER_SECONDS: &str = "keyturn_issuer_seconds";
 /// From the reservation to the ack quorum.
 pub const QUORUM_SECONDS: &str = "keyturn_quorum_seconds";
 
-const COUNTERS: [(&str, &str); 45] = [
+const COUNTERS: [(&str, &str); 46] = [
     (MIRRORED, "Events heard from a peer, by peer and result"),
     (
         MIRROR_SKIPPED,
