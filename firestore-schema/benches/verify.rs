@@ -6,10 +6,12 @@
 //! one is missed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod support;
+
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use keyturn_proto::{ClientId, PresentedSecret, Secret, UnixMs};
@@ -18,6 +20,8 @@ use keyturn_store::mac::{LocalMacKey, MacKey as _};
 use keyturn_store::verifier::{
     ClientSnapshot, Rate, Settings, SnapshotSource, SourceError, Verifier,
 };
+
+use support::{median, rate};
 
 const NOW: UnixMs = UnixMs(1_760_000_000_000);
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -37,14 +41,6 @@ impl SnapshotSource for Fixed {
     }
 }
 
-/// Processor time that this thread has used, so that a busy machine does not count against it; the wall clock where Linux's `/proc` is missing.
-fn used(since: Instant) -> Duration {
-    std::fs::read_to_string("/proc/thread-self/schedstat")
-        .ok()
-        .and_then(|text| text.split(' ').next()?.parse().ok())
-        .map_or_else(|| since.elapsed(), Duration::from_nanos)
-}
-
 /// Rates of one kind of call, a number for each round.
 struct Rates {
     name: &'static str,
@@ -58,20 +54,8 @@ impl Rates {
     }
 
     /// Runs `work` in batches for one [`SLICE`] of processor time.
-    async fn round(&mut self, batch: u32, mut work: impl AsyncFnMut()) {
-        let start = Instant::now();
-        let (begun, mut done) = (used(start), 0u64);
-        let spent = loop {
-            for _ in 0..batch {
-                work().await;
-            }
-            done += u64::from(batch);
-            let spent = used(start) - begun;
-            if spent >= SLICE {
-                break spent;
-            }
-        };
-        self.per_second.push(done as f64 / spent.as_secs_f64());
+    async fn round(&mut self, batch: u32, work: impl AsyncFnMut()) {
+        self.per_second.push(rate(SLICE, batch, work).await);
     }
 
     fn median(&self) -> f64 {
@@ -88,11 +72,6 @@ impl Rates {
         let (name, rate) = (self.name, self.median());
         println!("{name:<34} {rate:>14.0} /s  {:>12.3} µs", 1e6 / rate);
     }
-}
-
-fn median(mut of: Vec<f64>) -> f64 {
-    of.sort_by(f64::total_cmp);
-    of[of.len() / 2]
 }
 
 fn main() -> ExitCode {
@@ -225,9 +204,14 @@ async fn measure() -> ExitCode {
     };
     let times = warm.over(&by_bcrypt);
     target("warm ÷ bcrypt", times, "≥ 10,000", times >= 10_000.0);
-    let rate = warm.median();
-    let fast = rate >= 1_000_000.0;
-    target("warm, per second on one core", rate, "≥ 1,000,000", fast);
+    let warm_rate = warm.median();
+    let fast = warm_rate >= 1_000_000.0;
+    target(
+        "warm, per second on one core",
+        warm_rate,
+        "≥ 1,000,000",
+        fast,
+    );
     for (name, unknown, wrong) in [
         (
             "unknown client ÷ wrong secret",

@@ -7,6 +7,7 @@
 #[path = "../tests/verifier_firestore/proxy.rs"]
 #[allow(dead_code)]
 mod proxy;
+mod support;
 #[path = "../tests/verifier_firestore/world.rs"]
 #[allow(dead_code)]
 mod world;
@@ -26,6 +27,7 @@ use keyturn_store::verifier::{
 };
 
 use proxy::Proxy;
+use support::{median, rate};
 use world::{CLIENT, HERE, Relay, Server, mac, now};
 
 const REVOCATIONS: usize = 300;
@@ -60,17 +62,17 @@ async fn measure() -> ExitCode {
 
     let local = local(CLIENT, &secret).await;
     local.verify(CLIENT, &secret).await.unwrap();
-    // In turns, so that what else happens on the machine meets both alike.
+    // In turns and in this thread's processor time, so that what else happens on the machine meets both alike.
     let (mut warm, mut beside) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         warm.push(
-            rate(async || {
+            rate(SLICE, 1_000, async || {
                 black_box(server.verify(CLIENT, &secret).await).unwrap();
             })
             .await,
         );
         beside.push(
-            rate(async || {
+            rate(SLICE, 1_000, async || {
                 black_box(local.verify(CLIENT, &secret).await).unwrap();
             })
             .await,
@@ -173,24 +175,6 @@ async fn per_thousand(relay: &Relay, server: &Server, secret: &Secret, cold: Ser
         "reads per 1,000 verifications, cold",
         cold.reads()
     );
-}
-
-/// Per second, for one [`SLICE`].
-async fn rate(mut work: impl AsyncFnMut()) -> f64 {
-    let start = Instant::now();
-    let mut done = 0u32;
-    while start.elapsed() < SLICE {
-        for _ in 0..1_000 {
-            work().await;
-        }
-        done += 1_000;
-    }
-    f64::from(done) / start.elapsed().as_secs_f64()
-}
-
-fn median(mut of: Vec<f64>) -> f64 {
-    of.sort_by(f64::total_cmp);
-    of[of.len() / 2]
 }
 
 /// A verifier with the same key and a source that is in memory, to compare with.
