@@ -16,6 +16,8 @@ mod doctor;
 mod faults;
 #[path = "devices/flow.rs"]
 mod flow;
+#[path = "devices/webhook.rs"]
+mod webhook;
 
 use keyturn_tests::iot::{Credential, Device, House, Mqtt};
 use keyturn_tests::relay::Relay;
