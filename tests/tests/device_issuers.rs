@@ -4,6 +4,12 @@
 //! What must hold whatever fails: nothing is lost, nothing is issued twice under one request, and what nobody got is destroyed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "device_issuers/canary.rs"]
+mod canary;
+#[path = "device_issuers/either.rs"]
+mod either;
+#[path = "device_issuers/firestore.rs"]
+mod firestore;
 #[path = "device_issuers/recovery.rs"]
 mod recovery;
 #[path = "device_issuers/webhook.rs"]
@@ -47,24 +53,9 @@ impl Issuer {
 
     /// `[devices.issuer]`.
     fn configure(&self, config: &mut toml::Table) {
-        let Self::Vault { stand, .. } = self else {
-            return;
-        };
-        let token = stand.secret("relay-token", stand.operator.token());
-        let text = |text: &str| toml::Value::from(text);
-        let section = toml::Table::from_iter([
-            ("kind".to_owned(), text("vault")),
-            (
-                "address".to_owned(),
-                stand.settings().address.to_string().into(),
-            ),
-            ("mount".to_owned(), text(&stand.mount)),
-            (
-                "token_file".to_owned(),
-                text(token.path().unwrap().to_str().unwrap()),
-            ),
-        ]);
-        set(config, "devices", "issuer", section);
+        if let Self::Vault { stand, .. } = self {
+            vault(config, stand);
+        }
     }
 
     /// Accessors of all secret_ids that exist.
@@ -94,6 +85,20 @@ impl Issuer {
             Self::Embedded => house.logs_in(relay, credential).await,
         }
     }
+}
+
+/// `[devices.issuer]` for a Vault, with the operator's own token.
+fn vault(config: &mut toml::Table, stand: &Stand) {
+    let token = stand.secret("relay-token", stand.operator.token());
+    let address = stand.settings().address.to_string();
+    let section = [
+        ("kind", "vault"),
+        ("address", &address),
+        ("mount", &stand.mount),
+        ("token_file", token.path().unwrap().to_str().unwrap()),
+    ];
+    let section = section.map(|(key, value)| (key.to_owned(), toml::Value::from(value)));
+    set(config, "devices", "issuer", toml::Table::from_iter(section));
 }
 
 /// The device, connected.

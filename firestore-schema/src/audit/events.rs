@@ -223,6 +223,10 @@ pub const EVENTS: &[(&str, &[Event])] = &[
             change("device.allowed", "on the allow-list"),
             change("device.changed", "another role or other options"),
             change("device.denied", "off the allow-list"),
+            change(
+                "device.invalidated",
+                "what it holds is destroyed; it stays on the allow-list",
+            ),
             change("device.asked", "a device asked for a secret_id"),
             alone(
                 "device.refused",

@@ -82,6 +82,7 @@ impl Draft {
                 operator::allow(&id, Some(self.doc), role, options, self.now)
             }
             Change::Deny => self.deny(),
+            Change::Invalidate => self.invalidate(),
             Change::Ask {
                 nonce,
                 reason,

@@ -32,6 +32,8 @@ pub enum Change {
     },
     /// The operator takes it off the list; everything it holds is doomed.
     Deny,
+    /// The operator has everything that it holds destroyed; it stays on the list, and asks again.
+    Invalidate,
     /// It asks. The signature was verified under `identity`.
     Ask {
         /// Fresh.

@@ -12,7 +12,7 @@ use super::client::Listing;
 use super::operate::{self, Operator, or_dash, word};
 use super::{CliError, ConfigFile};
 use crate::operator::OperatorError;
-use crate::operator::devices::{self, DeviceView, Entry};
+use crate::operator::devices::{self, DeviceView, Entry, Which};
 
 /// What to do with devices.
 #[derive(Debug, Subcommand)]
@@ -21,6 +21,8 @@ pub enum DeviceCommand {
     Allow(Allow),
     /// Take a device off the list; every secret_id that it holds is destroyed by the relay
     Deny(Deny),
+    /// Have everything destroyed that devices hold; they stay on the list, and ask again
+    Invalidate(Invalidate),
     /// List the devices: role, options, accessor of the secret_id in use; never a secret_id
     List(Listing),
     /// Allow every device of a file of JSON lines, as `device list --json` spells them
@@ -72,6 +74,23 @@ pub struct Deny {
     device_id: DeviceId,
 }
 
+/// `device invalidate`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).multiple(false))]
+pub struct Invalidate {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// The device
+    #[arg(group = "which")]
+    device_id: Option<DeviceId>,
+    /// Every device of this role
+    #[arg(long, group = "which")]
+    role: Option<String>,
+    /// Every device
+    #[arg(long, group = "which")]
+    all: bool,
+}
+
 /// `device import`.
 #[derive(Debug, Args)]
 pub struct Import {
@@ -118,6 +137,23 @@ pub fn run(command: DeviceCommand) -> Result<(), CliError> {
                 ", as before"
             };
             Ok(writeln!(op.out, "{device_id} is denied{how}")?)
+        }),
+        DeviceCommand::Invalidate(Invalidate {
+            config,
+            device_id,
+            role,
+            all: _,
+        }) => operate::run(&config, async |op| {
+            let which = match (device_id, role) {
+                (Some(device), _) => Which::One(device),
+                (None, Some(role)) => Which::OfRole(role),
+                (None, None) => Which::All,
+            };
+            let count = devices::invalidate(op.store, &which, op.now).await?;
+            Ok(writeln!(
+                op.out,
+                "{count} devices held something; a running relay destroys it, and they ask again"
+            )?)
         }),
         DeviceCommand::List(args) => {
             operate::run(&args.config, async |op| list(op, args.json).await)

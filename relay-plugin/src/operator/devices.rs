@@ -125,6 +125,57 @@ pub async fn deny(
     }
 }
 
+/// Which devices an operator means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// This one.
+    One(DeviceId),
+    /// Those of a role.
+    OfRole(String),
+    /// All of them.
+    All,
+}
+
+/// Has everything destroyed that these devices hold; they stay on the list and ask again. How many held something.
+///
+/// # Errors
+/// [`OperatorError::Unknown`] for one device that is not known; the store's.
+pub async fn invalidate(
+    store: &dyn DeviceStore,
+    which: &Which,
+    now: UnixMs,
+) -> Result<usize, OperatorError> {
+    if let Which::One(device) = which {
+        return match store.change_device(device, Change::Invalidate, now).await? {
+            Answer::NotAllowed => Err(OperatorError::Unknown {
+                what: "device",
+                name: device.to_string(),
+            }),
+            answer => Ok(usize::from(matches!(answer, Answer::Done(_)))),
+        };
+    }
+    let (mut after, mut count) = (None, 0);
+    loop {
+        let page = store.devices(after.as_ref(), PAGE).await?;
+        for doc in &page {
+            let meant = match which {
+                Which::One(device) => doc.device_id == *device,
+                Which::OfRole(role) => doc.role == *role,
+                Which::All => true,
+            };
+            if meant {
+                let change = Change::Invalidate;
+                let answer = store.change_device(&doc.device_id, change, now).await?;
+                count += usize::from(matches!(answer, Answer::Done(_)));
+            }
+        }
+        match page.last() {
+            Some(last) if page.len() == PAGE => after = Some(last.device_id.clone()),
+            _ => return Ok(count),
+        }
+    }
+}
+
 /// What an import did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Imported {
@@ -132,6 +183,38 @@ pub struct Imported {
     pub changed: usize,
     /// Lines that were so already.
     pub unchanged: usize,
+}
+
+/// What a listed device has beside its entry: an import takes a list as it is.
+const LISTED: [&str; 7] = [
+    "state",
+    "accessor",
+    "proven",
+    "issued_at",
+    "expires_at",
+    "issues",
+    "to_destroy",
+];
+
+/// One line of an import. Why not, without repeating the line.
+fn entry(line: &str) -> Result<Entry, String> {
+    let mut fields: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(line).map_err(|error| error.to_string())?;
+    if fields.get("state").is_some_and(|state| state == "denied") {
+        return Err("the device is denied; leave it out".to_owned());
+    }
+    for listed in LISTED {
+        fields.remove(listed);
+    }
+    let entry: Entry = serde_json::from_value(fields.into()).map_err(|error| error.to_string())?;
+    entry
+        .role
+        .parse::<RoleName>()
+        .map_err(|error| format!("role: {error}"))?;
+    if entry.retain && entry.sealing_key.is_none() {
+        return Err("only sealed commands may be retained; give a sealing key".to_owned());
+    }
+    Ok(entry)
 }
 
 /// Allows every device of a file of JSON lines. All lines are read before the first one is carried out, so that a typing error changes nothing.
@@ -156,12 +239,7 @@ pub async fn import(
         if line.trim().is_empty() {
             continue;
         }
-        let entry: Entry = serde_json::from_str(&line).map_err(|error| wrong(error.to_string()))?;
-        entry
-            .role
-            .parse::<RoleName>()
-            .map_err(|error| wrong(format!("role: {error}")))?;
-        entries.push(entry);
+        entries.push(entry(&line).map_err(wrong)?);
     }
     let mut imported = Imported::default();
     for entry in entries {

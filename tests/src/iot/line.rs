@@ -24,6 +24,7 @@ pub struct Line {
     client: AsyncClient,
     heard: mpsc::UnboundedReceiver<Value>,
     acknowledged: mpsc::UnboundedReceiver<()>,
+    subscribed: mpsc::UnboundedReceiver<()>,
     task: JoinHandle<()>,
     /// Nonce and secret of every command that came.
     given: Vec<(String, String)>,
@@ -56,13 +57,20 @@ impl Line {
         let (client, mut events) = AsyncClient::new(options, CHANNEL);
         let (hear, heard) = mpsc::unbounded_channel();
         let (acknowledge, acknowledged) = mpsc::unbounded_channel();
-        let (subscribed, mut is_subscribed) = mpsc::unbounded_channel();
+        let (subscribed, is_subscribed) = mpsc::unbounded_channel();
         let command = topic::command(&id.parse().unwrap());
-        client.subscribe(command, QoS::AtLeastOnce).await.unwrap();
+        let subscriber = client.clone();
         let task = tokio::spawn(async move {
             loop {
                 // Whoever waits has left when a channel is closed.
                 let _ = match events.poll().await {
+                    // Also after a broker that has forgotten the session.
+                    Ok(Event::Incoming(Packet::ConnAck(ack))) => {
+                        ack.session_present
+                            || subscriber
+                                .try_subscribe(command.clone(), QoS::AtLeastOnce)
+                                .is_ok()
+                    }
                     Ok(Event::Incoming(Packet::SubAck(_))) => subscribed.send(()).is_ok(),
                     Ok(Event::Incoming(Packet::PubAck(ack))) => {
                         // Nobody hears it: as good as said to a deaf broker, but said.
@@ -86,18 +94,25 @@ impl Line {
                 };
             }
         });
-        timeout_at(deadline(), is_subscribed.recv())
-            .await
-            .expect("the broker did not take the subscription")
-            .unwrap();
-        Self {
+        let mut line = Self {
             id: id.to_owned(),
             client,
             heard,
             acknowledged,
+            subscribed: is_subscribed,
             task,
             given: Vec::new(),
-        }
+        };
+        line.subscribed().await;
+        line
+    }
+
+    /// Waits until the broker has taken a subscription: once after opening, which is done, and once after each restart of a broker that forgets sessions.
+    pub async fn subscribed(&mut self) {
+        timeout_at(deadline(), self.subscribed.recv())
+            .await
+            .expect("the broker did not take the subscription")
+            .unwrap();
     }
 
     /// Says something on the status topic; returns when the broker has it.

@@ -80,15 +80,7 @@ impl Draft {
         self.doc.state = DeviceState::Denied;
         self.doc.ping = None;
         self.doc.ping_at = None;
-        let in_doubt_until = UnixMs(self.now.0.saturating_add(IN_DOUBT_MS));
-        self.set_aside("denied", in_doubt_until);
-        let held = self.doc.current.take();
-        for held in held
-            .into_iter()
-            .chain(std::mem::take(&mut self.doc.earlier))
-        {
-            self.doom(held, "denied");
-        }
+        self.doom_all("denied");
         self.record(
             Actor::Operator,
             "device.denied",
@@ -97,5 +89,38 @@ impl Draft {
             None,
         );
         self.done_with_doc()
+    }
+
+    /// Whatever it holds is destroyed, and it stays on the list: this is what an operator does when secret_ids may have been read by somebody. A device on the
+    /// schedule is invited at once; every other one asks when its next login fails.
+    pub(super) fn invalidate(mut self) -> Decision {
+        let holds = self.doc.current.is_some()
+            || !self.doc.earlier.is_empty()
+            || self.doc.outstanding.is_some();
+        if !holds {
+            return Decision::unchanged(Answer::Repeat);
+        }
+        self.doom_all("invalidated");
+        self.doc.ping_at = self.doc.ping_at.map(|_| self.now);
+        self.record(
+            Actor::Operator,
+            "device.invalidated",
+            "by the operator",
+            None,
+            None,
+        );
+        self.done_with_doc()
+    }
+
+    fn doom_all(&mut self, why: &str) {
+        let in_doubt_until = UnixMs(self.now.0.saturating_add(IN_DOUBT_MS));
+        self.set_aside(why, in_doubt_until);
+        let held = self.doc.current.take();
+        for held in held
+            .into_iter()
+            .chain(std::mem::take(&mut self.doc.earlier))
+        {
+            self.doom(held, why);
+        }
     }
 }

@@ -383,6 +383,35 @@ fn a_denied_device_loses_everything_and_gets_nothing() {
 }
 
 #[test]
+fn an_invalidated_device_loses_everything_and_asks_again() {
+    let mut w = World::new();
+    assert_eq!(
+        w.change(Change::Invalidate),
+        Answer::Repeat,
+        "it holds nothing"
+    );
+    w.issue(1, "a");
+    w.result(1, true, None);
+    w.issue(2, "b");
+    w.result(2, true, None);
+    w.issue(3, "c");
+    w.change(Change::Invalidate);
+    let mut doomed = w.doomed();
+    doomed.sort_unstable();
+    assert_eq!(doomed, ["a", "b", "c"]);
+    assert_eq!(w.doc().state, DeviceState::Allowed);
+    assert_eq!(w.change(Change::Invalidate), Answer::Repeat);
+    w.issue(4, "d");
+    w.result(4, true, None);
+    let current = w.doc().current.clone().map(|held| held.accessor);
+    assert_eq!(current.as_deref(), Some("d"));
+    assert_eq!(
+        World::empty().change(Change::Invalidate),
+        Answer::NotAllowed
+    );
+}
+
+#[test]
 fn a_message_verified_under_another_key_is_not_taken() {
     let mut w = World::new();
     let key: IdentityKey = "A6EHv_POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg"

@@ -4,5 +4,6 @@
 mod flood;
 mod flow;
 mod refused;
+mod schedule;
 mod trouble;
 mod world;
