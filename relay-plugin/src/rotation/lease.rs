@@ -8,17 +8,15 @@ use std::time::Duration;
 
 use keyturn_proto::UnixMs;
 use keyturn_store::store::{Lease, StoreError};
+use keyturn_store::verifier::HEARTBEAT_EVERY;
 
 use super::engine::Engine;
 use super::failure::Failure;
 use super::settings::Settings;
 
-/// The verifier takes the lease's renewals for its heartbeat, and doubts its listener after fifteen seconds without one.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-
-/// How often the holder renews: three times in a lease, and as often as the verifier expects however long that is.
+/// How often the holder renews: three times in a lease, and as often as the verifier expects its heartbeat however long that is.
 pub(super) fn renewed_every(lease: Duration) -> Duration {
-    (lease / 3).min(HEARTBEAT)
+    (lease / 3).min(HEARTBEAT_EVERY)
 }
 
 /// The fencing number under which this instance acts, if it does.
@@ -114,6 +112,6 @@ mod tests {
             // Two renewals may be late or lost.
             assert!(every * 3 <= limit, "{seconds} s");
         }
-        assert_eq!(renewed_every(Duration::from_secs(15)), HEARTBEAT);
+        assert_eq!(renewed_every(Duration::from_secs(15)), HEARTBEAT_EVERY);
     }
 }
