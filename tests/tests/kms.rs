@@ -298,7 +298,10 @@ impl Elsewhere {
                 let mut bytes = vec![0; 4096];
                 let length = peer.read(&mut bytes).await.unwrap_or_default();
                 bytes.truncate(length);
-                all.lock().unwrap().push(bytes);
+                // Whoever gives up before it has said anything has said nothing in the clear.
+                if length > 0 {
+                    all.lock().unwrap().push(bytes);
+                }
             }
         });
         Self {
