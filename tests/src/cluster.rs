@@ -94,7 +94,10 @@ impl Sibling {
         let (program, config, log) = (self.program.clone(), self.config(), self.log());
         let started =
             tokio::task::spawn_blocking(move || Relay::start(&program, &config, &log, crash_at));
-        started.await.unwrap().unwrap()
+        started.await.unwrap().unwrap_or_else(|status| {
+            let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+            panic!("the sibling ended with {status}: {log}")
+        })
     }
 }
 

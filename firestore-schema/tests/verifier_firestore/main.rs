@@ -120,25 +120,33 @@ async fn a_slow_check_does_not_outlive_a_revocation_that_is_heard_meanwhile() {
         proxy: _proxy,
         ..
     } = stage(Emulator::shared().await).await;
-    let (secret, _) = relay.add(CLIENT).await;
-    // Known and listened to, and yet nothing is remembered of the right secret.
-    let wrong = Secret::generate().unwrap();
-    assert_eq!(server.verify(CLIENT, &wrong).await, Err(REFUSED));
-    server.settled(1).await;
-    let mut news = server.verifier.book().subscribe();
-    server.mac.asked();
-    server.reads();
-    let shut = server.mac.shut().await;
-    let meanwhile = async {
-        eventually("the MAC key is asked", async || server.mac.asked() > 0).await;
-        relay.revoke(CLIENT).await;
-        let told = tokio::time::timeout(world::DEADLINE, news.recv()).await;
-        assert!(told.unwrap().unwrap().versions.is_empty());
-        drop(shut);
-    };
-    let (answer, ()) = tokio::join!(server.verify(CLIENT, &secret), meanwhile);
-    assert_eq!(answer, Err(REFUSED));
-    assert_eq!(server.reads(), 0);
+    without_a_read(&server, async |attempt| {
+        let name = format!("{CLIENT}-{attempt}");
+        let (secret, _) = relay.add(&name).await;
+        // Known and listened to, and yet nothing is remembered of the right secret.
+        let wrong = Secret::generate().unwrap();
+        assert_eq!(server.verify(&name, &wrong).await, Err(REFUSED));
+        server.settled(attempt).await;
+        let mut news = server.verifier.book().subscribe();
+        server.mac.asked();
+        server.reads();
+        let shut = server.mac.shut().await;
+        let meanwhile = async {
+            eventually("the MAC key is asked", async || server.mac.asked() > 0).await;
+            relay.revoke(&name).await;
+            let nothing_lives = Living {
+                client_id: name.parse().unwrap(),
+                versions: Vec::new(),
+            };
+            let told = async { while news.recv().await.unwrap() != nothing_lives {} };
+            let told = tokio::time::timeout(world::DEADLINE, told).await;
+            told.expect("nobody was told");
+            drop(shut);
+        };
+        let (answer, ()) = tokio::join!(server.verify(&name, &secret), meanwhile);
+        assert_eq!(answer, Err(REFUSED));
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
