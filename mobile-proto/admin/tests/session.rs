@@ -175,6 +175,15 @@ fn a_rotation_is_opened_and_proven_by_both_admins() {
             ));
             assert!(!on_disk(person.path(), &expected), "plaintext on disk");
         }
+        // What she has heard of the operation, and not taken yet, is no answer to another request under its id.
+        bob.await_done(&rotation, soon()).await.unwrap();
+        alice.sync(soon()).await.unwrap();
+        let again = RequestSpec {
+            action_id: Some(rotation.clone()),
+            ..ask(Action::Status, &group)
+        };
+        let reply = alice.request(again, &Unsigned, soon()).await.unwrap();
+        assert!(matches!(reply.answer.body, NotifyState::Status { .. }));
         let done = alice.await_done(&rotation, soon()).await.unwrap();
         assert!(matches!(
             done.body,

@@ -171,9 +171,11 @@ impl AdminSession {
         };
         request.jwt_proof = proof.prove(&asked).await?;
         request.validate()?;
+        // What was heard before it was sent answers an earlier request, under the same id perhaps.
+        let heard = self.updates.len();
         let event = self.send(&group, &request, deadline).await?;
         let answer = self
-            .first_answer(action, &action_id, event, deadline)
+            .first_answer(action, &action_id, event, heard, deadline)
             .await?;
         Ok(Reply {
             action_id,
@@ -309,11 +311,12 @@ impl AdminSession {
         action: Action,
         action_id: &RotationId,
         event: EventId,
+        heard: usize,
         deadline: Instant,
     ) -> Result<ServiceNotify, RequestError> {
         let event = event.to_hex();
         let wanted = |update: &Update| matches!(update, Update::Report { notify, .. } if answers(notify, action_id, &event));
-        match self.wait_for(wanted, deadline).await? {
+        match self.wait_past(heard, wanted, deadline).await? {
             Some(Update::Report {
                 group,
                 from,

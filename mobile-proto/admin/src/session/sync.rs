@@ -112,10 +112,19 @@ impl AdminSession {
     /// The first update that `wanted` picks, now or later; others stay for [`Self::next_update`].
     pub(super) async fn wait_for(
         &mut self,
+        wanted: impl FnMut(&Update) -> bool + Send,
+        deadline: Instant,
+    ) -> Result<Option<Update>, SyncError> {
+        self.wait_past(0, wanted, deadline).await
+    }
+
+    /// As [`Self::wait_for`], past the first `looked_at` of the updates that nobody has taken yet.
+    pub(super) async fn wait_past(
+        &mut self,
+        mut looked_at: usize,
         mut wanted: impl FnMut(&Update) -> bool + Send,
         deadline: Instant,
     ) -> Result<Option<Update>, SyncError> {
-        let mut looked_at = 0;
         loop {
             if let Some(at) = (looked_at..self.updates.len()).find(|at| wanted(&self.updates[*at]))
             {
