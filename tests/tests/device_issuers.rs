@@ -12,6 +12,8 @@ mod either;
 mod firestore;
 #[path = "device_issuers/recovery.rs"]
 mod recovery;
+#[path = "device_issuers/runbook.rs"]
+mod runbook;
 #[path = "device_issuers/webhook.rs"]
 mod webhook;
 
