@@ -394,7 +394,11 @@ mod tests {
         let more = wrap();
         let taken = lanes.take(more.clone(), UnixMs(1), true).await;
         assert_eq!(taken, Taken::Failed);
-        assert_eq!(place.relay.events(), [owed.clone()], "it was not asked");
+        assert_eq!(
+            place.relay.events(),
+            std::slice::from_ref(&owed),
+            "it was not asked"
+        );
         assert_eq!(lanes.owed().len(), MOST_OWED);
         // What is owed makes room by being answered; what no peer holds any more, when everything else was had.
         place.relay.set_mood(Mood::Well);
