@@ -158,10 +158,15 @@ struct World {
 
 /// Two admins and the service in one group.
 async fn assembled() -> World {
+    assembled_with("").await
+}
+
+/// The same, with more in the first admin's `init`.
+async fn assembled_with(more: &str) -> World {
     let relay = TestRelay::start().await;
     let service = Service::start(&relay).await;
     let (alice, bob) = (Admin::new(), Admin::new());
-    let alice_npub = alice.init(&relay, &service, "").await;
+    let alice_npub = alice.init(&relay, &service, more).await;
     let bob_npub = bob
         .init(&relay, &service, &format!("--welcomer {alice_npub}"))
         .await;
@@ -297,6 +302,25 @@ fn every_failure_has_its_exit_code() {
         alice.run("init --relay ws://127.0.0.1:1").await.exits(10);
         Admin::new().run("group list").await.exits(10);
         Admin::new().run("init").await.exits(2);
+    });
+}
+
+#[test]
+fn one_relay_and_one_service_of_several_are_enough() {
+    run(async {
+        let away = "--relay ws://127.0.0.1:1 --service-url http://127.0.0.1:1";
+        let world = assembled_with(away).await;
+        let config = std::fs::read_to_string(world.alice.home.join("config.toml")).unwrap();
+        for address in ["ws://127.0.0.1:1", "http://127.0.0.1:1"] {
+            assert!(config.contains(address), "{config}");
+        }
+        world.alice.prove("status c").await.exits(0);
+        // All of them away is another matter.
+        let away = format!(
+            "group list --timeout 3s --relay ws://127.0.0.1:1 {}",
+            "--relay ws://127.0.0.1:2"
+        );
+        world.alice.run(&away).await.exits(9);
     });
 }
 

@@ -29,6 +29,16 @@ fn a_rotation_line_is_understood() {
 }
 
 #[test]
+fn relays_and_services_may_be_several() {
+    let cli =
+        parse("--relay ws://a --relay wss://b watch --service-url http://a --service-url http://b")
+            .unwrap();
+    let relays: Vec<String> = cli.global.relays.iter().map(ToString::to_string).collect();
+    assert_eq!(relays, ["ws://a", "wss://b"]);
+    assert_eq!(cli.global.service_urls, ["http://a", "http://b"]);
+}
+
+#[test]
 fn moments_and_delays_are_told_apart() {
     let at = when("2026-01-31T12:00:00Z").unwrap();
     assert_eq!(at, When::At(UnixMs(1_769_860_800_000)));
