@@ -25,6 +25,7 @@ import secrets
 import ssl
 import struct
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -139,6 +140,8 @@ class Device:
         # The network's thread only puts in; everything is decided in one place, one thing after the other.
         self.inbox = queue.Queue(maxsize=64)
         self.acknowledged = queue.SimpleQueue()
+        # Whether an answer would reach us; until then nothing is asked.
+        self.listening = threading.Event()
         self.invitation = None
         self.mqtt = self.client()
 
@@ -271,7 +274,8 @@ class Device:
         client.tls_set_context(tls)
         client.reconnect_delay_set(1, 60)
         client.on_connect = self.on_connect
-        client.on_disconnect = lambda *_: say("disconnected")
+        client.on_disconnect = self.on_disconnect
+        client.on_subscribe = self.on_subscribe
         client.on_message = self.on_message
         client.on_publish = lambda _client, _data, mid, reason, _properties: self.acknowledged.put((mid, reason))
         return client
@@ -290,6 +294,16 @@ class Device:
         if reason == 0:
             client.subscribe(f"iot/{self.id}/command", qos=1)
 
+    def on_subscribe(self, _client, _data, _mid, reasons, _properties):
+        if any(reason.is_failure for reason in reasons):
+            say("refused", why=str(reasons[0]))
+        else:
+            self.listening.set()
+
+    def on_disconnect(self, *_):
+        self.listening.clear()
+        say("disconnected")
+
     def on_message(self, _client, _data, message):
         try:
             self.inbox.put_nowait(message)
@@ -298,7 +312,8 @@ class Device:
 
     def publish(self, message):
         """Returns when the broker has it, however long that takes; QoS 1, never retained."""
-        # Without a connection it waits, and goes out with the next one.
+        self.listening.wait()
+        # If the connection breaks now, it goes out with the next one, after the subscription.
         mid = self.mqtt.publish(f"iot/{self.id}/status", json.dumps(message), qos=1).mid
         while True:
             acknowledged, reason = self.acknowledged.get()

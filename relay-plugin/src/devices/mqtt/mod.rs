@@ -253,3 +253,51 @@ impl Drop for UnderWay {
         self.0.abort();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use keyturn_proto::device::MAX_STATUS;
+
+    use super::*;
+    use crate::devices::tests::world::World;
+
+    #[tokio::test]
+    async fn a_flood_is_bounded_and_whatever_the_broker_waits_for_is_acknowledged_in_order() {
+        let world = World::new();
+        let (arrived, mut arrivals) = mpsc::unbounded_channel();
+        let link = Link {
+            reconnect: (Duration::ZERO, Duration::ZERO),
+            connected: watch::channel(false).0,
+            again: mpsc::unbounded_channel().0,
+            arrived,
+            waiting: Arc::default(),
+            devices: Arc::clone(&world.devices),
+            gone: CancellationToken::new(),
+        };
+        let long = vec![b'x'; 60_000];
+        // More than fits of what needs no acknowledgement leaves room for as much as a broker may send of what does.
+        for _ in 0..3 * WAITING {
+            link.hand_over(Arrived::made("iot/d1/status", &long, false, 0));
+        }
+        for number in 1..=RECEIVE {
+            link.hand_over(Arrived::made("iot/d2/status", &long, true, number));
+        }
+        // And beyond: a broker that sends more than it may.
+        for number in RECEIVE + 1..=3 * RECEIVE {
+            link.hand_over(Arrived::made("iot/d3/status", &long, true, number));
+        }
+        let (mut bytes, mut unawaited, mut looked_at, mut numbers) = (0, 0, 0, Vec::new());
+        while let Ok(message) = arrivals.try_recv() {
+            bytes += message.payload.len();
+            if message.is_awaited() {
+                numbers.push(message.number());
+            } else {
+                unawaited += 1;
+            }
+            looked_at += usize::from(!message.overrun);
+        }
+        assert_eq!((unawaited, looked_at), (WAITING / 2, WAITING));
+        assert_eq!(numbers, (1..=3 * RECEIVE).collect::<Vec<_>>());
+        assert!(bytes <= WAITING * (MAX_STATUS + 1), "{bytes}");
+    }
+}

@@ -71,6 +71,33 @@ impl Arrived {
     }
 }
 
+#[cfg(test)]
+impl Arrived {
+    /// A message of a test's.
+    pub(super) fn made(topic: &str, payload: &[u8], awaited: bool, number: u16) -> Self {
+        let quality = if awaited {
+            QoS5::AtLeastOnce
+        } else {
+            QoS5::AtMostOnce
+        };
+        let mut publish = five::Publish::new(topic, quality, payload.to_vec(), None);
+        publish.pkid = number;
+        let event = four::v5::Event::Incoming(five::Packet::Publish(publish));
+        match five_event(event, NONE_YET) {
+            Seen::Message(arrived) => *arrived,
+            _ => unreachable!("a publish is a message"),
+        }
+    }
+
+    /// What the packet was called.
+    pub(super) fn number(&self) -> u16 {
+        match &self.ack {
+            Ack::Five(publish) => publish.pkid,
+            Ack::Four(publish) => publish.pkid,
+        }
+    }
+}
+
 /// A copy of its own: the packet lies in a buffer that many others may share, and each would keep all of it alive.
 fn kept(payload: &Bytes) -> Bytes {
     Bytes::copy_from_slice(payload.get(..=MAX_STATUS).unwrap_or(payload))

@@ -6,4 +6,4 @@ mod flow;
 mod refused;
 mod schedule;
 mod trouble;
-mod world;
+pub(super) mod world;

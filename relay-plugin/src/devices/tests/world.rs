@@ -178,8 +178,8 @@ impl Outlet for Channel {
     }
 }
 
-pub(super) struct World {
-    pub(super) devices: Arc<Devices>,
+pub(in crate::devices) struct World {
+    pub(in crate::devices) devices: Arc<Devices>,
     pub(super) store: Arc<SqliteStore>,
     pub(super) issuer: Arc<TestIssuer>,
     pub(super) clock: Arc<TestClock>,
@@ -234,7 +234,7 @@ pub(super) fn ok(command: &Value) -> Value {
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub(in crate::devices) fn new() -> Self {
         Self::with(settings())
     }
 
