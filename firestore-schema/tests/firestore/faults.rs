@@ -6,13 +6,13 @@ use keyturn_proto::notify::Outcome;
 use keyturn_store::audit::{Instance, verify_chain};
 use keyturn_store::contract::fixture::{
     DELAY, FENCE, NOW, REQUESTER, RETENTION, SECOND, ack, admin, at, audit, cancel, client,
-    client_id, npub, operation, prepare, reserve, version_id,
+    client_id, npub, operation, prepare, refusal, reserve, version_id, withdraw,
 };
 use keyturn_store::documents::{ActiveRotation, ClientStatus};
 use keyturn_store::firestore::FirestoreStore;
 use keyturn_store::store::{
     ActionResult, AuditTrail as _, BurnNonce, Burned, Registry as _, Reserved, SecretStore as _,
-    StoreError,
+    StoreError, Withdrawn,
 };
 
 use super::Place;
@@ -130,6 +130,34 @@ async fn a_whole_rotation_survives_the_loss_of_any_commit_or_answer() {
         assert_eq!(shaky.count("ack.recorded").await, 2, "{fault:?}");
         shaky.check_chains().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_withdrawal_and_a_refusal_in_doubt_are_what_they_were() {
+    let shaky = Shaky::settled(LONG).await;
+    let numbers = 2u32..;
+    for (n, fault) in numbers.zip(SURVIVED) {
+        shaky.reserved(n).await;
+        let command = withdraw(&operation(n + 50), None, NOW);
+        shaky.proxy.next_commits([fault]);
+        match shaky.store.withdraw(command.clone()).await {
+            // Not "decided before": it was this very call.
+            Ok(Withdrawn::Done(ended)) => assert_eq!(ended.rotation_id, operation(n)),
+            other => panic!("{fault:?}: {other:?}"),
+        }
+        match shaky.store.withdraw(command).await {
+            Ok(Withdrawn::Repeat(known)) => {
+                assert_eq!(known.target_rotation_id, Some(operation(n)));
+            }
+            other => panic!("{fault:?}: {other:?}"),
+        }
+        shaky.proxy.next_commits([fault]);
+        let refusals = vec![refusal(n, NOW), refusal(n + 100, NOW)];
+        shaky.store.record(refusals).await.unwrap();
+    }
+    assert_eq!(shaky.count("rotation.canceled").await, SURVIVED.len());
+    assert_eq!(shaky.count("request.refused").await, 2 * SURVIVED.len());
+    shaky.check_chains().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -217,6 +217,12 @@ impl Trail {
         written.map(|()| true)
     }
 
+    /// Counts something for the next summary. Waits for nobody.
+    pub fn sum_up(&self, sender: Npub, reason: &'static str, event: &str, now: UnixMs) {
+        let key = self.key(sender, reason, now);
+        self.count(key, event, now);
+    }
+
     /// Writes the summaries of what has no record of its own; with `all` (at shutdown) also if the last ones are not [`EVERY`] old. What cannot be written
     /// stays and is tried again.
     pub async fn flush(&self, now: UnixMs, all: bool) {

@@ -458,6 +458,11 @@ impl ServiceMember {
         self.note_refusal(sender, reason, event, decision).await;
     }
 
+    /// Counts a message that was not kept, without a record of its own and without waiting for the store.
+    pub(super) fn sum_up(&self, sender: Npub, reason: &'static str, event: &str) {
+        self.0.refused.sum_up(sender, reason, event, self.now());
+    }
+
     /// Writes down what was not recorded one by one; `all` of it at the end.
     pub(crate) async fn sum_up_refusals(&self, all: bool) {
         self.0.refused.flush(self.now(), all).await;

@@ -153,8 +153,7 @@ impl ServiceMember {
         let trimmed = trimmed.await?.map_err(failed)?;
         for (sender, event) in trimmed {
             metrics::counter!(crate::metrics::INBOX_TRIMMED).increment(1);
-            let (sender, event) = (npub(&sender), event.to_hex());
-            self.dropped(sender, &event, "inbox.full").await;
+            self.sum_up(npub(&sender), "inbox.full", &event.to_hex());
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use keyturn_proto::{
     Action, ErrorClass, RotationId, ServiceNotify, ServiceRequest, canonical, kinds,
 };
 use keyturn_store::contract::fixture;
-use keyturn_store::documents::RotationDoc;
+use keyturn_store::documents::{Actor, RotationDoc};
 use keyturn_store::store::{
     AuditTrail as _, Cancel, Decision, Lease, Refuse, Reserved, SecretStore as _, Withdraw,
     Withdrawn,
@@ -329,7 +329,24 @@ async fn a_flooding_member_displaces_nobody_but_itself() {
         rows.iter().filter(|row| row.opened.sender == bob).count(),
         1
     );
-    world.wait_audit("message.dropped", "inbox.full").await;
+    world.clock.forward(crate::admission::trail::EVERY);
+    world
+        .until("what was not kept is accounted for", async || {
+            let records = world.store.read(None, 1000).await.unwrap();
+            let sums = records.iter().filter(|record| {
+                let alices = record.actor
+                    == Actor::Admin {
+                        npub: world.alice.npub(),
+                    };
+                alices && record.event == "member.refused_repeatedly"
+            });
+            let counts = sums.filter_map(|record| {
+                let rest = record.reason.strip_prefix("inbox.full count=")?;
+                rest.split(' ').next()?.parse::<u32>().ok()
+            });
+            counts.sum::<u32>() == 160 - PER_LEAF
+        })
+        .await;
     take_over(&world).await;
     world.delivered(&bobs).await;
 }
