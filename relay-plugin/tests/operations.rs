@@ -46,7 +46,7 @@ fn words(line: &str) -> Vec<String> {
             continue;
         }
         words.extend(part.split_whitespace().map(|word| match word {
-            "$ALICE" | "$BOB" | "$SERVICE" => NPUB.to_owned(),
+            "$ALICE" | "$BOB" | "$SERVICE" | "$SIBLING" => NPUB.to_owned(),
             "$GROUP" => "0a0b".to_owned(),
             "$ADDRESS" => "0c".repeat(32),
             word => word.to_owned(),
