@@ -17,7 +17,8 @@ use crate::delivery::inbox::Waiting;
 use crate::delivery::service_member::ServiceError;
 use crate::rotation::repeat::is_reserved;
 
-/// A proof lives five minutes at most (protocol.md §6.2), an ack is repeated by its app: nothing older is of use.
+/// A proof lives five minutes at most (protocol.md §6.2), an ack is repeated by its app: nothing older is of use, and nothing that was asked for longer ago
+/// is begun.
 pub(super) const OLDEST: Duration = Duration::from_secs(600);
 /// Rows looked at together, with one look into the store.
 const PAGE: u32 = 256;

@@ -7,12 +7,13 @@ use std::collections::{HashMap, HashSet};
 
 use keyturn_proto::inner::InnerKind;
 use keyturn_proto::notify::NotifyState;
-use keyturn_proto::{Npub, ServiceNotify, UnixMs};
+use keyturn_proto::{ErrorClass, Npub, ServiceNotify, UnixMs};
 use keyturn_store::store::{Asked, Decision};
 use tokio::sync::oneshot;
 use tokio::task::{Id, JoinSet};
 
 use super::Core;
+use super::standby::OLDEST;
 use crate::admission::{NotAdmitted, Opened, Refusal, hints, refuse};
 use crate::crash;
 use crate::delivery::inbox::Waiting;
@@ -224,6 +225,11 @@ impl Core {
         mine: &mut Option<oneshot::Sender<()>>,
     ) -> Result<(), Failure> {
         let started = self.engine.now();
+        // It waited for us or for the store. Its sender has given up by now, and may have seen to it in another way.
+        if started.since(opened.received_at) > OLDEST {
+            let class = ErrorClass::InternalError;
+            return Err(Failure::refused(class, "request.waited_too_long"));
+        }
         let requested = Requested::new(opened, self.engine.fenced()?);
         let authorised = match requested.authorise(self.gate.as_ref(), started).await {
             Ok(authorised) => authorised,

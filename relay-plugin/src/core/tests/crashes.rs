@@ -247,3 +247,46 @@ async fn while_another_instance_holds_the_lease_nothing_is_done() {
     finished(&mut world, &id, Point::AfterInbox).await;
     assert!(world.rotation(&id).await.unwrap().fence > theirs.fence);
 }
+
+/// A revocation that was asked for an hour ago would hit the secret of today.
+#[tokio::test]
+async fn what_waited_too_long_is_refused_and_what_was_granted_goes_on() {
+    use crate::core::standby::OLDEST;
+    use keyturn_proto::{Action, ErrorClass};
+
+    let mut world = World::new().await;
+    let hit = halt::at(Point::AfterReserve);
+    let granted = world.rotate();
+    reached(Point::AfterReserve, hit).await;
+    world.kill().await;
+    // Nobody can write to the store, so nothing is decided.
+    world.counted.fail("burn_nonce");
+    world.counted.fail("record");
+    world.start().await;
+    world.delivered(&granted).await;
+    world.ask(Action::Revoke, super::world::because("leaked"));
+    let service = world.core.as_ref().unwrap().service.clone();
+    world
+        .until("it waits", async || {
+            service.inbox(0, 10).await.unwrap().len() == 1
+        })
+        .await;
+    world.kill().await;
+    world.counted.mend();
+    world.clock.forward(OLDEST + Duration::from_secs(1));
+    world.start().await;
+    world
+        .wait_audit("request.refused", "request.waited_too_long")
+        .await;
+    super::actions::told(&mut world, |body| {
+        matches!(
+            body,
+            NotifyState::Refused {
+                error: ErrorClass::InternalError,
+                ..
+            }
+        )
+    })
+    .await;
+    assert_eq!(world.client().await.current_version, Some(world.first));
+}

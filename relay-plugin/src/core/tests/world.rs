@@ -127,7 +127,10 @@ impl Gate for OpenGate {
             audit: Entry::of_opened(now, opened, "nonce.burnt", "").done(),
             now,
         };
-        self.store.burn_nonce(burn).await.unwrap();
+        self.store
+            .burn_nonce(burn)
+            .await
+            .map_err(|_| NotAdmitted::Unrecorded)?;
         Ok(Permit::unproven(opened, request, client, terms, expires))
     }
 
