@@ -233,11 +233,11 @@ impl Core {
         let requested = Requested::new(opened, self.engine.fenced()?);
         let authorised = match requested.authorise(self.gate.as_ref(), started).await {
             Ok(authorised) => authorised,
-            // Audited by admission.
             // Whoever acts now has its own word on it.
             Err(NotAdmitted::Refused(_)) if !self.engine.acts() => {
                 return Err(Failure::Again("lease.not_held"));
             }
+            // Audited by admission.
             Err(NotAdmitted::Refused(refusal)) => {
                 drop(mine.take());
                 self.answer_refusal(opened, InnerKind::Request, &refusal)
@@ -376,6 +376,7 @@ impl Core {
         kind: InnerKind,
         refusal: &Refusal,
     ) -> Result<(), Failure> {
+        self.engine.fenced()?;
         let now = self.engine.now();
         let event = match kind {
             InnerKind::Ack => "ack.refused",

@@ -271,6 +271,8 @@ async fn what_waited_too_long_is_refused_and_what_was_granted_goes_on() {
             service.inbox(0, 10).await.unwrap().len() == 1
         })
         .await;
+    // It keeps the member's database open.
+    drop(service);
     world.kill().await;
     world.counted.mend();
     world.clock.forward(OLDEST + Duration::from_secs(1));
