@@ -5,16 +5,21 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyturn_proto::device::{DeviceId, DeviceNonce};
 use keyturn_proto::notify::Outcome;
 use keyturn_proto::{UnixMs, VersionId};
 use keyturn_store::approle::{AppRoleDoc, AppRoleStore, SecretIdDoc};
-use keyturn_store::collections::{ADMINS, AUDIT, CHAINS, CLIENTS, LEASES, OUTBOX, VERSIONS};
+use keyturn_store::collections::{
+    ADMINS, AUDIT, CHAINS, CLIENTS, DEVICES, LEASES, OUTBOX, VERSIONS,
+};
 use keyturn_store::contract::World;
 use keyturn_store::contract::fixture::{
     DELAY, FENCE, NOW, REQUESTER, SECOND, THIRD, ack, admin, at, audit, cancel, client, client_id,
     group, operation, prepare, reserve, version, version_id,
 };
-use keyturn_store::documents::{ActiveRotation, ClientStatus, VersionState};
+use keyturn_store::devices::documents::DeviceOptions;
+use keyturn_store::devices::store::{Answer as DeviceAnswer, Change, Limits};
+use keyturn_store::documents::{ActiveRotation, ClientStatus, Origin, VersionDoc, VersionState};
 use keyturn_store::emulator::Emulator;
 use keyturn_store::firestore::{FirestoreSettings, FirestoreStore};
 use keyturn_store::sqlite::SqliteStore;
@@ -63,8 +68,76 @@ async fn promoted(store: &dyn Store, n: u32, now: UnixMs) -> UnixMs {
     then
 }
 
+/// One whose issue is under way, one that has confirmed a second `secret_id` (so its first one is doomed), one that was taken off the list.
+async fn devices(store: &dyn Store) {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let device = |n: u32| -> DeviceId { format!("pump-{n}").parse().unwrap() };
+    let nonce = |n: u32| -> DeviceNonce { format!("nonce-number-{n:06}").parse().unwrap() };
+    let ask = |n: u32| Change::Ask {
+        nonce: nonce(n),
+        reason: "invalid_secret".to_owned(),
+        identity: None,
+        owner: "relay-a".to_owned(),
+        start: true,
+        limits: Limits {
+            per_hour: 30,
+            step: HOUR,
+            ttl: HOUR,
+        },
+    };
+    let change = async |n: u32, change: Change| {
+        let answer = store.change_device(&device(n), change, NOW).await;
+        answer.unwrap()
+    };
+    for n in 1..=3 {
+        let allow = Change::Allow {
+            role: "river-iot".to_owned(),
+            options: DeviceOptions::default(),
+        };
+        assert!(matches!(change(n, allow).await, DeviceAnswer::Done(_)));
+    }
+    assert!(matches!(change(1, ask(1)).await, DeviceAnswer::Done(_)));
+    for attempt in 1..=2u32 {
+        let asked = change(2, ask(10 + attempt)).await;
+        assert!(matches!(asked, DeviceAnswer::Done(_)), "{asked:?}");
+        let issued = Change::Issued {
+            attempt: u64::from(attempt),
+            role: "river-iot".to_owned(),
+            accessor: format!("accessor-{attempt}"),
+            expected_proof: format!("proof-{attempt}"),
+            expires_at: NOW.plus(HOUR * 6),
+            confirm: HOUR,
+        };
+        let issued = change(2, issued).await;
+        assert!(matches!(issued, DeviceAnswer::Done(_)), "{issued:?}");
+    }
+    assert!(matches!(
+        change(3, Change::Deny).await,
+        DeviceAnswer::Done(_)
+    ));
+}
+
+/// Two clients with secrets from elsewhere: one in plain, one of which only the bcrypt setting is known.
+async fn imported(store: &dyn Store) {
+    let setting = "$2b$10$N9qo8uLOickgx2ZMRZoMye".to_owned();
+    for (n, prehash) in [(70, None), (71, Some(setting))] {
+        let id: keyturn_proto::ClientId = format!("imported-{n}").parse().unwrap();
+        let secret = VersionDoc {
+            client_id: id.clone(),
+            origin: Origin::Imported,
+            prefilter: None,
+            prehash,
+            ..version(n, None, VersionState::Current, NOW)
+        };
+        let mut record = audit("client.imported", NOW);
+        record.client_id = Some(id.clone());
+        let created = store.create_client(client(id), Some(secret), record);
+        created.await.unwrap();
+    }
+}
+
 /// Two promotions (so one version is in grace), one rotation that ended, one that is prepared and has an ack; a group, refusals, a nonce, a lease,
-/// and more clients than fit on a page of the tests. The rotation under way.
+/// devices in several states, imported secrets, and more clients than fit on a page of the tests. The rotation under way.
 async fn history<S: Store + AppRoleStore + 'static>(store: Arc<S>) -> ActiveRotation {
     World::new(store.clone()).settle().await;
     store
@@ -90,6 +163,8 @@ async fn history<S: Store + AppRoleStore + 'static>(store: Arc<S>) -> ActiveRota
         .ensure_role(role, audit("approle.role_created", NOW))
         .await
         .unwrap();
+    devices(store.as_ref()).await;
+    imported(store.as_ref()).await;
     for uses_left in [None, Some(3)] {
         let secret_id = SecretIdDoc {
             accessor: VersionId::generate(NOW).unwrap(),
@@ -200,14 +275,15 @@ async fn everything_arrives_and_the_rotation_under_way_ends_there() {
     })
     .await
     .unwrap();
-    assert_eq!(copied(&report, CLIENTS), (6, 0, 0));
+    assert_eq!(copied(&report, CLIENTS), (8, 0, 0));
     assert_eq!(everything(to.as_ref()).await, []);
 
     let before = everything(from.as_ref()).await;
     let report = run(from.as_ref(), to.as_ref()).await.unwrap();
     assert_eq!(everything(from.as_ref()).await, before);
-    assert_eq!(copied(&report, CLIENTS), (6, 0, 6));
-    assert_eq!(copied(&report, VERSIONS), (4, 0, 4));
+    assert_eq!(copied(&report, CLIENTS), (8, 0, 8));
+    assert_eq!(copied(&report, VERSIONS), (6, 0, 6));
+    assert_eq!(copied(&report, DEVICES), (3, 0, 3));
     assert_eq!(copied(&report, ADMINS), (3, 0, 3));
     assert_eq!(copied(&report, OUTBOX), (3, 0, 3));
     assert!(report.chains_verified >= 7);
@@ -222,7 +298,7 @@ async fn everything_arrives_and_the_rotation_under_way_ends_there() {
     // Once more: nothing to do, and no second record.
     let there = everything(to.as_ref()).await;
     let report = run(from.as_ref(), to.as_ref()).await.unwrap();
-    assert_eq!(copied(&report, CLIENTS), (0, 6, 6));
+    assert_eq!(copied(&report, CLIENTS), (0, 8, 8));
     assert_eq!(everything(to.as_ref()).await, there);
 
     // Back again, into an empty file.
@@ -280,7 +356,7 @@ async fn a_copy_that_is_cut_off_after_any_page_goes_on() {
         assert!(stops < 100, "it never ends");
     };
     assert!(stops > 3, "cut off only {stops} times");
-    assert_eq!(copied(&report, CLIENTS).2, 6);
+    assert_eq!(copied(&report, CLIENTS).2, 8);
     assert_eq!(
         without_record(to.as_ref()).await,
         without_record(from.as_ref()).await

@@ -1,5 +1,6 @@
 //! Opening the file: owner-only, WAL, the newest schema.
 
+use std::cmp::Ordering;
 use std::fs::OpenOptions;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -44,6 +45,19 @@ pub enum OpenError {
     /// A newer Keyturn wrote it.
     #[error("{} has schema {found}; this program knows up to {known}", path.display())]
     Newer {
+        /// Which file.
+        path: PathBuf,
+        /// Schema number in the file.
+        found: i64,
+        /// Newest schema number known.
+        known: i64,
+    },
+    /// An older Keyturn wrote it, and it was to be looked at only.
+    #[error(
+        "{} has schema {found}, older than this program's {known}; nothing was changed. Opening it to work on it brings it up: to try that first, do it with a copy of the file",
+        path.display()
+    )]
+    Older {
         /// Which file.
         path: PathBuf,
         /// Schema number in the file.
@@ -116,6 +130,35 @@ impl SqliteStore {
     }
 }
 
+impl SqliteStore {
+    /// Opens a file that is there for reading, and changes nothing in it: whatever would write is refused by SQLite. Blocks for the time that takes.
+    ///
+    /// # Errors
+    /// [`OpenError`]; [`OpenError::Older`] for a file whose documents would have to be brought to the newest schema first.
+    pub fn open_to_look(path: &Path) -> Result<Self, OpenError> {
+        let file = |cause| OpenError::File {
+            path: path.to_owned(),
+            cause,
+        };
+        check_mode(path)?;
+        let look = || -> Result<Connection, OpenError> {
+            let db = connect_to_look(path).map_err(|error| schema_error(path, error))?;
+            let found = schema::number(&db).map_err(|error| schema_error(path, error))?;
+            let (path, known) = (path.to_owned(), schema::KNOWN);
+            match found.cmp(&known) {
+                Ordering::Less => Err(OpenError::Older { path, found, known }),
+                Ordering::Equal => Ok(db),
+                Ordering::Greater => Err(OpenError::Newer { path, found, known }),
+            }
+        };
+        let instance = Instance::operator();
+        Ok(Self {
+            writer: Worker::start("keyturn-store-w", look()?, instance.clone()).map_err(file)?,
+            reader: Worker::start("keyturn-store-r", look()?, instance).map_err(file)?,
+        })
+    }
+}
+
 pub(super) fn schema_error(path: &Path, error: SchemaError) -> OpenError {
     let path = path.to_owned();
     match error {
@@ -182,6 +225,16 @@ fn write_ahead(db: &Connection) -> Result<(), rusqlite::Error> {
             turned => return turned.map(drop),
         }
     }
+}
+
+fn connect_to_look(path: &Path) -> Result<Connection, SchemaError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags)?;
+    db.busy_timeout(BUSY)?;
+    schema::check_ours(&db)?;
+    db.pragma_update(None, "query_only", true)?;
+    db.pragma_update(None, "trusted_schema", false)?;
+    Ok(db)
 }
 
 pub(super) fn connect(path: &Path) -> Result<Connection, SchemaError> {

@@ -220,6 +220,11 @@ pub(super) fn check_ours(db: &Connection) -> Result<(), SchemaError> {
     }
 }
 
+/// The schema number in the file.
+pub(super) fn number(db: &Connection) -> Result<i64, SchemaError> {
+    Ok(db.pragma_query_value(None, "user_version", |row| row.get(0))?)
+}
+
 /// The schema as it was first, for tests of the steps that follow.
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -65,6 +65,17 @@ pub enum Place {
     },
 }
 
+/// What a store is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// A dry run: nothing of it may change.
+    Look,
+    /// Everything is read; a file is brought to the newest schema first.
+    Empty,
+    /// Everything is written.
+    Fill,
+}
+
 /// A text that names no store.
 #[derive(Debug, thiserror::Error)]
 #[error("neither sqlite:PATH nor firestore:PROJECT/DATABASE")]
@@ -89,21 +100,25 @@ impl FromStr for Place {
 }
 
 impl Place {
-    /// Opens it. A file that is not there is made only if `create`.
+    /// Opens it. A file that is not there is made only to write to it, and one that is only looked at is not even brought to the newest schema.
     async fn open(
         &self,
         endpoint: Option<&Endpoint>,
-        create: bool,
+        purpose: Purpose,
     ) -> Result<Arc<dyn Transfer>, OperatorError> {
         match self {
             Self::Sqlite(path) => {
-                if !create {
+                if purpose != Purpose::Fill {
                     std::fs::metadata(path).map_err(|cause| OperatorError::File {
                         path: path.clone(),
                         cause,
                     })?;
                 }
-                let store = SqliteStore::open(path).map_err(crate::store::OpenError::from)?;
+                let store = match purpose {
+                    Purpose::Look => SqliteStore::open_to_look(path),
+                    Purpose::Empty | Purpose::Fill => SqliteStore::open(path),
+                };
+                let store = store.map_err(crate::store::OpenError::from)?;
                 Ok(Arc::new(store))
             }
             Self::Firestore { project, database } => {
@@ -138,8 +153,9 @@ async fn copy(args: &Copy) -> Result<Report, OperatorError> {
         return Err(OperatorError::SameStore);
     }
     let endpoint = args.endpoint.as_ref();
-    let from = args.from.open(endpoint, false).await?;
-    let to = args.to.open(endpoint, !args.dry_run).await?;
+    let as_ours = |purpose| if args.dry_run { Purpose::Look } else { purpose };
+    let from = args.from.open(endpoint, as_ours(Purpose::Empty)).await?;
+    let to = args.to.open(endpoint, as_ours(Purpose::Fill)).await?;
     let options = Options {
         dry_run: args.dry_run,
         ..Options::at(now())

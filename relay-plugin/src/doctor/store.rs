@@ -134,6 +134,8 @@ fn unusable(error: &OpenError, report: &mut Report) {
         OpenError::Mode { path, .. } => files::chmod_600(path),
         OpenError::File { .. } => "let the service's user read and write it".to_owned(),
         OpenError::Foreign { .. } => "set store.path to Keyturn's own file".to_owned(),
+        // Only for who looks; doctor has looked at the number before.
+        OpenError::Older { .. } => "start keyturn once: it brings the file up".to_owned(),
         OpenError::Newer { .. } => "install the keyturn that wrote it, or a newer one".to_owned(),
         OpenError::Sqlite { .. } | OpenError::Damaged { .. } => RESTORE.to_owned(),
     };
