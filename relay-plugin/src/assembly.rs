@@ -59,7 +59,7 @@ use crate::{
 const SWEEP: Duration = Duration::from_secs(5);
 /// How often Firestore is asked for work that nobody announced: it bills each look (docs/google-cloud.md, "What an idle relay reads"). The embedded store
 /// is asked with every sweep.
-const LOOK_FIRESTORE: Duration = Duration::from_secs(45);
+const LOOK_FIRESTORE: Duration = Duration::from_secs(60);
 /// How often Firestore is asked whether admins have changed.
 const REGISTRY_FIRESTORE: Duration = Duration::from_secs(10);
 /// First pause after something failed that will pass.
@@ -70,6 +70,8 @@ const TRAIL: Duration = Duration::from_secs(10);
 const MAC_WATCH: Duration = Duration::from_secs(5);
 /// How often the store is asked whether it answers.
 const STORE_WATCH: Duration = Duration::from_secs(10);
+/// The same for Firestore while it answers; the lease is renewed more often, and fails loudly.
+const WATCH_FIRESTORE: Duration = Duration::from_secs(40);
 
 /// The product's core. Everything else it needs comes with the ports.
 #[derive(Debug, Clone, Copy, Default)]
@@ -132,6 +134,7 @@ impl ServiceFactory for Assembly {
         tokio::spawn(watch_store(
             Arc::clone(&store),
             store_check,
+            look(&config, STORE_WATCH, WATCH_FIRESTORE),
             stopping.clone(),
         ));
         tokio::spawn(write_trail(Arc::clone(&admission), stopping.clone()));
@@ -216,7 +219,7 @@ impl ServiceFactory for Assembly {
             served,
             clock: clock.clone(),
             relays: config.mls.relays.clone(),
-            registry: look(&config, REGISTRY_FIRESTORE),
+            registry: look(&config, SWEEP, REGISTRY_FIRESTORE),
         });
         let core = core::start(Deps {
             store,
@@ -379,15 +382,15 @@ fn settings(config: &ValidatedConfig, identity: Npub) -> rotation::Settings {
         keep_withdrawn: (!config.cluster.siblings.is_empty()).then_some(cluster::HORIZON),
         lease: config.cluster.lease,
         sweep: SWEEP,
-        look: look(config, LOOK_FIRESTORE),
+        look: look(config, SWEEP, LOOK_FIRESTORE),
         retry: RETRY,
     }
 }
 
 /// How often a store is looked at that bills for it, and one that does not.
-fn look(config: &ValidatedConfig, billed: Duration) -> Duration {
+fn look(config: &ValidatedConfig, free: Duration, billed: Duration) -> Duration {
     match config.store {
-        crate::config::Store::Sqlite { .. } => SWEEP,
+        crate::config::Store::Sqlite { .. } => free,
         crate::config::Store::Firestore(_) => billed,
     }
 }
@@ -429,17 +432,26 @@ async fn watch_mac(mac: Arc<dyn MacKey>, check: Check, stopping: CancellationTok
 }
 
 /// Keeps `/readyz` honest about the store.
-async fn watch_store(store: Arc<dyn Store>, check: Check, stopping: CancellationToken) {
+async fn watch_store(
+    store: Arc<dyn Store>,
+    check: Check,
+    while_well: Duration,
+    stopping: CancellationToken,
+) {
     loop {
-        match store.ping().await {
-            Ok(()) => check.ready(),
+        let pause = match store.ping().await {
+            Ok(()) => {
+                check.ready();
+                while_well
+            }
             Err(error) => {
                 tracing::warn!(%error, "the store cannot be used");
                 check.not_ready("the store cannot be used; see the log");
+                STORE_WATCH
             }
-        }
+        };
         tokio::select! {
-            () = tokio::time::sleep(STORE_WATCH) => {}
+            () = tokio::time::sleep(pause) => {}
             () = stopping.cancelled() => return,
         }
     }

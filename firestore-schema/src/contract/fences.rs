@@ -8,7 +8,7 @@ use super::fixture::{
     DELAY, FENCE, GRACE, NOW, RETENTION, SECOND, THIRD, ack, at, audit, cancel, client_id,
     operation, prepare, reserve, revoke, rollback, version_id,
 };
-use crate::documents::{ClientStatus, VersionState};
+use crate::documents::{ActiveRotation, ClientStatus, VersionState};
 use crate::store::{Cancel, RecordAck, Reserve, Reserved, Revoke, Rollback, StoreError};
 
 super::case_list![
@@ -19,6 +19,8 @@ super::case_list![
     a_stale_holder_prepares_nothing,
     a_stale_holder_retires_nothing,
     a_stale_holder_rolls_nothing_back_and_revokes_nothing,
+    a_stale_holder_takes_nothing_over,
+    a_takeover_fences_the_client_before_anything_else_is_done,
     what_was_done_before_is_still_told_to_a_stale_holder,
     the_operator_needs_no_fence,
 ];
@@ -166,6 +168,53 @@ async fn a_stale_holder_rolls_nothing_back_and_revokes_nothing(w: World) {
         ..revoke(&operation(91), None, then)
     };
     w.store.revoke(ours).await.unwrap();
+}
+
+/// Neither what the successor holds now nor, with a number of its own, what it has let go.
+async fn a_stale_holder_takes_nothing_over(w: World) {
+    w.settle().await;
+    let (_, active) = w.prepared(2, NOW).await;
+    let take_over = |active: ActiveRotation, fence| {
+        let store = w.store.clone();
+        async move {
+            let audit = audit("rotation.taken_over", at(1));
+            store.take_over(&active, fence, at(1), audit).await
+        }
+    };
+    // Somebody has acked under the higher number: the rotation itself still bears ours.
+    touched(&w, 2, at(1)).await;
+    let before = w.picture().await;
+    let stale = take_over(active.clone(), FENCE).await;
+    assert_eq!(stale, Err(StoreError::Fenced));
+    assert_eq!(w.picture().await, before);
+    let taken = take_over(active.clone(), SUCCESSOR).await.unwrap();
+    let before = w.picture().await;
+    for (active, fence) in [(active.clone(), FENCE), (active, SUCCESSOR), (taken, FENCE)] {
+        let stale = take_over(active, fence).await;
+        assert!(
+            stale == Err(StoreError::Fenced) || w.picture().await == before,
+            "{stale:?}"
+        );
+        assert_eq!(w.picture().await, before);
+    }
+}
+
+/// Whoever takes the lease takes up everything under way: from then on nobody before it can write to any of these clients, whatever it does.
+async fn a_takeover_fences_the_client_before_anything_else_is_done(w: World) {
+    w.settle().await;
+    let (id, active) = w.prepared(2, NOW).await;
+    let audit = audit("rotation.taken_over", at(1));
+    let taken = w.store.take_over(&active, SUCCESSOR, at(1), audit).await;
+    taken.unwrap();
+    assert_eq!(w.client().await.fence, SUCCESSOR);
+    let before = w.picture().await;
+    let stale = cancel(&id, Outcome::Canceled, at(2));
+    assert_eq!(w.store.cancel(stale).await, Err(StoreError::Fenced));
+    let stale = w.store.revoke(revoke(&operation(91), None, at(2))).await;
+    assert_eq!(stale, Err(StoreError::Fenced));
+    let stale = prepare(&active, 2, at(DELAY), at(2));
+    assert_eq!(w.store.prepare(stale).await, Err(StoreError::Fenced));
+    assert_eq!(w.picture().await, before);
 }
 
 async fn what_was_done_before_is_still_told_to_a_stale_holder(w: World) {
