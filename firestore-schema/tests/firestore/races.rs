@@ -334,7 +334,8 @@ async fn neither_a_key_nor_a_group_is_given_twice() {
 async fn an_ack_does_not_outlive_the_enrolment_it_rests_on() {
     let two = Two::settled().await;
     let mut counted = 0;
-    for round in 1..=ROUNDS {
+    // After each of them the whole trail is read.
+    for round in 1..=ROUNDS / 2 {
         let n = round + 1;
         two.prepared(n).await;
         let mut gone = two.one.admin(&npub(SECOND)).await.unwrap().unwrap();
