@@ -20,6 +20,8 @@ mod proxy;
 mod races;
 #[path = "firestore/rest.rs"]
 mod rest;
+#[path = "rules/token.rs"]
+mod token;
 
 use std::sync::Arc;
 use std::time::Duration;

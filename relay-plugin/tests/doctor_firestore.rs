@@ -7,10 +7,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::{HeaderMap, HeaderValue, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use keyturn::config::{Config, Environment};
-use keyturn::doctor::{self, Finding, Level, Subject};
+use keyturn::doctor::{self, Finding, Level, Subject, Visitors};
 use keyturn_proto::UnixMs;
+use keyturn_store::emulator::Emulator;
+use keyturn_store::firestore::Bearer;
 use tokio::net::{TcpListener, TcpStream};
 
 const INVALID_ARGUMENT: u32 = 3;
@@ -125,8 +129,12 @@ fn now() -> UnixMs {
 
 /// What doctor says of the store.
 async fn findings(server: Server) -> Vec<Finding> {
-    let dir = tempfile::tempdir().unwrap();
     let endpoint = format!("http://{}", server.start().await);
+    findings_at(&endpoint, Visitors::default()).await
+}
+
+async fn findings_at(endpoint: &str, visitors: Visitors) -> Vec<Finding> {
+    let dir = tempfile::tempdir().unwrap();
     let text = format!(
         r#"
 [relay]
@@ -157,12 +165,12 @@ totp_seed_key_file = "totp.key"
     let path = dir.path().join("keyturn.toml");
     fs::write(&path, text).unwrap();
     let config = Config::load(&path, Environment::default()).unwrap();
-    let report = doctor::examine(Subject {
+    let subject = Subject {
         path: &path,
         config: &config,
         now: now(),
-    })
-    .await;
+    };
+    let report = doctor::examine_with(subject, visitors).await;
     let mut shown = Vec::new();
     report.write_text(&mut shown).unwrap();
     assert!(!String::from_utf8(shown).unwrap().contains(CANARY));
@@ -187,15 +195,35 @@ fn says(findings: &[Finding], level: Level, what: &str, mend: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_healthy_database_has_nothing_to_mend() {
     let found = findings(Server::default()).await;
-    // A machine that stands still for a second says of the database what it would have to say of itself.
-    let ok = |finding: &Finding| {
-        (finding.level == Level::Ok && finding.mend.is_none())
-            || finding.what.contains("more than a second")
+    let ok = |finding: &Finding| match finding.level {
+        Level::Ok => finding.mend.is_none(),
+        // Who has no token and no right to look says so, and how somebody else does.
+        Level::Skipped => finding.mend.is_some(),
+        // A machine that stands still for a second says of the database what it would have to say of itself.
+        Level::Warn => finding.what.contains("more than a second"),
+        Level::Fail => false,
     };
     assert!(found.iter().all(ok), "{found:#?}");
+    for (what, instead) in [
+        (
+            "TTL policy",
+            "gcloud firestore fields ttls list --collection-group=nonces --project=example-keyturn --database=secrets",
+        ),
+        ("by IAM", "gcloud projects get-iam-policy example-keyturn"),
+        ("signed-in user", "--user-token"),
+        ("an auditor", "--auditor-token"),
+        (
+            "the verifier's account",
+            "gcloud auth print-access-token --impersonate-service-account",
+        ),
+    ] {
+        says(&found, Level::Skipped, what, instead);
+    }
     for what in [
         "database secrets of example-keyturn can be read and written",
         "clock agrees",
+        "can be read, all of them",
+        "no nonce has outlived",
         "every query has its index",
         "the audit trail can be read",
     ] {
@@ -308,5 +336,82 @@ async fn a_slow_database_is_worth_a_look() {
         Level::Warn,
         "more than a second",
         "the database's region",
+    );
+}
+
+/// The unsigned token that the emulator takes for one of Firebase Auth.
+fn unsigned(claims: &str) -> Option<Bearer> {
+    let claims = format!(
+        r#"{{"iss":"https://securetoken.google.com/example-keyturn","aud":"example-keyturn","sub":"somebody","user_id":"somebody","iat":1760000000,"exp":4000000000{claims}}}"#
+    );
+    let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let head = part(r#"{"alg":"none","typ":"JWT"}"#);
+    Bearer::parse(&format!("{head}.{}.", part(&claims)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_brings_a_token_is_tried_under_the_rules() {
+    let rules = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../firestore-schema/firestore.rules"
+    );
+    let emulator = Emulator::start(Some(std::path::Path::new(rules))).await;
+    let visitors = Visitors {
+        user: unsigned(""),
+        auditor: unsigned(r#","auditor":true"#),
+        // Nothing of IAM is enforced here: as far as the rules go, this one may nothing.
+        verifier: unsigned(""),
+    };
+    let found = findings_at(&emulator.endpoint(), visitors).await;
+    says(
+        &found,
+        Level::Ok,
+        "a signed-in user is kept out of every collection",
+        "",
+    );
+    says(
+        &found,
+        Level::Ok,
+        "a signed-in user cannot create documents",
+        "",
+    );
+    says(
+        &found,
+        Level::Ok,
+        "the auditor reads oauth2_rotations, service_actions, audit, audit_chains and nothing else",
+        "",
+    );
+    says(&found, Level::Ok, "the auditor cannot create documents", "");
+    says(
+        &found,
+        Level::Fail,
+        "the verifier's account cannot read: ",
+        "--role=projects/example-keyturn/roles/keyturnVerifier",
+    );
+
+    // Somebody has the claim who should not; a real token goes nowhere in the clear.
+    let visitors = Visitors {
+        user: unsigned(r#","auditor":true"#),
+        auditor: unsigned(r#","auditor":"true""#),
+        verifier: Bearer::parse("ya29.canary-of-the-server"),
+    };
+    let found = findings_at(&emulator.endpoint(), visitors).await;
+    says(
+        &found,
+        Level::Fail,
+        "a signed-in user can read: oauth2_rotations",
+        "firebase deploy --only firestore --project example-keyturn",
+    );
+    says(
+        &found,
+        Level::Fail,
+        "the auditor cannot read: ",
+        "docs/auditors.md",
+    );
+    says(
+        &found,
+        Level::Warn,
+        "not sent over plain HTTP",
+        "store.endpoint",
     );
 }

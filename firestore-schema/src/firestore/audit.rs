@@ -143,7 +143,7 @@ async fn newest(turn: &Turn<'_>, limit: usize) -> Result<Vec<AuditEntry>> {
 }
 
 /// Documents as they lie there, damaged ones too.
-async fn found<T: Document>(turn: &Turn<'_>, ask: &Ask) -> Result<Vec<Stored<T>>> {
+pub(super) async fn found<T: Document>(turn: &Turn<'_>, ask: &Ask) -> Result<Vec<Stored<T>>> {
     let found = turn.read().raw(ask).await?;
     Ok(found
         .into_iter()

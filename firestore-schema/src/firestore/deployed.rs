@@ -1,31 +1,18 @@
-//! Whether what is deployed beside the documents is there: the indexes, and rules that keep strangers out. For `keyturn doctor`.
+//! Whether what is deployed beside the documents is there: the indexes; and whether something that should keep the nonces few does. For `keyturn doctor`.
 
-use firestore::gcloud_sdk::google::firestore::v1::precondition::ConditionType;
-use firestore::gcloud_sdk::google::firestore::v1::write::Operation;
-use firestore::gcloud_sdk::google::firestore::v1::{
-    BatchGetDocumentsRequest, CommitRequest, Precondition, RunQueryRequest, Write,
-    run_query_request,
-};
-use firestore::gcloud_sdk::tonic::{Code, Request, Status};
-use tokio::time::timeout;
+use firestore::gcloud_sdk::google::firestore::v1::{RunQueryRequest, run_query_request};
+use firestore::gcloud_sdk::tonic::Code;
+use keyturn_proto::UnixMs;
 
-use super::call::Client;
-use super::commit;
-use super::open::{FirestoreStore, connect_as_stranger};
-use super::paths::Path;
+use super::audit;
+use super::open::FirestoreStore;
 use super::probe::{ProbeError, refused};
 use super::query::Ask;
-use crate::collections::{self, Collection};
-use crate::queries::{self, Query};
-
-/// What somebody without any credentials may do: nothing, when the rules are deployed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Strangers {
-    /// Collections whose documents they read.
-    pub read: Vec<&'static str>,
-    /// Collections whose documents they delete.
-    pub delete: Vec<&'static str>,
-}
+use super::stored::Document;
+use super::turn::Turn;
+use crate::documents::{AdminDoc, AdminGroupDoc, LeaseDoc, OutboxDoc, RotationDoc, VersionDoc};
+use crate::queries::{self, Query, relay};
+use crate::store::{Result as StoreResult, Stored};
 
 impl FirestoreStore {
     /// The catalogue's queries, the auditors' included, that the database does not serve: their indexes are missing, or still being built. Reads at most one
@@ -75,89 +62,68 @@ impl FirestoreStore {
         }
     }
 
-    /// What somebody who comes without any credentials may do with each collection. Rules that a project was begun with ("test mode") let them do everything.
-    /// Changes nothing: the documents that are asked for have names of their own, and a delete is conditional on a document that is not there.
+    /// Whether there is a nonce that expired before `then`: neither a relay nor the TTL policy has deleted it.
     ///
     /// # Errors
-    /// [`ProbeError`], when that cannot be found out.
-    pub async fn strangers(&self) -> Result<Strangers, ProbeError> {
-        let stranger = connect_as_stranger(&self.link().settings).await;
-        let stranger = stranger.map_err(|_| ProbeError::Unreachable)?;
-        let nobodys = commit::name().map_err(|_| ProbeError::Unreachable)?;
-        let mut open = Strangers::default();
-        for collection in collections::ALL {
-            let path = place(collection, &nobodys).map_err(|_| ProbeError::Unreachable)?;
-            let name = self.link().name(&path);
-            if self.reads(stranger.client().get(), name.clone()).await? {
-                open.read.push(collection.id);
-            }
-            if self.deletes(stranger.client().get(), name).await? {
-                open.delete.push(collection.id);
-            }
-        }
-        Ok(open)
+    /// The store's.
+    pub async fn has_nonces_from_before(&self, then: UnixMs) -> StoreResult<bool> {
+        let turn = self.to_read("nonces_left");
+        let ask = Ask::new(&relay::NONCES_EXPIRED)
+            .time(then)
+            .only("expires_at")
+            .limit(1);
+        Ok(!turn.read().raw(&ask).await?.is_empty())
     }
 
-    async fn reads(&self, mut client: Client, name: String) -> Result<bool, ProbeError> {
-        let message = BatchGetDocumentsRequest {
-            database: self.link().database().to_owned(),
-            documents: vec![name],
-            ..BatchGetDocumentsRequest::default()
-        };
-        let asked = async {
-            let mut stream = client
-                .batch_get_documents(Request::new(message))
-                .await?
-                .into_inner();
-            stream.message().await.map(drop)
-        };
-        let_in("read", timeout(self.timeout(), asked).await)
-    }
-
-    async fn deletes(&self, mut client: Client, name: String) -> Result<bool, ProbeError> {
-        let delete = Write {
-            current_document: Some(Precondition {
-                condition_type: Some(ConditionType::Exists(true)),
-            }),
-            operation: Some(Operation::Delete(name)),
-            ..Write::default()
-        };
-        let message = CommitRequest {
-            database: self.link().database().to_owned(),
-            writes: vec![delete],
-            ..CommitRequest::default()
-        };
-        let asked = async { client.commit(Request::new(message)).await.map(drop) };
-        match timeout(self.timeout(), asked).await {
-            // The rules are asked first: who hears that there is no such document was let in.
-            Ok(Err(status))
-                if matches!(status.code(), Code::NotFound | Code::FailedPrecondition) =>
-            {
-                Ok(true)
+    /// Kinds of documents that a relay goes through and of which some do not read as what they are, and how many of each: admins, groups, leases, rotations under
+    /// way, and at most `limit` of whatever is due next.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn damaged(&self, limit: usize) -> StoreResult<Vec<(&'static str, usize)>> {
+        let turn = self.to_read("damaged");
+        let mut damaged = Vec::new();
+        let mut note = |what, found: usize| {
+            if found > 0 {
+                damaged.push((what, found));
             }
-            other => let_in("delete", other),
-        }
+        };
+        let all = |query| Ask::new(query);
+        note(
+            "admin",
+            unreadable::<AdminDoc>(&turn, &all(&relay::ADMINS_ALL)).await?,
+        );
+        note(
+            "admin group",
+            unreadable::<AdminGroupDoc>(&turn, &all(&relay::GROUPS_ALL)).await?,
+        );
+        note(
+            "lease",
+            unreadable::<LeaseDoc>(&turn, &all(&relay::LEASES_ALL)).await?,
+        );
+        let active = all(&relay::ROTATIONS_ACTIVE);
+        note(
+            "rotation under way",
+            unreadable::<RotationDoc>(&turn, &active).await?,
+        );
+        let next = |query| Ask::new(query).limit(limit);
+        let due = next(&relay::ROTATIONS_NEXT);
+        note(
+            "rotation due",
+            unreadable::<RotationDoc>(&turn, &due).await?,
+        );
+        let due = next(&relay::VERSIONS_NEXT);
+        note("version due", unreadable::<VersionDoc>(&turn, &due).await?);
+        let due = next(&relay::OUTBOX_NEXT);
+        note(
+            "outbox event due",
+            unreadable::<OutboxDoc>(&turn, &due).await?,
+        );
+        Ok(damaged)
     }
 }
 
-/// Where a document `id` of the collection lies.
-fn place(collection: &Collection, id: &str) -> crate::store::Result<Path> {
-    match collection.parent {
-        None => Path::new(collection.id, "probe", id),
-        Some(parent) => Path::new(parent, "probe", id)?.below(collection.id, "probe", id),
-    }
-}
-
-fn let_in<E>(
-    step: &'static str,
-    answer: Result<Result<(), Status>, E>,
-) -> Result<bool, ProbeError> {
-    match answer {
-        Ok(Ok(())) => Ok(true),
-        Ok(Err(status)) => match status.code() {
-            Code::PermissionDenied | Code::Unauthenticated => Ok(false),
-            _ => Err(refused(step, &status)),
-        },
-        Err(_) => Err(ProbeError::Unreachable),
-    }
+async fn unreadable<T: Document>(turn: &Turn<'_>, ask: &Ask) -> StoreResult<usize> {
+    let found: Vec<Stored<T>> = audit::found(turn, ask).await?;
+    Ok(found.iter().filter(|stored| stored.doc.is_none()).count())
 }

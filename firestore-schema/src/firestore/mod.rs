@@ -44,10 +44,11 @@ mod stored;
 mod timers;
 mod transfer;
 mod turn;
+mod visitors;
 mod writes;
 
 pub use cost::Cost;
-pub use deployed::Strangers;
 pub use open::{FirestoreStore, OpenError};
 pub use probe::{Probe, ProbeError};
 pub use settings::{FirestoreSettings, PRODUCTION};
+pub use visitors::{Access, Bearer, Visitor};

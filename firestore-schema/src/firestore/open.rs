@@ -70,14 +70,15 @@ pub(super) async fn connect(
     connect_with(settings, credentials).await
 }
 
-/// As somebody who has no credentials at all.
+/// As somebody else: with this credential, or with none at all.
 ///
 /// # Errors
 /// [`OpenError::Unreachable`].
-pub(super) async fn connect_as_stranger(
+pub(super) async fn connect_as(
     settings: &FirestoreSettings,
+    authorization: Option<HeaderValue>,
 ) -> std::result::Result<FirestoreDb, OpenError> {
-    connect_with(settings, Credentials::from(Sent::nothing())).await
+    connect_with(settings, Credentials::from(Sent::this(authorization))).await
 }
 
 async fn connect_with(
@@ -165,7 +166,7 @@ impl FirestoreStore {
     }
 }
 
-/// Always the same, and no secret.
+/// Always the same. A credential in it is marked as sensitive, so that nothing prints it.
 #[derive(Debug)]
 struct Sent {
     tag: EntityTag,
@@ -175,17 +176,14 @@ struct Sent {
 impl Sent {
     /// What the Firebase tools send to the emulator: it stands above the rules, as a service account does in production.
     fn owner() -> Self {
-        let owner = HeaderValue::from_static("Bearer owner");
-        Self {
-            tag: EntityTag::default(),
-            headers: HeaderMap::from_iter([(AUTHORIZATION, owner)]),
-        }
+        Self::this(Some(HeaderValue::from_static("Bearer owner")))
     }
 
-    fn nothing() -> Self {
+    fn this(authorization: Option<HeaderValue>) -> Self {
+        let header = authorization.map(|value| (AUTHORIZATION, value));
         Self {
             tag: EntityTag::default(),
-            headers: HeaderMap::new(),
+            headers: HeaderMap::from_iter(header),
         }
     }
 }

@@ -40,13 +40,16 @@ pub enum ProbeError {
     /// It may not read.
     #[error("this account may not read documents")]
     MayNotRead,
+    /// A credential that is worth something, and an endpoint that is not encrypted.
+    #[error("a real credential is not sent over plain HTTP")]
+    NotSent,
     /// It may read, but not write.
     #[error("this account may not write documents")]
     MayNotWrite,
     /// Anything else; see the code.
     #[error("Firestore refused the {step}: {code}")]
     Refused {
-        /// `read`, `query`, `write` or `delete`.
+        /// `read`, `query`, `write`, `update` or `delete`.
         step: &'static str,
         /// The gRPC code's name.
         code: &'static str,
@@ -124,7 +127,11 @@ impl FirestoreStore {
         Ok(committed)
     }
 
-    async fn probe_commit(&self, step: &'static str, write: Write) -> Result<UnixMs, ProbeError> {
+    pub(super) async fn probe_commit(
+        &self,
+        step: &'static str,
+        write: Write,
+    ) -> Result<UnixMs, ProbeError> {
         let message = CommitRequest {
             database: self.link().database().to_owned(),
             writes: vec![write],

@@ -4,9 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use keyturn_store::collections::{self, CLIENTS, VERSIONS};
+use keyturn_store::contract::fixture::{NOW, at, audit, operation, reserve};
 use keyturn_store::emulator::Emulator;
-use keyturn_store::firestore::{FirestoreStore, ProbeError, Strangers};
+use keyturn_store::firestore::{Access, Bearer, FirestoreStore, ProbeError, Visitor};
 use keyturn_store::queries;
+use keyturn_store::store::{BurnNonce, SecretStore as _};
+use serde_json::json;
 
 use super::Place;
 use super::proxy::{Fault, Proxy};
@@ -94,13 +97,14 @@ async fn a_probe_ends_when_nobody_answers() {
     assert_eq!(store.probe().await, Err(ProbeError::Unreachable));
 }
 
-async fn under_rules(rules: &Path) -> (Emulator, Strangers) {
+async fn under_rules(rules: &Path) -> (Emulator, Access) {
     let emulator = Emulator::start(Some(rules)).await;
     let place = Place {
         project: emulator.fresh_project(),
         endpoint: emulator.endpoint(),
     };
-    let found = place.relay("doctor").await.strangers().await.unwrap();
+    let store = place.relay("doctor").await;
+    let found = store.access(Visitor::Nobody).await.unwrap();
     (emulator, found)
 }
 
@@ -108,14 +112,16 @@ async fn under_rules(rules: &Path) -> (Emulator, Strangers) {
 async fn rules_keep_strangers_out_and_without_rules_they_are_in() {
     let all: Vec<&str> = collections::ALL.iter().map(|it| it.id).collect();
     let place = Place::fresh().await;
-    let open = Strangers {
+    let open = Access {
         read: all.clone(),
+        update: all.clone(),
         delete: all,
     };
-    assert_eq!(place.relay("doctor").await.strangers().await, Ok(open));
+    let store = place.relay("doctor").await;
+    assert_eq!(store.access(Visitor::Nobody).await, Ok(open));
     let rules = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/firestore.rules"));
     let (_emulator, closed) = under_rules(rules).await;
-    assert_eq!(closed, Strangers::default());
+    assert_eq!(closed, Access::default());
 }
 
 /// One careless line is found, and the collection that it opens is named.
@@ -135,9 +141,93 @@ service cloud.firestore {
 "#;
     std::fs::write(&rules, text).unwrap();
     let (_emulator, found) = under_rules(&rules).await;
-    let expected = Strangers {
+    let expected = Access {
         read: vec![CLIENTS],
+        update: Vec::new(),
         delete: vec![VERSIONS],
     };
     assert_eq!(found, expected);
+}
+
+/// As the emulator takes it: with nobody's signature.
+fn unsigned(claims: serde_json::Value) -> Bearer {
+    let text = crate::token::token(&claims);
+    Bearer::parse(&text).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_person_may_do_what_the_rules_say_and_no_more() {
+    let rules = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/firestore.rules"));
+    let emulator = Emulator::start(Some(rules)).await;
+    let place = Place {
+        project: emulator.fresh_project(),
+        endpoint: emulator.endpoint(),
+    };
+    let store = place.relay("doctor").await;
+    let user = unsigned(json!({}));
+    assert_eq!(
+        store.access(Visitor::Bearer(&user)).await,
+        Ok(Access::default())
+    );
+    assert_eq!(store.creates(Visitor::Bearer(&user)).await, Ok(false));
+    let auditor = unsigned(json!({ "auditor": true }));
+    let open = collections::ALL.iter().filter(|it| it.auditors);
+    let expected = Access {
+        read: open.map(|it| it.id).collect(),
+        ..Access::default()
+    };
+    assert_eq!(store.access(Visitor::Bearer(&auditor)).await, Ok(expected));
+    assert_eq!(store.creates(Visitor::Bearer(&auditor)).await, Ok(false));
+    assert!(place.list("", "probes").await.is_empty(), "nothing is left");
+
+    // What is worth something is not sent in the clear.
+    let real = Bearer::parse("ya29.real").unwrap();
+    assert_eq!(
+        store.access(Visitor::Bearer(&real)).await,
+        Err(ProbeError::NotSent)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_may_write_is_found_and_one_that_is_not_accepted_proves_nothing() {
+    let place = Place::fresh().await;
+    let proxy = Proxy::before(&place.endpoint).await;
+    let settings = place.settings(&proxy.endpoint(), Duration::from_secs(60));
+    let store = FirestoreStore::open(settings).await.unwrap();
+    let anybody = unsigned(json!({}));
+    // Without rules the emulator lets everybody.
+    assert_eq!(store.creates(Visitor::Bearer(&anybody)).await, Ok(true));
+    assert!(place.list("", "probes").await.is_empty(), "nothing is left");
+    proxy.next_reads([Fault::Status(UNAUTHENTICATED)]);
+    let refused = store.access(Visitor::Bearer(&anybody)).await;
+    assert_eq!(refused, Err(ProbeError::Credentials));
+    // Nobody is refused so as well, and that is an answer.
+    proxy.next_reads([Fault::Status(UNAUTHENTICATED)]);
+    let access = store.access(Visitor::Nobody).await.unwrap();
+    assert_eq!(access.read.len(), access.delete.len() - 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_and_what_was_never_forgotten_is_counted() {
+    let place = Place::fresh().await;
+    let store = place.settled().await;
+    store.reserve(reserve(&operation(2), NOW)).await.unwrap();
+    assert_eq!(store.damaged(100).await, Ok(Vec::new()));
+    let junk = json!({ "stringValue": "CANARY" });
+    let rotation = format!("oauth2_rotations/{}", operation(2));
+    place.set(&rotation, "attempt", junk.clone()).await;
+    place.set("admins/somebody", "npub", junk).await;
+    let expected = vec![("admin", 1), ("rotation under way", 1), ("rotation due", 1)];
+    assert_eq!(store.damaged(100).await, Ok(expected));
+
+    let burn = BurnNonce {
+        nonce_hash: "ab".repeat(32),
+        owner_event: "e".to_owned(),
+        expires_at: at(5),
+        now: NOW,
+        audit: audit("nonce.burnt", NOW),
+    };
+    store.burn_nonce(burn).await.unwrap();
+    assert_eq!(store.has_nonces_from_before(at(4)).await, Ok(false));
+    assert_eq!(store.has_nonces_from_before(at(5)).await, Ok(true));
 }

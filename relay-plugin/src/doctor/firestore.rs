@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use keyturn_store::{
-    firestore::{FirestoreSettings, FirestoreStore, OpenError, Probe, ProbeError, Strangers},
+    firestore::{FirestoreSettings, FirestoreStore, OpenError, Probe, ProbeError},
     queries::{
         Query,
         indexes::{Need, need},
@@ -12,7 +12,11 @@ use keyturn_store::{
     store::Store,
 };
 
-use super::{Report, store::CHECK};
+use super::{
+    Report, Subject,
+    store::CHECK,
+    visitors::{self, Visitors},
+};
 
 /// Proofs and windows are judged by our clock, and other relays by theirs: more than this is refused somewhere.
 const CLOCK_SLACK: Duration = Duration::from_secs(2);
@@ -20,7 +24,9 @@ const CLOCK_SLACK: Duration = Duration::from_secs(2);
 const SLOW: Duration = Duration::from_secs(1);
 
 pub(super) async fn check(
+    subject: Subject<'_>,
     settings: &FirestoreSettings,
+    visitors: &Visitors,
     report: &mut Report,
 ) -> Option<Arc<dyn Store>> {
     let store = match FirestoreStore::open(settings.clone()).await {
@@ -45,10 +51,8 @@ pub(super) async fn check(
         }
     }
     indexes(&store, settings, report).await;
-    // The emulator's rules, or that it has none, are the business of whoever started it.
-    if !settings.is_emulator() {
-        strangers(store.strangers().await, settings, report);
-    }
+    documents(subject, &store, settings, report).await;
+    visitors::check(&store, settings, visitors, report).await;
     let store: Arc<dyn Store> = Arc::new(store);
     match store.read(None, 1).await {
         Ok(_) => report.ok(CHECK, "the audit trail can be read"),
@@ -90,43 +94,65 @@ fn missing(query: &Query) -> String {
     }
 }
 
-/// People come in under the rules; whoever has no credentials at all must be refused by them, whatever they ask for.
-fn strangers(
-    found: Result<Strangers, ProbeError>,
+/// How long after its expiry a nonce may still lie there: Firestore's TTL takes a day, and a relay ten minutes.
+const FORGOTTEN: Duration = Duration::from_secs(3 * 86_400);
+/// How many documents of each kind of timed work are read.
+const READ: usize = 1_000;
+
+/// What a relay goes through: a document that it would have to set aside, and nonces that nothing deletes.
+async fn documents(
+    subject: Subject<'_>,
+    store: &FirestoreStore,
     settings: &FirestoreSettings,
     report: &mut Report,
 ) {
-    let open = match found {
-        Ok(open) => open,
-        Err(error) => {
-            return report.warn(
-                CHECK,
-                format!("whether the security rules keep strangers out is not known: {error}"),
-                mend(&error, settings),
-            );
-        }
-    };
-    if open == Strangers::default() {
-        return report.ok(
+    let FirestoreSettings {
+        project, database, ..
+    } = settings;
+    match store.damaged(READ).await {
+        Ok(damaged) if damaged.is_empty() => report.ok(
             CHECK,
-            "the security rules keep strangers out of every collection",
-        );
-    }
-    for (what, collections) in [("read", open.read), ("delete", open.delete)] {
-        if !collections.is_empty() {
-            report.fail(
-                CHECK,
-                format!(
-                    "anybody can {what}, without any credentials: {}",
-                    collections.join(", ")
-                ),
-                format!(
-                    "at once, in firestore-schema: firebase deploy --only firestore --project {}",
-                    settings.project
-                ),
-            );
+            "admins, groups, leases and timed work can be read, all of them",
+        ),
+        Ok(damaged) => {
+            for (what, count) in damaged {
+                report.fail(
+                    CHECK,
+                    format!("{count} damaged documents of the kind {what}: the relay sets them aside"),
+                    format!("the relay's log names each (\"set aside\"); look it up in the console, and restore it from a point in time: gcloud firestore databases clone, or export, as of before ({project}, {database})"),
+                );
+            }
         }
+        Err(error) => report.warn(
+            CHECK,
+            format!("what the relay goes through cannot be read: {error}"),
+            "see the findings about rights and indexes",
+        ),
     }
+    let long_ago = subject.now.minus(FORGOTTEN);
+    match store.has_nonces_from_before(long_ago).await {
+        Ok(false) => report.ok(CHECK, "no nonce has outlived its time by days"),
+        Ok(true) => report.warn(
+            CHECK,
+            "nonces that expired days ago are still there: neither a relay nor the TTL policy deletes them",
+            format!("let a relay run; and gcloud firestore fields ttls update expires_at --collection-group=nonces --enable-ttl --project={project} --database={database}"),
+        ),
+        Err(error) => report.warn(
+            CHECK,
+            format!("expired nonces cannot be looked for: {error}"),
+            "see the findings about rights and indexes",
+        ),
+    }
+    report.skipped(
+        CHECK,
+        "whether nonces.expires_at has its TTL policy: Firestore tells that to who may see indexes (datastore.indexes.get), which the relay's account should not",
+        format!("gcloud firestore fields ttls list --collection-group=nonces --project={project} --database={database} must say ACTIVE"),
+    );
+    report.skipped(
+        CHECK,
+        "who else may read or write the database by IAM: only who administers the project is told",
+        format!("gcloud projects get-iam-policy {project} --flatten='bindings[].members' --format='table(bindings.role,bindings.members,bindings.condition.expression)' against docs/google-cloud.md, \"What each may do\""),
+    );
 }
 
 const REACH: &str = "look at store.endpoint, the name server, the firewall (TCP 443 to firestore.googleapis.com), and a proxy in between: gRPC needs HTTP/2";
@@ -171,7 +197,7 @@ fn tell(settings: &FirestoreSettings, probe: Probe, report: &mut Report) {
     }
 }
 
-fn mend(error: &ProbeError, settings: &FirestoreSettings) -> String {
+pub(super) fn mend(error: &ProbeError, settings: &FirestoreSettings) -> String {
     let FirestoreSettings {
         project, database, ..
     } = settings;
@@ -184,6 +210,10 @@ fn mend(error: &ProbeError, settings: &FirestoreSettings) -> String {
         ProbeError::MayNotRead | ProbeError::MayNotWrite => format!(
             "gcloud projects add-iam-policy-binding {project} --member=serviceAccount:ACCOUNT --role=projects/{project}/roles/keyturnRelay --condition=\"expression=resource.name=='projects/{project}/databases/{database}',title=keyturn-database\" (the role: docs/google-cloud.md, \"What each may do\")"
         ),
+        ProbeError::NotSent => {
+            "leave store.endpoint out, or set it to an https:// one, to ask with real tokens"
+                .to_owned()
+        }
         ProbeError::Refused { .. } => {
             "look the code up at https://cloud.google.com/firestore/docs/understand-error-codes"
                 .to_owned()
@@ -196,51 +226,4 @@ fn credentials(settings: &FirestoreSettings) -> String {
         "attach a service account to this machine, or name its credentials in GOOGLE_APPLICATION_CREDENTIALS; for a try by hand: gcloud auth application-default login --project={}",
         settings.project
     )
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-    use crate::doctor::Level;
-
-    /// The emulator is plain, and doctor leaves its rules alone, so that nothing else gets here in a test.
-    fn told(found: Result<Strangers, ProbeError>) -> Vec<(Level, String, Option<String>)> {
-        let settings = FirestoreSettings {
-            project: "p".to_owned(),
-            database: "keyturn".to_owned(),
-            endpoint: None,
-            timeout: Duration::from_secs(10),
-        };
-        let mut report = Report::default();
-        strangers(found, &settings, &mut report);
-        let findings = report.findings.into_iter();
-        findings.map(|it| (it.level, it.what, it.mend)).collect()
-    }
-
-    #[test]
-    fn strangers_who_are_let_in_are_a_failure_and_doubt_is_a_warning() {
-        let out = told(Ok(Strangers::default()));
-        assert!(matches!(&out[..], [(Level::Ok, _, None)]), "{out:?}");
-        let open = told(Ok(Strangers {
-            read: vec!["oauth2_clients", "admins"],
-            delete: vec!["audit"],
-        }));
-        let [read, delete] = &open[..] else {
-            unreachable!("{open:?}")
-        };
-        assert_eq!((read.0, delete.0), (Level::Fail, Level::Fail));
-        assert!(read.1.contains("read") && read.1.contains("oauth2_clients, admins"));
-        assert!(delete.1.contains("delete") && delete.1.contains("audit"));
-        for mend in [&read.2, &delete.2] {
-            let mend = mend.as_deref().unwrap();
-            assert!(mend.contains("firebase deploy --only firestore --project p"));
-        }
-        let doubt = told(Err(ProbeError::Unreachable));
-        let [(Level::Warn, what, Some(mend))] = &doubt[..] else {
-            unreachable!("{doubt:?}")
-        };
-        assert!(what.contains("not known") && mend.contains("firewall"));
-    }
 }

@@ -21,6 +21,7 @@ mod report;
 mod secrets;
 mod store;
 mod timed;
+mod visitors;
 mod webhook;
 
 use std::path::Path;
@@ -29,6 +30,7 @@ use keyturn_proto::UnixMs;
 
 use crate::config::ValidatedConfig;
 pub use report::{Finding, Level, Report};
+pub use visitors::Visitors;
 
 /// Who is examined.
 #[derive(Clone, Copy)]
@@ -50,13 +52,18 @@ impl Subject<'_> {
 
 /// Looks at every part. One that is broken does not keep the others from being looked at.
 pub async fn examine(subject: Subject<'_>) -> Report {
+    examine_with(subject, Visitors::default()).await
+}
+
+/// The same, and what these may do with the database.
+pub async fn examine_with(subject: Subject<'_>, visitors: Visitors) -> Report {
     let mut report = Report::default();
     config::check(subject, &mut report);
     secrets::check(subject, &mut report);
     relay::check(subject, &mut report);
     let running = ports::check(subject, &mut report).await;
     clock::check(subject, &mut report);
-    let store = store::check(subject, &mut report).await;
+    let store = store::check(subject, &visitors, &mut report).await;
     if let Some(store) = store.as_deref() {
         clock::check_trail(subject, store, &mut report).await;
         registry::check(subject, store, &mut report).await;

@@ -10,6 +10,8 @@ use serde::Serialize;
 pub enum Level {
     /// In order.
     Ok,
+    /// Not looked at: only somebody else can.
+    Skipped,
     /// Works, and should be looked at.
     Warn,
     /// Does not work, or is not safe.
@@ -20,6 +22,7 @@ impl Level {
     const fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Skipped => "skip",
             Self::Warn => "warn",
             Self::Fail => "FAIL",
         }
@@ -35,7 +38,7 @@ pub struct Finding {
     pub level: Level,
     /// What was found.
     pub what: String,
-    /// How to mend it; a command wherever there is one.
+    /// How to mend it, or where to look; a command wherever there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mend: Option<String>,
 }
@@ -50,6 +53,16 @@ pub struct Report {
 impl Report {
     pub(super) fn ok(&mut self, check: &'static str, what: impl Into<String>) {
         self.add(check, Level::Ok, what.into(), None);
+    }
+
+    /// What was not looked at, and who can.
+    pub(super) fn skipped(
+        &mut self,
+        check: &'static str,
+        what: impl Into<String>,
+        instead: impl Into<String>,
+    ) {
+        self.add(check, Level::Skipped, what.into(), Some(instead.into()));
     }
 
     pub(super) fn warn(
@@ -82,7 +95,9 @@ impl Report {
     /// Whether anything was found since there were `before` findings that is not in order.
     pub(super) fn clean_since(&self, before: usize) -> bool {
         let since = self.findings.iter().skip(before);
-        since.into_iter().all(|finding| finding.level == Level::Ok)
+        since
+            .into_iter()
+            .all(|finding| finding.level <= Level::Skipped)
     }
 
     /// How many findings of a level there are.
@@ -106,11 +121,19 @@ impl Report {
             } = finding;
             writeln!(out, "{:<5} {check:<9} {what}", level.word())?;
             if let Some(mend) = mend {
-                writeln!(out, "{:>16}mend: {mend}", "")?;
+                let word = match level {
+                    Level::Skipped => "check",
+                    Level::Ok | Level::Warn | Level::Fail => "mend",
+                };
+                writeln!(out, "{:>16}{word}: {mend}", "")?;
             }
         }
         let (fails, warns) = (self.count(Level::Fail), self.count(Level::Warn));
-        writeln!(out, "{fails} to mend, {warns} to look at")
+        write!(out, "{fails} to mend, {warns} to look at")?;
+        match self.count(Level::Skipped) {
+            0 => writeln!(out),
+            skipped => writeln!(out, ", {skipped} not checked"),
+        }
     }
 
     /// For machines: `{"ok": …, "findings": […]}` on one line.

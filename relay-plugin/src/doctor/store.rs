@@ -8,13 +8,17 @@ use keyturn_store::{
 };
 use tokio::task::spawn_blocking;
 
-use super::{Report, Subject, files, firestore};
+use super::{Report, Subject, Visitors, files, firestore};
 use crate::config;
 
 pub(super) const CHECK: &str = "store";
 
 /// The store, for the checks that read it; `None` when that is not possible or would change it.
-pub(super) async fn check(subject: Subject<'_>, report: &mut Report) -> Option<Arc<dyn Store>> {
+pub(super) async fn check(
+    subject: Subject<'_>,
+    visitors: &Visitors,
+    report: &mut Report,
+) -> Option<Arc<dyn Store>> {
     match &subject.config.store {
         config::Store::Sqlite { path } => {
             let store: Arc<dyn Store> = Arc::new(file(subject, path, report).await?);
@@ -28,7 +32,9 @@ pub(super) async fn check(subject: Subject<'_>, report: &mut Report) -> Option<A
             }
             Some(store)
         }
-        config::Store::Firestore(settings) => firestore::check(settings, report).await,
+        config::Store::Firestore(settings) => {
+            firestore::check(subject, settings, visitors, report).await
+        }
     }
 }
 
