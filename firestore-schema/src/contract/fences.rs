@@ -6,7 +6,7 @@ use keyturn_proto::notify::Outcome;
 use super::World;
 use super::fixture::{
     DELAY, FENCE, GRACE, NOW, RETENTION, SECOND, THIRD, ack, at, audit, cancel, client_id,
-    operation, prepare, reserve, revoke, rollback, version_id,
+    operation, prepare, reserve, revoke, rollback, version_id, withdraw,
 };
 use crate::documents::{ActiveRotation, ClientStatus, VersionState};
 use crate::store::{Cancel, RecordAck, Reserve, Reserved, Revoke, Rollback, StoreError};
@@ -106,6 +106,10 @@ async fn a_stale_holder_withdraws_nothing(w: World) {
         ..cancel(&id, Outcome::Canceled, at(2))
     };
     assert_eq!(w.store.cancel(own_attempt).await, Err(StoreError::Fenced));
+    for target in [Some(&id), None] {
+        let stale = w.store.withdraw(withdraw(&operation(90), target, at(2)));
+        assert_eq!(stale.await, Err(StoreError::Fenced));
+    }
     assert_eq!(w.picture().await, before);
 }
 
