@@ -134,7 +134,7 @@ pub fn is_chain_id(id: &str) -> bool {
 pub fn place(id: &str) -> Option<(&str, u64)> {
     let (chain, digits) = id.rsplit_once('-')?;
     let seq: u64 = digits.parse().ok()?;
-    let is_one = is_chain_id(chain) && seq > 0 && entry_id(chain, seq) == id;
+    let is_one = is_chain_id(chain) && (1..=MAX_SEQ).contains(&seq) && entry_id(chain, seq) == id;
     is_one.then_some((chain, seq))
 }
 
