@@ -19,18 +19,27 @@ impl Place {
         } else {
             format!("/{parent}")
         };
-        let url = format!("{}{parent}/{collection}?pageSize=1000", self.documents());
-        let found: Value = reqwest::Client::new()
-            .get(url)
-            .bearer_auth("owner")
-            .send()
-            .await
-            .unwrap()
-            .json()
-            .await
-            .unwrap();
-        assert!(found.get("nextPageToken").is_none());
-        found["documents"].as_array().cloned().unwrap_or_default()
+        let (mut all, mut token) = (Vec::new(), String::new());
+        loop {
+            let url = format!(
+                "{}{parent}/{collection}?pageSize=300&pageToken={token}",
+                self.documents()
+            );
+            let found: Value = reqwest::Client::new()
+                .get(url)
+                .bearer_auth("owner")
+                .send()
+                .await
+                .unwrap()
+                .json()
+                .await
+                .unwrap();
+            all.extend(found["documents"].as_array().cloned().unwrap_or_default());
+            match found["nextPageToken"].as_str() {
+                Some(next) => token = next.to_owned(),
+                None => return all,
+            }
+        }
     }
 
     /// Sets one field of a document, whatever it was.
