@@ -15,6 +15,8 @@ use crate::store::StoreError;
 
 /// How long a transaction waits for another process's.
 const BUSY: Duration = Duration::from_secs(5);
+/// The same while the file is opened: an operation is tried again by whoever asked for it, a start is not.
+const OPENING: Duration = Duration::from_secs(30);
 
 /// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -117,9 +119,12 @@ impl SqliteStore {
         };
         own_file(path)?;
         let schema = |error| schema_error(path, error);
-        let mut writer = connect(path).map_err(schema)?;
+        let mut writer = connect_within(path, OPENING).map_err(schema)?;
         schema::migrate(&mut writer, instance).map_err(schema)?;
-        let reader = connect(path).map_err(schema)?;
+        let reader = connect_within(path, OPENING).map_err(schema)?;
+        for db in [&writer, &reader] {
+            db.busy_timeout(BUSY).map_err(sqlite)?;
+        }
         reader
             .pragma_update(None, "query_only", true)
             .map_err(sqlite)?;
@@ -210,8 +215,8 @@ pub(super) fn check_mode(path: &Path) -> Result<(), OpenError> {
 
 /// Turns on the write-ahead log. The first opener takes an exclusive lock for it, and SQLite asks no busy handler there: another one that comes at the
 /// same moment is told "busy" at once, so the waiting is done here.
-fn write_ahead(db: &Connection) -> Result<(), rusqlite::Error> {
-    let until = Instant::now() + BUSY;
+fn write_ahead(db: &Connection, wait: Duration) -> Result<(), rusqlite::Error> {
+    let until = Instant::now() + wait;
     loop {
         let turned =
             db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
@@ -238,13 +243,17 @@ fn connect_to_look(path: &Path) -> Result<Connection, SchemaError> {
 }
 
 pub(super) fn connect(path: &Path) -> Result<Connection, SchemaError> {
+    connect_within(path, BUSY)
+}
+
+fn connect_within(path: &Path, wait: Duration) -> Result<Connection, SchemaError> {
     // No OPEN_CREATE: the file exists by now, and a URI in its name must not be interpreted.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags)?;
-    db.busy_timeout(BUSY)?;
+    db.busy_timeout(wait)?;
     // Before the journal mode, which would be written into somebody else's file.
     schema::check_ours(&db)?;
-    write_ahead(&db)?;
+    write_ahead(&db, wait)?;
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "foreign_keys", true)?;
     // Purged ciphertext must not linger in free pages.
