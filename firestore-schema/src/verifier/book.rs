@@ -24,6 +24,9 @@ const NEWS: usize = 4096;
 /// Pause after a failed read, at least; it grows with the time that the read took, so that callers mostly do not wait for what fails.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Bytes of an id of usual length.
+const USUAL_ID: usize = 128;
+
 /// Reads for one caller, if each is overtaken by a change of that very client. A client does not change that often.
 const READS: u32 = 4;
 
@@ -48,7 +51,7 @@ pub struct Book {
     memo: Arc<Memo>,
     /// Reads under way. A read that is forgotten here, because its client has changed, is not kept: all that is remembered of changes is what somebody waits for.
     reads: Flights<ClientId, Result<Read, SourceError>>,
-    /// Clients whose read has failed: until when what is known serves without another try. Each by itself, since what fails can be one document.
+    /// Clients that are known and whose read has failed: until when what is known serves without another try. Each by itself, since what fails can be one document.
     failed: moka::sync::Cache<ClientId, UnixMs>,
     news: broadcast::Sender<Living>,
     trust: Trust,
@@ -75,8 +78,13 @@ pub(super) struct Trust {
 impl Book {
     pub(super) fn new(settings: &Settings, memo: Arc<Memo>) -> Self {
         Self {
-            clients: bounded(settings.max_clients),
-            nobodies: bounded(settings.max_clients),
+            clients: moka::sync::Cache::builder()
+                .max_capacity(settings.max_clients)
+                .build(),
+            nobodies: moka::sync::Cache::builder()
+                .max_capacity(settings.max_clients)
+                .weigher(|id: &Box<str>, _| weight(id))
+                .build(),
             changing: Mutex::new(()),
             nobody: Arc::new(Cached::nobody(&memo)),
             memo,
@@ -175,16 +183,17 @@ impl Book {
         clock: Clock,
         asked: Instant,
     ) -> Result<Arc<Cached>, VerifyError> {
+        tracing::warn!(%error, "a client cannot be read");
         // Failing can take its time, and what is known has grown older meanwhile.
         let now = clock.now();
+        let usable = self.usable(id.as_str(), now);
+        let usable = usable.ok_or(VerifyError::Unavailable {
+            cause: "the source of verify snapshots does not answer",
+        })?;
         let pause = (asked.elapsed() * 4).max(RETRY);
         self.failed
             .insert(id.clone(), now.plus(pause.min(self.trust.snapshot_ttl)));
-        tracing::warn!(%error, "a client cannot be read");
-        self.usable(id.as_str(), now)
-            .ok_or(VerifyError::Unavailable {
-                cause: "the source of verify snapshots does not answer",
-            })
+        Ok(usable)
     }
 
     /// What serves while nothing can be read.
@@ -303,8 +312,9 @@ impl Book {
     }
 }
 
-fn bounded<V: Clone + Send + Sync + 'static>(max: u64) -> moka::sync::Cache<Box<str>, V> {
-    moka::sync::Cache::builder().max_capacity(max).build()
+/// Whoever asks chooses what is remembered as nobody's, and ids may be long: one of usual length counts once, a long one more often.
+fn weight(id: &str) -> u32 {
+    u32::try_from(id.len() / USUAL_ID).map_or(u32::MAX, |more| more.saturating_add(1))
 }
 
 #[cfg(test)]

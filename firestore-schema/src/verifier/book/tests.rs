@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
@@ -22,6 +22,7 @@ struct Source {
     documents: Mutex<HashMap<ClientId, ClientSnapshot>>,
     reads: AtomicU32,
     meanwhile: Mutex<Option<Meanwhile>>,
+    fails: AtomicBool,
     /// A read waits for a permit where there is one.
     gate: Option<Semaphore>,
 }
@@ -30,6 +31,9 @@ struct Source {
 impl SnapshotSource for Source {
     async fn snapshot(&self, client: &ClientId) -> Result<Option<ClientSnapshot>, SourceError> {
         let read = self.reads.fetch_add(1, Ordering::SeqCst);
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(SourceError { cause: "down" });
+        }
         let found = self.documents.lock().unwrap().get(client).cloned();
         if let Some(gate) = &self.gate {
             gate.acquire().await.unwrap().forget();
@@ -287,6 +291,37 @@ async fn asking_for_what_does_not_exist_drives_nobody_out_and_takes_bounded_room
         assert!(book.fresh(client(n).as_str(), NOW).is_some(), "client {n}");
     }
     assert!(book.reads.is_empty(), "reads leave nothing behind");
+}
+
+#[tokio::test]
+async fn long_ids_that_do_not_exist_take_no_more_room_than_short_ones() {
+    let settings = Settings {
+        max_clients: 100,
+        ..Settings::default()
+    };
+    let (book, source) = (book(&settings), Source::default());
+    for n in 0..1_000 {
+        let id = format!("{n:01500}");
+        let read = book.read(&source, &id, Clock::set(NOW), || {}).await;
+        assert!(read.unwrap().client_id.is_none());
+    }
+    book.nobodies.run_pending_tasks();
+    assert!(book.nobodies.entry_count() <= 100 / 12);
+    assert_eq!((weight("a"), weight(&"a".repeat(1_500))), (1, 12));
+}
+
+#[tokio::test]
+async fn what_fails_is_remembered_of_what_is_known_only() {
+    let (book, source) = (book(&Settings::default()), Source::default());
+    source.set(&client(1), snapshot(1, 1));
+    read(&book, &source, 1).await.unwrap();
+    source.fails.store(true, Ordering::SeqCst);
+    for n in 0..100 {
+        let unavailable = read(&book, &source, n).await.is_err();
+        assert_eq!(unavailable, n != 1, "client {n}");
+    }
+    book.failed.run_pending_tasks();
+    assert_eq!(book.failed.entry_count(), 1);
 }
 
 #[tokio::test]
