@@ -10,13 +10,16 @@ use rumqttc::v5::{AsyncClient, Event, MqttOptions};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use super::{Certificate, Credential};
 use crate::world::deadline;
 
 /// Messages either way that nobody has looked at.
 const CHANNEL: usize = 256;
+
+/// Seconds between two requests. Within the patience of a test they stay below what a device may ask in an hour.
+const LONGEST_WAIT: u64 = 3;
 
 /// A device that is connected and hears its command topic.
 pub struct Line {
@@ -182,8 +185,7 @@ impl Line {
         }
     }
 
-    /// As firmware does: asks, under a fresh nonce each time, until it is given something. How long it is told to wait it does not wait: a test has the store's
-    /// limits raised.
+    /// As firmware does: asks, under a fresh nonce each time, until it is given something. It waits as it is told to, but not for longer than a test can.
     pub async fn renew(&mut self) -> Given {
         let until = deadline();
         loop {
@@ -191,11 +193,9 @@ impl Line {
             match self.answer(&nonce).await {
                 Ok(given) => return given,
                 Err(error) => {
-                    assert!(
-                        tokio::time::Instant::now() < until,
-                        "given nothing: {error}"
-                    );
-                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    assert!(Instant::now() < until, "given nothing: {error}");
+                    let told = error["retry_after_sec"].as_u64().unwrap();
+                    tokio::time::sleep(Duration::from_secs(told.clamp(1, LONGEST_WAIT))).await;
                 }
             }
         }

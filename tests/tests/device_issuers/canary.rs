@@ -58,7 +58,8 @@ impl Device {
                 }
             };
             if heard["error"].is_string() {
-                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+                // It was told how long; fifteen failures at most are planned, and a device may ask 32 times an hour.
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
                 continue;
             }
             let command = match &self.private {
@@ -110,7 +111,6 @@ async fn nothing_is_written_down(kind: Kind<'_>) {
         if let Kind::Vault { stand, wrapped, .. } = &kind {
             super::vault(config, stand);
             let issuer = config["devices"]["issuer"].as_table_mut().unwrap();
-            issuer.insert("timeout".to_owned(), "2s".into());
             if *wrapped {
                 issuer.insert("wrap_ttl".to_owned(), "5m".into());
             }
