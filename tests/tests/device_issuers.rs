@@ -36,7 +36,10 @@ const ID: &str = "river-iot-0001";
 /// Who issues.
 enum Issuer {
     Embedded,
-    Vault { _server: Rvault, stand: Stand },
+    Vault {
+        _server: Box<Rvault>,
+        stand: Box<Stand>,
+    },
 }
 
 impl Issuer {
@@ -48,8 +51,8 @@ impl Issuer {
             .stand(json!({ "token_ttl": "20m", "secret_id_ttl": "12h" }))
             .await;
         Self::Vault {
-            _server: server,
-            stand,
+            _server: Box::new(server),
+            stand: Box::new(stand),
         }
     }
 
