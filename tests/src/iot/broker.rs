@@ -1,16 +1,14 @@
 //! Mosquitto as a child process, exactly as `docs/mosquitto` says: its files with other ports, paths and another user, certificates by its script.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 
 use super::repository;
 use crate::leash::Leashed;
-use crate::world::{deadline, eventually};
+use crate::world::{eventually, free_port};
 
 const INSTALL: &str = "apt-get install mosquitto mosquitto-clients";
 /// Debian keeps the broker where only root's path looks.
@@ -46,24 +44,16 @@ impl Broker {
         }
         std::fs::create_dir(folder.path().join("kept")).unwrap();
         std::fs::copy(repository("docs/mosquitto/acl"), folder.path().join("acl")).unwrap();
+        // Mosquitto takes no port 0.
         let mut broker = Self {
             folder,
             process: None,
-            port: 0,
-            service_port: 0,
+            port: free_port(),
+            service_port: free_port(),
         };
-        // Mosquitto takes no port 0, and a port that was free a moment ago may be taken by now.
-        for _ in 0..5 {
-            (broker.port, broker.service_port) = (lasting_port(), lasting_port());
-            broker.configure();
-            if broker.spawn().await {
-                return broker;
-            }
-        }
-        panic!(
-            "mosquitto found its ports taken five times: {}",
-            broker.log()
-        );
+        broker.configure();
+        broker.spawn().await;
+        broker
     }
 
     /// The shipped configuration, with what a test has to replace. Every replacement must find what it replaces.
@@ -107,49 +97,28 @@ impl Broker {
     /// Starts it again over the same files and the same ports.
     pub async fn restart(&mut self) {
         self.kill().await;
-        let until = deadline();
-        while !self.spawn().await {
-            assert!(
-                Instant::now() < until,
-                "the ports stay taken: {}",
-                self.log()
-            );
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        self.spawn().await;
     }
 
-    /// False when a port was taken.
-    async fn spawn(&mut self) -> bool {
+    async fn spawn(&mut self) {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.log_path())
             .unwrap();
-        let before = self.log().len();
         let config = self.folder.path().join("mosquitto.conf");
-        let mut process =
-            Leashed::spawn(program("mosquitto"), ["-c", config.to_str().unwrap()], log);
+        let config = ["-c", config.to_str().unwrap()];
+        let mut process = Leashed::spawn(program("mosquitto"), config, log);
         let ports = [self.port, self.service_port];
-        let up = eventually("mosquitto listens", async || {
-            if process.has_ended() {
-                return Some(false);
-            }
+        eventually("mosquitto listens", async || {
+            assert!(!process.has_ended(), "mosquitto ended: {}", self.log());
             for port in ports {
                 TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok()?;
             }
-            Some(true)
+            Some(())
         })
         .await;
-        if up {
-            self.process = Some(process);
-            return true;
-        }
-        let said = self.log()[before..].to_owned();
-        assert!(
-            said.contains("Address already in use"),
-            "mosquitto ended: {said}"
-        );
-        false
+        self.process = Some(process);
     }
 
     /// The certificate of a device; made when it is first asked for.
@@ -258,21 +227,4 @@ fn certificates(folder: &Path, words: &str) {
         "certificates.sh {words}: {}; it needs: apt-get install openssl",
         String::from_utf8_lossy(&output.stderr)
     );
-}
-
-/// A free port that stays ours while a server is down: outside the range that the system gives out by itself.
-pub(super) fn lasting_port() -> u16 {
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
-    let first = range
-        .ok()
-        .and_then(|text| text.split_whitespace().next()?.parse().ok())
-        .unwrap_or(32_768);
-    let mut bytes = [0u8; 2];
-    loop {
-        aws_lc_rs::rand::fill(&mut bytes).unwrap();
-        let port = 10_000 + u16::from_le_bytes(bytes) % (first - 10_000).max(1);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
 }
