@@ -81,9 +81,9 @@ impl Book {
             clients: moka::sync::Cache::builder()
                 .max_capacity(settings.max_clients)
                 .build(),
-            nobodies: moka::sync::Cache::builder()
+            nobodies: moka::sync::Cache::<Box<str>, UnixMs>::builder()
                 .max_capacity(settings.max_clients)
-                .weigher(|id: &Box<str>, _| weight(id))
+                .weigher(|id, _| weight(id))
                 .build(),
             changing: Mutex::new(()),
             nobody: Arc::new(Cached::nobody(&memo)),
