@@ -192,7 +192,9 @@ async fn a_slow_check_does_not_outlive_a_revocation_in_sqlite() {
         let verifier = Verifier::new(Arc::clone(&store), mac.clone(), settings);
         let verifier = Arc::new(verifier.unwrap());
         let shut = mac.shut().await;
-        let callers: Vec<_> = (0..4).map(|_| ask(&verifier, &secret)).collect();
+        // All bring the same time, however late they come: one who is late would know a read of his own future.
+        let together = if told { 4 } else { 1 };
+        let callers: Vec<_> = (0..together).map(|_| ask(&verifier, &secret)).collect();
         mac.asked().await;
         let revoke = fixture::revoke(&fixture::operation(7), None, NOW);
         store.revoke(revoke).await.unwrap();
