@@ -18,6 +18,7 @@ const STEPS: &[Step] = &[
     Step::Sql(APPROLE),
     Step::Sql(WITHDRAWN),
     Step::Sql(REFUSED),
+    Step::Sql(DEVICES_BY_ROW),
 ];
 
 enum Step {
@@ -189,6 +190,23 @@ CREATE INDEX outbox_withdrawn ON outbox (withdrawn_at, event_id) WHERE withdrawn
 
 /// How an event was refused, beside what was used once.
 const REFUSED: &str = "ALTER TABLE nonces ADD COLUMN refused TEXT;";
+
+/// Without row ids a device's whole document was part of its key, and every step of a search for one took a copy of those it passed.
+const DEVICES_BY_ROW: &str = "
+DROP INDEX devices_due;
+DROP INDEX devices_owner;
+ALTER TABLE devices RENAME TO devices_by_key;
+CREATE TABLE devices (
+    device_id TEXT NOT NULL PRIMARY KEY,
+    owner TEXT,
+    due_at INTEGER,
+    doc TEXT NOT NULL
+) STRICT;
+INSERT INTO devices (device_id, owner, due_at, doc) SELECT device_id, owner, due_at, doc FROM devices_by_key;
+DROP TABLE devices_by_key;
+CREATE INDEX devices_due ON devices (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX devices_owner ON devices (owner) WHERE owner IS NOT NULL;
+";
 
 /// Why a file's schema cannot be used.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 //! Jobs arrive over a bounded channel (a full one makes callers wait, it never grows). A job whose caller went away still runs to its end: the
 //! transaction is committed or rolled back, never left open.
 
+use std::cell::Cell;
 use std::ops::Deref;
 use std::time::Instant;
 
@@ -23,8 +24,15 @@ enum Job {
 }
 
 /// Runs inside the shared transaction (or is told why there is none) and says how to reply once the commit's fate is known.
-type Grouped = Box<dyn FnOnce(Result<&Transaction<'_>>) -> Reply + Send>;
+type Grouped = Box<dyn FnOnce(Result<&Shared<'_>>) -> Reply + Send>;
 type Reply = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// A transaction that several changes share.
+struct Shared<'a> {
+    tx: Transaction<'a>,
+    /// A change has failed after it had written something: nothing of this transaction may be committed.
+    spoilt: Cell<bool>,
+}
 
 const QUEUE: usize = 1024;
 /// Most changes that share a commit.
@@ -94,7 +102,7 @@ impl Worker {
     }
 
     /// As [`Worker::write`], but shares the commit with whatever else waits: for changes that come in thousands and do not depend on each other. If the
-    /// commit fails, all of them have failed; a `work` that fails undoes only itself.
+    /// commit fails, all of them have failed. A `work` that fails before it has written anything, as all do that refuse, harms nobody else.
     pub(super) async fn write_grouped<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
@@ -103,10 +111,10 @@ impl Worker {
         let instance = self.instance.clone();
         self.send("write_grouped", move |reply| {
             Job::Grouped(Box::new(move |tx| {
-                let answer = tx.and_then(|tx| in_savepoint(tx, |tx| work(tx, &instance)));
+                let answer = tx.and_then(|shared| shared.run(|tx| work(tx, &instance)));
                 Box::new(move |committed| {
                     // The caller may have gone; the work is done all the same.
-                    drop(reply.send(committed.and(answer)));
+                    drop(reply.send(answer.and_then(|answer| committed.map(|()| answer))));
                 })
             }))
         })
@@ -168,12 +176,15 @@ fn group(db: &mut Connection, first: Grouped, queue: &mut mpsc::Receiver<Job>) -
             return None;
         }
     };
-    let mut replies = vec![first(Ok(&tx))];
+    let shared = Shared {
+        tx,
+        spoilt: Cell::new(false),
+    };
+    let mut replies = vec![first(Ok(&shared))];
     let mut next = None;
-    // After some failures (a full disk) SQLite ends the transaction by itself; nothing may run outside one.
-    while replies.len() < GROUP && !tx.is_autocommit() {
+    while replies.len() < GROUP && shared.is_whole() {
         match queue.try_recv() {
-            Ok(Job::Grouped(work)) => replies.push(work(Ok(&tx))),
+            Ok(Job::Grouped(work)) => replies.push(work(Ok(&shared))),
             Ok(alone @ Job::Alone(_)) => {
                 next = Some(alone);
                 break;
@@ -181,12 +192,14 @@ fn group(db: &mut Connection, first: Grouped, queue: &mut mpsc::Receiver<Job>) -
             Err(_) => break,
         }
     }
-    let committed = if tx.is_autocommit() {
-        Err(StoreError::Unavailable {
-            cause: "the database gave the transaction up",
-        })
+    let committed = if shared.is_whole() {
+        shared.tx.commit().map_err(error::commit)
     } else {
-        tx.commit().map_err(error::commit)
+        // Dropped, it is rolled back.
+        drop(shared);
+        Err(StoreError::Unavailable {
+            cause: "the transaction was given up",
+        })
     };
     for reply in replies {
         reply(committed.clone());
@@ -194,20 +207,19 @@ fn group(db: &mut Connection, first: Grouped, queue: &mut mpsc::Receiver<Job>) -
     next
 }
 
-fn in_savepoint<T>(
-    tx: &Transaction<'_>,
-    work: impl FnOnce(&Transaction<'_>) -> Result<T>,
-) -> Result<T> {
-    let run = |sql| {
-        tx.prepare_cached(sql)
-            .and_then(|mut statement| statement.execute([]))
-            .map_err(error::sql)
-    };
-    run("SAVEPOINT one")?;
-    let answer = work(tx);
-    if answer.is_err() {
-        run("ROLLBACK TO one")?;
+impl Shared<'_> {
+    /// After some failures (a full disk) SQLite ends the transaction by itself; nothing may run outside one.
+    fn is_whole(&self) -> bool {
+        !self.spoilt.get() && !self.tx.is_autocommit()
     }
-    run("RELEASE one")?;
-    answer
+
+    /// Savepoints would do as well, and cost more than most changes: SQLite keeps a copy of every page for each.
+    fn run<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        let before = self.tx.total_changes();
+        let answer = work(&self.tx);
+        if answer.is_err() && self.tx.total_changes() != before {
+            self.spoilt.set(true);
+        }
+        answer
+    }
 }

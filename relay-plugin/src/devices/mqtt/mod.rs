@@ -23,7 +23,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use self::options::RECEIVE;
 pub use self::options::{Options, Tls, Version};
 use self::outbox::Parcel;
 pub use self::outbox::{Inbox, Outbox, outbox};
@@ -36,8 +35,9 @@ use crate::metrics as names;
 
 /// Messages that are looked at, or wait for their turn to be acknowledged. Their store writes share commits.
 const AT_ONCE: usize = 256;
-/// Messages that may wait: those that the broker may have sent without an acknowledgement, and as many that need none.
-const WAITING: usize = 2 * RECEIVE as usize;
+/// Messages that may wait, or half as many of those that need no acknowledgement. Far more than we let a broker send without one: Mosquitto 2.0.11 does not keep to
+/// that at first, and whoever finds no room here is sent away.
+const WAITING: usize = 16_384;
 /// A connection that lasted so long was a good one.
 const SETTLED: Duration = Duration::from_secs(30);
 /// How long saying goodbye may take.
