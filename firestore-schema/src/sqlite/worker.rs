@@ -223,3 +223,69 @@ impl Shared<'_> {
         answer
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const REFUSED: StoreError = StoreError::Conflict { why: "refused" };
+
+    /// Three changes that share a transaction; the one in the middle fails, after it has written `written` rows. What each came to, and the rows that are there.
+    async fn three(written: usize) -> (Vec<bool>, i64) {
+        let db = Connection::open_in_memory().unwrap();
+        db.execute("CREATE TABLE t (n INTEGER)", []).unwrap();
+        let worker = Worker::start("test", db, Instance::operator()).unwrap();
+        // Holds the thread until all three wait.
+        let (go, held) = std::sync::mpsc::channel::<()>();
+        let holding = worker.read(move |_| {
+            held.recv().unwrap();
+            Ok(())
+        });
+        let insert = |rows: usize, fails: bool| {
+            worker.write_grouped(move |tx, _| {
+                for n in 0..rows {
+                    let n = i64::try_from(n).unwrap();
+                    tx.execute("INSERT INTO t VALUES (?1)", [n]).unwrap();
+                }
+                if fails { Err(REFUSED) } else { Ok(()) }
+            })
+        };
+        let release = async {
+            while worker.jobs.capacity() > QUEUE - 3 {
+                tokio::task::yield_now().await;
+            }
+            go.send(()).unwrap();
+        };
+        let (held, one, two, three, ()) = tokio::join!(
+            holding,
+            insert(1, false),
+            insert(written, true),
+            insert(1, false),
+            release
+        );
+        held.unwrap();
+        assert_eq!(two, Err(REFUSED));
+        let rows = worker
+            .read(|tx| {
+                let count = tx.query_row("SELECT count(*) FROM t", [], |row| row.get(0));
+                count.map_err(error::sql)
+            })
+            .await
+            .unwrap();
+        (vec![one.is_ok(), three.is_ok()], rows)
+    }
+
+    #[tokio::test]
+    async fn a_change_that_refuses_harms_nobody_who_shares_its_commit() {
+        assert_eq!(three(0).await, (vec![true, true], 2));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_committed_with_a_change_that_failed_half_way() {
+        let (answers, rows) = three(1).await;
+        // Whoever came after the failure may have been given a transaction of its own.
+        assert!(!answers[0]);
+        assert_eq!(rows, i64::from(answers[1]));
+    }
+}

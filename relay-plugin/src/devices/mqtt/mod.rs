@@ -35,8 +35,8 @@ use crate::metrics as names;
 
 /// Messages that are looked at, or wait for their turn to be acknowledged. Their store writes share commits.
 const AT_ONCE: usize = 256;
-/// Messages that may wait, or half as many of those that need no acknowledgement. Far more than we let a broker send without one: Mosquitto 2.0.11 does not keep to
-/// that at first, and whoever finds no room here is sent away.
+/// Messages that may wait, or half as many of those that need no acknowledgement. Far more than we let a broker send without one: in the first moments of a storm
+/// more come all the same (seen with Mosquitto 2.0.11), and whoever finds no room here is sent away.
 const WAITING: usize = 16_384;
 /// A connection that lasted so long was a good one.
 const SETTLED: Duration = Duration::from_secs(30);
