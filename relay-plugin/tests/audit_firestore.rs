@@ -203,7 +203,7 @@ totp_seed_key_file = "totp-seed.key"
         "forged-x".to_owned(),
         "0".to_owned(),
         "a\nb".to_owned(),
-        format!("{id}"),
+        id.to_string(),
         format!("{id}-zz"),
         format!("{id}-0000000002x"),
         format!("{id}-0000000000"),
