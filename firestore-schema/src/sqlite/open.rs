@@ -136,7 +136,8 @@ impl SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens a file that is there for reading, and changes nothing in it: whatever would write is refused by SQLite. Blocks for the time that takes.
+    /// Opens a file that is there for reading, and changes no document and no table in it: whatever would write is refused by SQLite. Blocks for the time that
+    /// takes.
     ///
     /// # Errors
     /// [`OpenError`]; [`OpenError::Older`] for a file whose documents would have to be brought to the newest schema first.
@@ -147,7 +148,11 @@ impl SqliteStore {
         };
         check_mode(path)?;
         let look = || -> Result<Connection, OpenError> {
-            let db = connect_to_look(path).map_err(|error| schema_error(path, error))?;
+            let failed = |error| schema_error(path, error);
+            // Not opened read-only: SQLite needs the log's index beside the file even to read, and must be allowed to make it.
+            let db = connect(path).map_err(failed)?;
+            db.pragma_update(None, "query_only", true)
+                .map_err(|error| failed(error.into()))?;
             let found = schema::number(&db).map_err(|error| schema_error(path, error))?;
             let (path, known) = (path.to_owned(), schema::KNOWN);
             match found.cmp(&known) {
@@ -230,16 +235,6 @@ fn write_ahead(db: &Connection, wait: Duration) -> Result<(), rusqlite::Error> {
             turned => return turned.map(drop),
         }
     }
-}
-
-fn connect_to_look(path: &Path) -> Result<Connection, SchemaError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(path, flags)?;
-    db.busy_timeout(BUSY)?;
-    schema::check_ours(&db)?;
-    db.pragma_update(None, "query_only", true)?;
-    db.pragma_update(None, "trusted_schema", false)?;
-    Ok(db)
 }
 
 pub(super) fn connect(path: &Path) -> Result<Connection, SchemaError> {
