@@ -74,9 +74,10 @@ async fn what_is_too_long_or_no_sense_is_refused_and_costs_the_others_nothing() 
             .publish(STATUS, &huge, false)
             .await;
         assert!(sent.is_err());
+        // Before it asks for anything: on a slow machine it does so more than once.
+        assert_eq!(house.count(ID, "device.asked").await, 0);
         renewed(&device, version).await;
         one_lives(&house, &relay, &device).await;
-        assert_eq!(house.count(ID, "device.asked").await, 1);
         assert_eq!(
             house.subscriptions(),
             subscriptions,
