@@ -283,7 +283,8 @@ mod tests {
         }
         // And a broker may send more than it should.
         let last = u16::try_from(WAITING).unwrap();
-        assert!(usize::from(RECEIVE) <= WAITING / 2 && last > RECEIVE);
+        let awaited = options::RECEIVE;
+        assert!(usize::from(awaited) <= WAITING / 2 && last > awaited);
         for number in 1..=last {
             link.hand_over(Arrived::made("iot/d2/status", &long, true, number));
         }
