@@ -140,7 +140,8 @@ pub(crate) const ID_BYTES: usize = 1500;
 /// # Errors
 /// [`StoreError::InvalidId`].
 pub(crate) fn document_id<'t>(what: &'static str, id: &'t str) -> Result<&'t str> {
-    let reserved = matches!(id, "." | "..") || (id.starts_with("__") && id.ends_with("__"));
+    let reserved =
+        matches!(id, "." | "..") || (id.len() >= 4 && id.starts_with("__") && id.ends_with("__"));
     let length = (1..=ID_BYTES).contains(&id.len());
     if reserved || !length || id.chars().any(|c| c == '/' || c.is_control()) {
         return Err(StoreError::InvalidId { what });

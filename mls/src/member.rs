@@ -256,7 +256,7 @@ impl Member {
     }
 
     /// As [`Self::inbox_done`], by the events that the rows came from.
-    pub fn inbox_answered(&mut self, events: &[EventId]) -> Result<(), StoreError> {
+    pub fn inbox_answered(&mut self, events: &[(MlsGroupId, EventId)]) -> Result<(), StoreError> {
         lazily(&mut self.db, |db| events::inbox_answered(db, events))
     }
 

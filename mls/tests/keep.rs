@@ -11,7 +11,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ciborium::Value;
 use common::{Clock, Peer, group};
 use keyturn_mls::error::OpenError;
-use keyturn_mls::{AppMessage, Disposition, Inbound, Member, MemberConfig, StorageKey};
+use keyturn_mls::{AppMessage, Disposition, Inbound, Member, MemberConfig, MlsGroupId, StorageKey};
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
@@ -469,7 +469,13 @@ fn rows_go_by_their_events_and_no_leaf_keeps_more_than_its_share() {
     };
     assert_eq!(left(&peers), ids);
     let unknown = nostr::EventId::all_zeros();
-    peers[2].inbox_answered(&[ids[2], unknown]).unwrap();
+    let group = peers[2].inbox().unwrap()[0].group.clone();
+    // Said in another group, it settles nothing here.
+    let other = MlsGroupId::from_bytes(&[9; 16]).unwrap();
+    peers[2].inbox_answered(&[(other, ids[2])]).unwrap();
+    assert_eq!(left(&peers), ids);
+    let answered = [(group.clone(), ids[2]), (group, unknown)];
+    peers[2].inbox_answered(&answered).unwrap();
     assert_eq!(left(&peers), [ids[0], ids[1], ids[3], ids[4], ids[5]]);
     // The oldest go, each leaf's for itself.
     let trimmed = peers[2].trim_inbox(2).unwrap();

@@ -137,7 +137,7 @@ mod tests {
     fn what_is_no_document_id_is_refused_whatever_it_names() {
         let long = "x".repeat(ID_BYTES + 1);
         let wrong = [
-            "", ".", "..", "a/b", "/", "__x__", "____", "__", "a\nb", "a\0", "\u{85}", &long,
+            "", ".", "..", "a/b", "/", "__x__", "____", "a\nb", "a\0", "\u{85}", &long,
         ];
         type Make = fn(&str) -> Result<Path>;
         let kinds: [(&'static str, Make); 7] = [

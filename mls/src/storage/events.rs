@@ -210,11 +210,15 @@ pub(crate) fn inbox(db: &Connection, after: i64, limit: u32) -> Result<Vec<Inbox
     .collect()
 }
 
-/// Deletes the rows of these events; those that have none are passed over.
-pub(crate) fn inbox_answered(db: &Connection, events: &[EventId]) -> Result<(), StoreError> {
-    let mut delete = db.prepare_cached("DELETE FROM inbox WHERE event_id = ?1")?;
-    for event in events {
-        delete.execute(params![event.as_bytes()])?;
+/// Deletes the rows of these events of these groups; those that have none are passed over.
+pub(crate) fn inbox_answered(
+    db: &Connection,
+    events: &[(MlsGroupId, EventId)],
+) -> Result<(), StoreError> {
+    let mut delete =
+        db.prepare_cached("DELETE FROM inbox WHERE event_id = ?1 AND mls_group_id = ?2")?;
+    for (group, event) in events {
+        delete.execute(params![event.as_bytes(), group.as_bytes()])?;
     }
     Ok(())
 }

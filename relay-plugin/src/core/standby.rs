@@ -20,6 +20,8 @@ use crate::rotation::repeat::is_reserved;
 /// A proof lives five minutes at most (protocol.md §6.2), an ack is repeated by its app: nothing older is of use, and nothing that was asked for longer ago
 /// is begun.
 pub(super) const OLDEST: Duration = Duration::from_secs(600);
+/// How long a row waits where nobody may act: whoever acts refuses what is older than [`OLDEST`] aloud, and has had as long again to do so.
+pub(super) const KEPT: Duration = Duration::from_secs(1200);
 /// Rows looked at together, with one look into the store.
 const PAGE: u32 = 256;
 /// How often the store is asked about the rows.
@@ -36,7 +38,8 @@ impl Core {
         }
     }
 
-    /// Before this instance acts: deletes what is too old or answered, and asks nobody. The store is asked about each of the others when it is worked off.
+    /// Before this instance acts: deletes what is answered, and asks nobody. The store is asked about each of the others when it is worked off; what has
+    /// waited too long is refused then, with a record and an answer.
     pub(super) async fn prune_before_acting(&self) {
         if let Err(error) = self.prune_rows(Look::Here).await {
             tracing::warn!(%error, "the inbox could not be pruned");
@@ -59,7 +62,7 @@ impl Core {
             let now = self.engine.now();
             let (gone, open): (Vec<Waiting>, Vec<Waiting>) = waiting
                 .into_iter()
-                .partition(|row| self.is_of_no_use(row, now));
+                .partition(|row| self.is_of_no_use(row, look, now));
             for row in gone {
                 self.service.done(row.row).await?;
             }
@@ -78,9 +81,10 @@ impl Core {
         }
     }
 
-    fn is_of_no_use(&self, row: &Waiting, now: UnixMs) -> bool {
+    fn is_of_no_use(&self, row: &Waiting, look: Look, now: UnixMs) -> bool {
         let opened = &row.opened;
-        now.since(opened.received_at) > OLDEST || self.service.was_answered(&opened.event_id)
+        let too_old = look == Look::Store && now.since(opened.received_at) > KEPT;
+        too_old || self.service.was_answered(opened)
     }
 }
 

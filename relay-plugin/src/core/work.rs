@@ -315,7 +315,7 @@ impl Core {
         if past == Past::None && !self.service.has_siblings() {
             return Ok(false);
         }
-        if self.service.was_answered(&opened.event_id) {
+        if self.service.was_answered(opened) {
             self.done(row).await;
             return Ok(true);
         }
@@ -329,6 +329,13 @@ impl Core {
         let Some(decided) = self.engine.decided(&[asked]).await?.pop() else {
             return Ok(false);
         };
+        // Whoever acts now tells what came of it; a refusal written too late is not what came of what it has granted.
+        self.engine.fenced()?;
+        let started = self.engine.now();
+        if let Some(answer) = self.engine.granted_before(opened, &decided.known).await? {
+            self.follow(row, opened, answer, started, mine).await;
+            return Ok(true);
+        }
         if let Some(refusal) = decided.refused {
             drop(mine.take());
             tracing::info!(
@@ -344,14 +351,7 @@ impl Core {
             self.done(row).await;
             return Ok(true);
         }
-        let started = self.engine.now();
-        match self.engine.granted_before(opened, &decided.known).await? {
-            None => Ok(false),
-            Some(answer) => {
-                self.follow(row, opened, answer, started, mine).await;
-                Ok(true)
-            }
-        }
+        Ok(false)
     }
 
     async fn ack(

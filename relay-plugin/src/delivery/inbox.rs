@@ -13,7 +13,7 @@ use nostr::PublicKey;
 use zeroize::Zeroizing;
 
 use super::service_member::{ServiceError, ServiceMember, failed, is_bound, npub};
-use crate::admission::{GroupContext, Opened};
+use crate::admission::{GroupContext, Leaf, Opened};
 use crate::rotation::audit::Entry;
 
 /// A request or an ack in the inbox.
@@ -33,12 +33,19 @@ pub(super) struct Dropped {
     pub(super) reason: &'static str,
 }
 
+/// Somebody's word that an event of this group has been answered.
+pub(super) struct Answer {
+    pub(super) by: Leaf,
+    pub(super) group: MlsGroupId,
+    pub(super) event: String,
+}
+
 /// What was made of the messages of one call, beside the inbox.
 #[derive(Default)]
 pub(super) struct Taken {
     pub(super) dropped: Vec<Dropped>,
-    /// Events that a sibling has answered.
-    pub(super) answered: Vec<String>,
+    /// What a leaf under a sibling's npub says it has answered: true only if that sibling has signed the leaf's key.
+    pub(super) answered: Vec<Answer>,
     /// Messages of a sibling that bear a secret: opened because the ratchet has to advance, and gone.
     pub(super) notifies: u32,
 }
@@ -94,9 +101,15 @@ fn by_a_sibling(message: &AppMessage, kind: InnerKind, taken: &mut Taken) -> Dis
         InnerKind::Notify => taken.notifies += 1,
         InnerKind::Service => {
             let notify = serde_json::from_slice::<ServiceNotify>(&message.body);
-            taken
-                .answered
-                .extend(notify.ok().and_then(|notify| notify.in_reply_to));
+            let event = notify.ok().and_then(|notify| notify.in_reply_to);
+            taken.answered.extend(event.map(|event| Answer {
+                by: Leaf {
+                    npub: npub(&message.sender),
+                    signature_key: message.signature_key.as_bytes().to_vec(),
+                },
+                group: message.group.clone(),
+                event,
+            }));
         }
         InnerKind::Request | InnerKind::Ack => taken.dropped.push(Dropped {
             sender: message.sender,

@@ -7,13 +7,14 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use keyturn_mls::{verify_binding, verify_key_package};
+use keyturn_mls::{MlsGroupId, verify_binding, verify_key_package};
 use keyturn_proto::{Npub, UnixMs, kinds};
 use nostr::{EventId, PublicKey};
 
+use super::inbox::Answer;
 use super::port::{By, Scan};
 use super::service_member::{ServiceError, ServiceMember, failed, npub};
-use crate::admission::Leaf;
+use crate::admission::{Leaf, Opened};
 
 /// Answered requests and acks remembered.
 const ANSWERED: usize = 10_000;
@@ -31,12 +32,15 @@ pub(super) struct Family {
 /// The newest of the requests and acks that siblings have answered.
 #[derive(Default)]
 struct Answered {
-    known: HashSet<String>,
-    order: VecDeque<String>,
+    known: HashSet<Of>,
+    order: VecDeque<Of>,
 }
 
+/// A group and an event of it: what is said in one group settles nothing in another.
+type Of = (MlsGroupId, String);
+
 impl Answered {
-    fn add(&mut self, events: Vec<String>) {
+    fn add(&mut self, events: Vec<Of>) {
         for event in events {
             if self.known.insert(event.clone()) {
                 self.order.push_back(event);
@@ -116,15 +120,25 @@ impl ServiceMember {
         Ok(keys.map(|key| key.as_bytes().to_vec()).collect())
     }
 
-    /// A sibling has answered these requests or acks: they need no second answer.
-    pub(super) async fn note_answered(&self, events: Vec<String>) {
-        if events.is_empty() {
+    /// Siblings have answered these requests or acks: they need no second answer. Only the word of a leaf that is proven to be a sibling's counts, and in
+    /// its own group.
+    pub(super) async fn note_answered(&self, answers: Vec<Answer>) {
+        let mut proven = Vec::with_capacity(answers.len());
+        for Answer { by, group, event } in answers {
+            if self.is_proven_sibling(&by).await {
+                proven.push((group, event));
+            } else {
+                let sender = by.npub;
+                self.dropped(sender, &event, "sibling.key_not_proven").await;
+            }
+        }
+        if proven.is_empty() {
             return;
         }
         // What is no event id has no row.
-        let ids: Vec<EventId> = events
+        let ids: Vec<(MlsGroupId, EventId)> = proven
             .iter()
-            .filter_map(|event| EventId::from_hex(event).ok())
+            .filter_map(|(group, event)| Some((group.clone(), EventId::from_hex(event).ok()?)))
             .collect();
         let done = self
             .member()
@@ -135,12 +149,13 @@ impl ServiceMember {
             Err(error) => tracing::warn!(%error, "an answered row could not be deleted"),
         }
         // The answer may have overtaken what it answers.
-        self.family().answered().add(events);
+        self.family().answered().add(proven);
     }
 
-    /// Whether a sibling has answered this event.
-    pub(crate) fn was_answered(&self, event: &str) -> bool {
-        self.family().answered().known.contains(event)
+    /// Whether a sibling has answered this message.
+    pub(crate) fn was_answered(&self, opened: &Opened) -> bool {
+        let of = (opened.group.mls_group_id.clone(), opened.event_id.clone());
+        self.family().answered().known.contains(&of)
     }
 
     /// Deletes the oldest waiting messages of every leaf that has more than `keep`: nobody can make an instance that stands by keep, or later look
@@ -173,13 +188,14 @@ impl ServiceMember {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
     fn as_many_answers_are_remembered_as_there_is_room_for_and_the_oldest_go_first() {
         let mut answered = Answered::default();
-        let id = |n: usize| format!("{n:064x}");
+        let id = |n: usize| (MlsGroupId::from_bytes(&[1]).unwrap(), format!("{n:064x}"));
         answered.add((0..ANSWERED).map(id).collect());
         // Told twice, by two siblings: takes no second place.
         answered.add(vec![id(0), id(1)]);

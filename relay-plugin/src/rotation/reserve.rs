@@ -2,6 +2,8 @@
 //!
 //! Nothing is reserved that could not be delivered: the leaves of every admin group are checked first, and that enough of them can ack.
 
+use std::time::Duration;
+
 use keyturn_proto::{Action, ErrorClass, Npub, UnixMs};
 use keyturn_store::documents::{ActiveRotation, Quorum, RotationDoc, RotationState};
 use keyturn_store::store::{Reserve, Reserved as StoreReserved};
@@ -12,6 +14,9 @@ use super::failure::Failure;
 use super::request::Authorised;
 use crate::admission::{Permit, Refusal};
 use crate::crash;
+
+/// What a reservation has at least to be prepared.
+const TO_PREPARE: Duration = Duration::from_secs(60);
 
 /// What a reservation came to.
 pub enum Reservation {
@@ -131,7 +136,8 @@ fn document(
         attempt: 1,
         fence,
         created_at: now,
-        proof_expires_at: permit.proof_expires_at(),
+        // A request that waited for the store may come with a proof that has expired since: it is prepared all the same.
+        proof_expires_at: permit.proof_expires_at().max(now.plus(TO_PREPARE)),
         ack_deadline: now.max(not_before).plus(engine.settings().ack_deadline),
         completed_at: None,
         announced_at: None,

@@ -34,7 +34,9 @@ impl CloudKmsKey {
                 Err(fault) => fault,
             };
             last = Some(fault);
-            let pause = self.pause(tried).max(fault.retry_after.unwrap_or_default());
+            // Whoever wants more than we have is not asked again; nor may the sum overflow.
+            let wanted = fault.retry_after.unwrap_or_default();
+            let pause = self.pause(tried).max(wanted.min(self.settings.timeout));
             let last_attempt = tried + 1 == self.settings.attempts.max(1);
             if last_attempt || Deadline::now() + pause >= deadline {
                 break;

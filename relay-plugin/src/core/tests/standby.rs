@@ -17,7 +17,7 @@ use keyturn_store::store::{
 use super::admin::Admin;
 use super::world::{World, because};
 use crate::admission::{Leaf, Opened, refuse};
-use crate::core::standby::{EVERY, OLDEST, PER_LEAF};
+use crate::core::standby::{EVERY, KEPT, OLDEST, PER_LEAF};
 use crate::delivery::inbox::Waiting;
 use crate::rotation::Settings;
 use crate::rotation::audit::Entry;
@@ -236,7 +236,7 @@ async fn what_others_have_dealt_with_leaves_the_inbox_with_one_look_into_the_sto
     assert!(looks < 5, "{looks} looks for {} rows", OPEN + 2);
     // Nothing older than its proof is of use, and nobody need be asked about that.
     world.counted.fail("decided");
-    world.clock.forward(OLDEST + EVERY);
+    world.clock.forward(KEPT + EVERY);
     waiting(&world, 0).await;
     world.counted.mend();
 }

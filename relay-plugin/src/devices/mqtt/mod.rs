@@ -259,7 +259,6 @@ impl Drop for UnderWay {
 mod tests {
     use keyturn_proto::device::MAX_STATUS;
 
-    use super::options::RECEIVE;
     use super::*;
     use crate::devices::tests::world::World;
 

@@ -48,10 +48,9 @@ pub async fn export(
             let id = Chain::Client(client.clone()).id();
             let mut after: Option<String> = None;
             loop {
-                let entries = page(store, &id, after.as_deref()).await?;
-                let last = entries.last().filter(|_| entries.len() == PAGE);
-                after = last.map(|entry| entry.id.clone());
+                let (entries, next) = page(store, &id, after.as_deref()).await?;
                 write(entries)?;
+                after = next;
                 if after.is_none() {
                     break;
                 }

@@ -18,16 +18,19 @@ use keyturn_store::store::{Store, StoreError, Stored};
 const PAGE: usize = 500;
 
 /// The entries of one chain after the one with the id `after`. Goes on from ids, never from what an entry says of itself: whatever somebody planted there
-/// is passed once.
+/// is passed once. With them the id to go on after, `None` at the end.
 async fn page(
     store: &dyn Store,
     chain: &str,
     after: Option<&str>,
-) -> Result<Vec<Stored<AuditEntry>>, StoreError> {
-    let Some(after) = after else {
-        return store.chain(chain, 0, PAGE).await;
+) -> Result<(Vec<Stored<AuditEntry>>, Option<String>), StoreError> {
+    let mut page = match after {
+        None => store.chain(chain, 0, PAGE).await?,
+        Some(after) => store.entries(Some(after), PAGE).await?,
     };
-    let mut page = store.entries(Some(after), PAGE).await?;
+    // What somebody planted among them counts here, and is left out below.
+    let next = page.last().filter(|_| page.len() == PAGE);
+    let next = next.map(|entry| entry.id.clone());
     page.retain(|entry| place(&entry.id).is_some_and(|(id, _)| id == chain));
-    Ok(page)
+    Ok((page, next))
 }

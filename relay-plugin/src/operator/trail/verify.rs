@@ -270,11 +270,11 @@ async fn verify_one(
     notes.expect(id, &mut check);
     let mut after: Option<String> = None;
     loop {
-        let entries = page(store, id, after.as_deref()).await?;
+        let (entries, next) = page(store, id, after.as_deref()).await?;
         entries.iter().for_each(|entry| check.push(entry));
-        match entries.last() {
-            Some(last) if entries.len() == PAGE => after = Some(last.id.clone()),
-            _ => break,
+        after = next;
+        if after.is_none() {
+            break;
         }
     }
     finish(store, check).await
