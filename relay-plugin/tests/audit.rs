@@ -406,6 +406,25 @@ fn an_export_can_be_checked_without_the_store() {
     assert_eq!(verify("part", &part, &["--partial"]).0, WHOLE);
 }
 
+/// More of them than are read at once.
+#[test]
+fn what_was_planted_between_entries_hides_none_of_them_from_an_export() {
+    let auditor = Auditor::new();
+    let before = auditor.configured("audit export --client ext-totp-svc");
+    let head = auditor.head_id();
+    auditor.tamper(&format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1200)
+         INSERT INTO audit (id, client_id, doc)
+         SELECT printf('{head}-0000000001x%04d', i), client_id, doc FROM audit, n WHERE {}",
+        entry(CLIENT, 2)
+    ));
+    let (_, after) = auditor.configured("audit export --client ext-totp-svc");
+    for line in before.1.lines() {
+        assert!(after.lines().any(|it| it == line), "{line}");
+    }
+    assert_eq!(auditor.configured("audit verify").0, TOUCHED);
+}
+
 #[test]
 fn what_cannot_be_checked_is_no_finding() {
     let auditor = Auditor::new();

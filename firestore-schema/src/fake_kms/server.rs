@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -19,6 +19,8 @@ use super::{Failure, Inner};
 
 /// Far more than any request of ours.
 const MAX_BODY: usize = 1 << 20;
+/// The longest google.protobuf.Duration, seconds.
+const LONGEST: u64 = 315_576_000_000;
 
 /// A connection that was given up; what hyper needs to drop it without an answer.
 #[derive(Debug, thiserror::Error)]
@@ -126,12 +128,15 @@ async fn answer(
             http,
             code,
             retry_after,
-        }) => Ok(json(&methods::error(
-            http,
-            code,
-            "as the test asked",
-            retry_after,
-        ))),
+        }) => {
+            // What no google.protobuf.Duration holds is said by the header alone, as by a proxy.
+            let detail = retry_after.filter(|delay| delay.as_secs() <= LONGEST);
+            let mut response = json(&methods::error(http, code, "as the test asked", detail));
+            if let Some(seconds) = retry_after.map(|delay| delay.as_secs()) {
+                response.headers_mut().insert(RETRY_AFTER, seconds.into());
+            }
+            Ok(response)
+        }
         failure => Ok(json(&methods::carry_out(
             &call,
             &body,

@@ -248,6 +248,31 @@ async fn while_another_instance_holds_the_lease_nothing_is_done() {
     assert!(world.rotation(&id).await.unwrap().fence > theirs.fence);
 }
 
+/// Its proof has expired by then, and the old secret is gone with the reservation: there has to be a new one.
+#[tokio::test]
+async fn an_emergency_that_waited_for_the_store_brings_a_new_secret() {
+    let mut world = World::new().await;
+    world.counted.fail("reserve");
+    let before = world.counted.calls("reserve");
+    let id = world.ask(
+        keyturn_proto::Action::Emergency,
+        super::world::because("leaked"),
+    );
+    world
+        .until("it was tried", async || {
+            world.counted.calls("reserve") > before
+        })
+        .await;
+    world.kill().await;
+    world.counted.mend();
+    world.clock.forward(Duration::from_secs(400));
+    world.start().await;
+    let version = world.delivered(&id).await;
+    world.bob_acks(&version).await;
+    world.over(&id).await;
+    assert_eq!(world.client().await.current_version, Some(version));
+}
+
 /// A revocation that was asked for an hour ago would hit the secret of today.
 #[tokio::test]
 async fn what_waited_too_long_is_refused_and_what_was_granted_goes_on() {

@@ -351,6 +351,51 @@ async fn a_flooding_member_displaces_nobody_but_itself() {
     world.delivered(&bobs).await;
 }
 
+/// What a service says when it has refused this message.
+fn answer(row: &Waiting, now: UnixMs) -> String {
+    let notify = ServiceNotify {
+        action_id: None,
+        client_id: None,
+        in_reply_to: Some(row.opened.event_id.clone()),
+        at: now,
+        body: NotifyState::Refused {
+            error: ErrorClass::Conflict,
+            retry_after_ms: None,
+        },
+    };
+    serde_json::to_string(&notify).unwrap()
+}
+
+/// A rogue admin can add a leaf that bears a sibling's npub.
+#[tokio::test]
+async fn the_word_of_a_leaf_whose_key_no_sibling_has_signed_settles_nothing() {
+    let mut world = World::with(|settings| settings.lease = Duration::from_secs(8)).await;
+    let bob = world.bob.npub();
+    world.siblings.insert(bob);
+    let events = world.relay.events();
+    let signed = events
+        .iter()
+        .filter(|event| event.pubkey.to_bytes() == *bob.as_bytes());
+    let signed = signed.map(|event| event.id).collect();
+    crate::delivery::port::RelayPort::delete(&world.relay, signed)
+        .await
+        .unwrap();
+    stand_by(&mut world).await;
+    let (group, now) = (world.group.clone(), world.now());
+    world.rotate();
+    let rows = waiting(&world, 1).await;
+    let kind = kinds::SERVICE_NOTIFY;
+    world.bob.say(&group, kind, answer(&rows[0], now), now);
+    world
+        .wait_audit("message.dropped", "sibling.key_not_proven")
+        .await;
+    assert_eq!(inbox(&world).await.len(), 1);
+    // With a key that the sibling has signed the same word counts.
+    world.bob.publish_key_package(now);
+    world.bob.say(&group, kind, answer(&rows[0], now), now);
+    waiting(&world, 0).await;
+}
+
 #[tokio::test]
 async fn a_siblings_answer_ends_the_wait_and_nobody_elses_does() {
     let mut world = World::with(|settings| settings.lease = Duration::from_secs(8)).await;
@@ -361,22 +406,9 @@ async fn a_siblings_answer_ends_the_wait_and_nobody_elses_does() {
         world.rotate();
     }
     let rows = waiting(&world, 2).await;
-    let answer = |row: &Waiting| {
-        let notify = ServiceNotify {
-            action_id: None,
-            client_id: None,
-            in_reply_to: Some(row.opened.event_id.clone()),
-            at: now,
-            body: NotifyState::Refused {
-                error: ErrorClass::Conflict,
-                retry_after_ms: None,
-            },
-        };
-        serde_json::to_string(&notify).unwrap()
-    };
     let kind = kinds::SERVICE_NOTIFY;
-    world.alice.say(&group, kind, answer(&rows[0]), now);
-    world.bob.say(&group, kind, answer(&rows[1]), now);
+    world.alice.say(&group, kind, answer(&rows[0], now), now);
+    world.bob.say(&group, kind, answer(&rows[1], now), now);
     let left = waiting(&world, 1).await;
     assert_eq!(left[0].opened.event_id, rows[0].opened.event_id);
     // A service asks for nothing.

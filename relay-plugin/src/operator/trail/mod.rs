@@ -28,9 +28,11 @@ async fn page(
         None => store.chain(chain, 0, PAGE).await?,
         Some(after) => store.entries(Some(after), PAGE).await?,
     };
-    // What somebody planted among them counts here, and is left out below.
+    // What was planted among them counts here, and is left out below.
     let next = page.last().filter(|_| page.len() == PAGE);
     let next = next.map(|entry| entry.id.clone());
-    page.retain(|entry| place(&entry.id).is_some_and(|(id, _)| id == chain));
+    if after.is_some() {
+        page.retain(|entry| place(&entry.id).is_some_and(|(id, _)| id == chain));
+    }
     Ok((page, next))
 }
