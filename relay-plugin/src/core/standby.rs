@@ -1,7 +1,7 @@
 //! The inbox of an instance that stands by.
 //!
 //! It opens every request and ack, since nobody can open them later, and keeps them in case the instance that acts dies with them. What must
-//! always hold: a row goes when it has been dealt with (its effect is in the store, or its sender was answered) or its proof has expired; no leaf
+//! always hold: a row goes when it has been dealt with (its effect is in the store, or its sender was answered) or is too old ([`KEPT`]); no leaf
 //! has more than [`PER_LEAF`] rows for long; and neither taking in events nor taking over waits for the store because of rows that wait here.
 
 use std::time::Duration;
@@ -17,8 +17,7 @@ use crate::delivery::inbox::Waiting;
 use crate::delivery::service_member::ServiceError;
 use crate::rotation::repeat::is_reserved;
 
-/// A proof lives five minutes at most (protocol.md §6.2), an ack is repeated by its app: nothing older is of use, and nothing that was asked for longer ago
-/// is begun.
+/// A proof lives five minutes at most (protocol.md §6.2): nothing that was asked for longer ago than this is begun.
 pub(super) const OLDEST: Duration = Duration::from_secs(600);
 /// How long a row waits where nobody may act: whoever acts refuses what is older than [`OLDEST`] aloud, and has had as long again to do so.
 pub(super) const KEPT: Duration = Duration::from_secs(1200);
