@@ -2,7 +2,7 @@
 //!
 //! An answer is sealed and published, and every member of the group opens it: whoever could have one for each message would have the relay
 //! flood its own groups. What must always hold: a leaf that is not listened to is told so once per pause; refused acks, which no breaker
-//! counts, are answered up to [`ACKS`] per leaf and [`WINDOW`]; no more than [`AT_ONCE`] refusals wait for their relay or their epoch at a
+//! counts, and requests sent again under an id that was granted are answered up to [`ACKS`] per leaf and [`WINDOW`]; no more than [`AT_ONCE`] refusals wait for their relay or their epoch at a
 //! time, so that they leave room for work. The audit trail and the metrics know of every refusal, answered or not.
 
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::admission::{PAUSES, Refusal};
 
-/// Refused acks of one leaf that are answered within [`WINDOW`].
+/// Refused acks and repeated requests of one leaf that are answered within [`WINDOW`].
 pub(super) const ACKS: u32 = 20;
 /// See [`ACKS`].
 pub(super) const WINDOW: Duration = Duration::from_secs(600);
@@ -32,6 +32,15 @@ struct Told {
 }
 
 impl Told {
+    /// Counts one; whether there was room for it.
+    fn counts(&mut self, now: UnixMs) -> bool {
+        if now < self.since || now.since(self.since) >= WINDOW {
+            (self.since, self.acks) = (now, 0);
+        }
+        self.acks = self.acks.saturating_add(1);
+        self.acks <= ACKS
+    }
+
     fn over(&self, now: UnixMs) -> bool {
         now >= self.paused_until && (now < self.since || now.since(self.since) >= WINDOW)
     }
@@ -72,6 +81,26 @@ impl Answers {
         if !pause && kind != InnerKind::Ack {
             return true;
         }
+        self.told_of(leaf, now, |told| {
+            if pause {
+                let length = Duration::from_millis(refusal.retry_after_ms.unwrap_or(0));
+                // A pause cannot end later than it would if it began now: then the clock was set back.
+                let known = now < told.paused_until && told.paused_until.since(now) <= length;
+                if !known {
+                    told.paused_until = now.plus(length);
+                }
+                return !known;
+            }
+            told.counts(now)
+        })
+    }
+
+    /// Whether a request of this leaf that was granted before, under whatever event, is answered once more. It passes no breaker.
+    pub(super) fn may_repeat(&self, leaf: &[u8], now: UnixMs) -> bool {
+        self.told_of(leaf, now, |told| told.counts(now))
+    }
+
+    fn told_of(&self, leaf: &[u8], now: UnixMs, judge: impl FnOnce(&mut Told) -> bool) -> bool {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.len() >= MAX_LEAVES && !told.contains_key(leaf) {
             told.retain(|_, told| !told.over(now));
@@ -79,21 +108,7 @@ impl Answers {
                 return false;
             }
         }
-        let told = told.entry(leaf.into()).or_default();
-        if pause {
-            let length = Duration::from_millis(refusal.retry_after_ms.unwrap_or(0));
-            // A pause cannot end later than it would if it began now: then the clock was set back.
-            let known = now < told.paused_until && told.paused_until.since(now) <= length;
-            if !known {
-                told.paused_until = now.plus(length);
-            }
-            return !known;
-        }
-        if now < told.since || now.since(told.since) >= WINDOW {
-            (told.since, told.acks) = (now, 0);
-        }
-        told.acks = told.acks.saturating_add(1);
-        told.acks <= ACKS
+        judge(told.entry(leaf.into()).or_default())
     }
 }
 
@@ -132,6 +147,15 @@ mod tests {
         assert!((1..60).all(|second| !told(ALICE, second, 60 - second)));
         assert!(told(BOB, 30, 30));
         assert!(told(ALICE, 60, 60), "the next pause");
+    }
+
+    #[test]
+    fn what_was_granted_is_told_again_so_often() {
+        let answers = Answers::default();
+        let told = |leaf, from| (from..from + 100).filter(|s| answers.may_repeat(leaf, at(*s)));
+        assert_eq!(told(ALICE, 0).count(), ACKS as usize);
+        assert_eq!(told(BOB, 0).count(), ACKS as usize);
+        assert_eq!(told(ALICE, WINDOW.as_secs()).count(), ACKS as usize);
     }
 
     #[test]

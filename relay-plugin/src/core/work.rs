@@ -22,6 +22,7 @@ use crate::metrics as names;
 use crate::rotation::Failure;
 use crate::rotation::audit::Entry;
 use crate::rotation::engine::{Answer, NotCarried};
+use crate::rotation::repeat::is_recorded;
 use crate::rotation::request::Requested;
 
 /// Rows worked on at once.
@@ -332,6 +333,13 @@ impl Core {
         // Whoever acts now tells what came of it; a refusal written too late is not what came of what it has granted.
         self.engine.fenced()?;
         let started = self.engine.now();
+        let leaf = &opened.leaf_signature_key;
+        if is_recorded(opened, &decided.known) && !self.answers.may_repeat(leaf, started) {
+            // Nobody has judged this event: any number of them may bear the id of what was granted. That goes on by itself.
+            metrics::counter!(names::REFUSALS_NOT_ANSWERED).increment(1);
+            self.done(row).await;
+            return Ok(true);
+        }
         if let Some(answer) = self.engine.granted_before(opened, &decided.known).await? {
             self.follow(row, opened, answer, started, mine).await;
             return Ok(true);

@@ -48,6 +48,12 @@ pub fn is_reserved(opened: &Opened, known: &Known) -> bool {
     matches!(recorded(opened, known), Some(Recorded::Rotation(_)))
 }
 
+/// Whether this request has had its effect.
+#[must_use]
+pub fn is_recorded(opened: &Opened, known: &Known) -> bool {
+    recorded(opened, known).is_some()
+}
+
 impl Engine {
     /// The answer to a request that was granted before; `None` for one that was not.
     ///
