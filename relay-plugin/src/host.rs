@@ -34,6 +34,8 @@ use crate::{
 const LAST_BATCH: Duration = Duration::from_millis(150);
 /// Seconds a connection that does not close may keep the server. Well within the five of the whole process.
 const LINGER: u64 = 2;
+/// The event database, in the data directory.
+const EVENTS: &str = "events";
 
 /// Why the relay cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -83,12 +85,27 @@ pub struct Host {
 }
 
 impl Host {
+    /// Makes `relay.data_dir`, which only we can read. Before anything else starts: the service's own files lie there by default.
+    ///
+    /// # Errors
+    /// [`HostError::Database`].
+    pub fn prepare(relay: &Relay) -> Result<(), HostError> {
+        let path = relay.data_dir.join(EVENTS);
+        // LMDB would answer with a bare errno for a directory that cannot be made, and make one that everybody can read.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(|error| HostError::Database {
+            reason: error.to_string(),
+            path,
+        })
+    }
+
     /// Binds, opens the database, and serves. `extend` adds extensions; it runs where the relay's actors live. NIP-42 is
     /// in place before it.
     pub async fn start(
         relay: &Relay,
         extend: impl FnOnce(App) -> Result<App, HostError> + Send + 'static,
     ) -> Result<Self, HostError> {
+        Self::prepare(relay)?;
         let wanted = SocketAddr::new(relay.host, relay.port);
         let listening = |source| HostError::Listen {
             address: wanted,
@@ -196,20 +213,11 @@ impl Plan {
     }
 
     fn app(self) -> Result<App, HostError> {
-        let path = self.data_dir.join("events");
+        let path = self.data_dir.join(EVENTS);
         let database = |error: nostr_db::Error| HostError::Database {
             path: path.clone(),
             reason: error.to_string(),
         };
-        // LMDB would answer with a bare errno for a directory that cannot be made, and make one that everybody can read.
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .map_err(|error| HostError::Database {
-                path: path.clone(),
-                reason: error.to_string(),
-            })?;
         let db = Arc::new(Db::open(&path).map_err(database)?);
         db.check_schema().map_err(database)?;
         let setting = SettingWrapper::from(self.setting);

@@ -92,6 +92,7 @@ impl Served {
         config: Arc<ValidatedConfig>,
         service: Box<dyn ServiceFactory>,
     ) -> Result<Self, ServeError> {
+        Host::prepare(&config.relay)?;
         let keyturn = Keyturn::start(Arc::clone(&config), service)?;
         let extension = RotationExtension::of(&keyturn);
         let host = Host::start(&config.relay, move |app| {

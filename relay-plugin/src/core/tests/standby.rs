@@ -352,7 +352,7 @@ async fn a_flooding_member_displaces_nobody_but_itself() {
 }
 
 /// What a service says when it has refused this message.
-fn answer(row: &Waiting, now: UnixMs) -> String {
+fn answer(row: &Waiting, now: keyturn_proto::UnixMs) -> String {
     let notify = ServiceNotify {
         action_id: None,
         client_id: None,
