@@ -182,10 +182,9 @@ async fn the_operators_commands_and_the_doctor_work_on_firestore() {
     };
     let healthy = report(&command(&world, &["doctor", "--json"]));
     assert!(healthy.len() >= 3, "{healthy:?}");
-    assert!(
-        healthy.iter().all(|(level, ..)| level == "ok"),
-        "{healthy:?}"
-    );
+    // What needs somebody else's account is named as not tried.
+    let well = |level: &str| matches!(level, "ok" | "skipped");
+    assert!(healthy.iter().all(|(level, ..)| well(level)), "{healthy:?}");
     let said = |what: &str| healthy.iter().any(|(_, found, _)| found.contains(what));
     assert!(said("can be read and written"), "{healthy:?}");
     assert!(said("clock agrees"), "{healthy:?}");
