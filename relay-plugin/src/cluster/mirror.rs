@@ -1,7 +1,7 @@
 //! Follows one peer: listens, fetches what was stored before, and begins again when something was missed.
 //!
-//! What must always hold: the listening begins before the fetching ([`super::catch_up`]), so that nothing falls in between; the place that is
-//! written down ([`super::cursor`]) moves only when everything before it was taken in ([`super::lanes`]).
+//! What must always hold: the listening begins before the fetching (`catch_up`), so that nothing falls in between; the place that is
+//! written down ([`super::cursor`]) moves only when everything before it was taken in (`lanes`).
 
 use std::sync::Arc;
 use std::time::Duration;

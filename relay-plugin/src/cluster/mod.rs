@@ -2,7 +2,7 @@
 //!
 //! The lease decides which instance acts ([`crate::rotation::lease`]); every other one stands by: it is a member of the same groups, takes in the
 //! same events and keeps requests and acks in its own inbox. [`mirror`] brings what clients give to one relay to the others, by pulling: it follows
-//! a peer, [`catch_up`] fetches what was missed, [`lanes`] judges and stores. [`withdrawals`] takes from each relay what the instance that acts has withdrawn, and [`gone`] keeps the mirror from bringing it back.
+//! a peer, `catch_up` fetches what was missed, `lanes` judges and stores. [`withdrawals`] takes from each relay what the instance that acts has withdrawn, and [`gone`] keeps the mirror from bringing it back.
 //!
 //! What must always hold: nothing is pushed to a peer, so a loop ends where an event is known; an event from a peer is judged like one from a
 //! client; a peer that is away costs nothing but its events.

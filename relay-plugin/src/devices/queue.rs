@@ -1,6 +1,6 @@
 //! Requests that wait for the issuer: first come, first served, one place per device.
 //!
-//! The order is that of arrival, not of [`Queue::push`]: messages are looked at many at once, and whose record took longer than others' has lost nothing by it. A newer request of a device takes the place of its older one, which the store has superseded: so nobody gains by asking twice, and nobody loses
+//! The order is that of arrival, not of `Queue::push`: messages are looked at many at once, and whose record took longer than others' has lost nothing by it. A newer request of a device takes the place of its older one, which the store has superseded: so nobody gains by asking twice, and nobody loses
 //! their place.
 
 use std::collections::{BTreeMap, HashMap};
