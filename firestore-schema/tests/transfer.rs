@@ -78,7 +78,6 @@ async fn devices(store: &dyn Store) {
         reason: "invalid_secret".to_owned(),
         identity: None,
         owner: "relay-a".to_owned(),
-        start: true,
         limits: Limits {
             per_hour: 30,
             step: HOUR,
@@ -100,6 +99,11 @@ async fn devices(store: &dyn Store) {
     for attempt in 1..=2u32 {
         let asked = change(2, ask(10 + attempt)).await;
         assert!(matches!(asked, DeviceAnswer::Done(_)), "{asked:?}");
+        let start = Change::Start {
+            attempt: u64::from(attempt),
+            step: HOUR,
+        };
+        assert!(matches!(change(2, start).await, DeviceAnswer::Done(_)));
         let issued = Change::Issued {
             attempt: u64::from(attempt),
             role: "river-iot".to_owned(),

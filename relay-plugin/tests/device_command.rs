@@ -114,7 +114,6 @@ impl World {
             reason: "invalid_secret".to_owned(),
             identity: None,
             owner: "relay".to_owned(),
-            start: true,
             limits: Limits {
                 per_hour: 32,
                 step: hour,
@@ -124,6 +123,11 @@ impl World {
         let Answer::Done(doc) = store.change_device(&id, ask, now).await.unwrap() else {
             panic!("not asked")
         };
+        let start = Change::Start {
+            attempt: doc.attempts,
+            step: hour,
+        };
+        store.change_device(&id, start, now).await.unwrap();
         let issued = Change::Issued {
             attempt: doc.attempts,
             role: doc.role.clone(),

@@ -219,7 +219,6 @@ where
             reason: "invalid_secret".to_owned(),
             identity: None,
             owner: "relay-a".to_owned(),
-            start: true,
             limits: Limits {
                 per_hour: 30,
                 step: MINUTE,

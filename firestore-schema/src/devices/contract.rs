@@ -37,7 +37,6 @@ fn ask(n: u32, owner: &str) -> Change {
         reason: "invalid_secret".to_owned(),
         identity: None,
         owner: owner.to_owned(),
-        start: true,
         limits: Limits {
             per_hour: 30,
             step: MINUTE,
@@ -82,7 +81,19 @@ async fn change_and_records_are_one(store: Arc<dyn Backend>) {
     store.change_device(&id, ask(1, "a"), NOW).await.unwrap();
     let doc = store.device(&id).await.unwrap().unwrap();
     let issue = doc.outstanding.clone().unwrap();
-    assert_eq!((issue.stage, issue.owner.as_str()), (Stage::Issuing, "a"));
+    assert_eq!((issue.stage, issue.owner.as_str()), (Stage::Asked, "a"));
+    let start = Change::Start {
+        attempt: issue.attempt,
+        step: MINUTE,
+    };
+    for _repeat in 0..2 {
+        let answer = store.change_device(&id, start.clone(), NOW).await.unwrap();
+        let Answer::Done(doc) = answer else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(store.device(&id).await.unwrap().unwrap(), *doc);
+        assert_eq!(doc.outstanding.unwrap().stage, Stage::Issuing);
+    }
     let issued = Change::Issued {
         attempt: issue.attempt,
         role: "river-iot".to_owned(),

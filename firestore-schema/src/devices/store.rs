@@ -44,12 +44,10 @@ pub enum Change {
         identity: Option<IdentityKey>,
         /// Who works on it.
         owner: String,
-        /// Whether the issuer is called at once; otherwise [`Change::Start`] comes first.
-        start: bool,
         /// See [`Limits`].
         limits: Limits,
     },
-    /// Its turn has come: the issuer is called next.
+    /// Its turn has come: the issuer is called next, unless its time is over.
     Start {
         /// Number of the issue.
         attempt: u64,

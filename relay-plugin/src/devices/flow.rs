@@ -243,13 +243,11 @@ impl Devices {
         if !self.queue.has_room() {
             return Err(refused("queue.full", DeviceError::Unavailable));
         }
-        let start = self.queue.is_idle();
         let ask = Change::Ask {
             nonce: nonce.clone(),
             reason,
             identity,
             owner: self.settings().owner.clone(),
-            start,
             limits: self.settings().limits(),
         };
         match self.change(&device, ask).await {
@@ -264,7 +262,6 @@ impl Devices {
                     device,
                     nonce,
                     attempt,
-                    started: start.then_some(doc),
                     arrived,
                 });
                 Ok(Handled::Asked)

@@ -8,7 +8,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use keyturn_proto::device::{DeviceId, DeviceNonce};
-use keyturn_store::devices::DeviceDoc;
 use tokio::sync::Notify;
 
 use crate::metrics as names;
@@ -22,8 +21,6 @@ pub struct Job {
     pub nonce: DeviceNonce,
     /// Number of the issue in the store.
     pub attempt: u64,
-    /// The document, when the store knows already that the issuer is called: then nothing was waiting.
-    pub started: Option<Box<DeviceDoc>>,
     /// When the message came in.
     pub arrived: Instant,
 }
@@ -37,8 +34,6 @@ struct Waiting {
     jobs: HashMap<DeviceId, Job>,
     /// Places given so far: tells those of one instant apart.
     given: u64,
-    /// Workers that wait for a job.
-    idle: usize,
     closed: bool,
 }
 
@@ -66,12 +61,6 @@ impl Queue {
     pub(super) fn has_room(&self) -> bool {
         let waiting = self.waiting();
         !waiting.closed && waiting.order.len() < self.capacity
-    }
-
-    /// Whether a request would not have to wait.
-    pub(super) fn is_idle(&self) -> bool {
-        let waiting = self.waiting();
-        waiting.idle > waiting.order.len()
     }
 
     /// Queues a job. Room was asked for before; what came in between may exceed the capacity by the number of messages looked at at once.
@@ -111,10 +100,8 @@ impl Queue {
                     }
                     return Some(job);
                 }
-                waiting.idle += 1;
             }
             came.await;
-            self.waiting().idle -= 1;
         }
     }
 
@@ -145,7 +132,6 @@ mod tests {
             device: format!("d{device}").parse().unwrap(),
             nonce: "0123456789abcdef".parse().unwrap(),
             attempt,
-            started: None,
             arrived: Instant::now(),
         }
     }
@@ -185,14 +171,11 @@ mod tests {
     #[tokio::test]
     async fn a_full_or_closed_queue_has_no_room_and_closing_frees_the_workers() {
         let queue = std::sync::Arc::new(Queue::new(1));
-        assert!(queue.has_room() && !queue.is_idle());
+        assert!(queue.has_room());
         let worker = tokio::spawn({
             let queue = std::sync::Arc::clone(&queue);
             async move { queue.pop().await.is_some() }
         });
-        while !queue.is_idle() {
-            tokio::task::yield_now().await;
-        }
         queue.push(job(1, 1));
         assert!(worker.await.unwrap());
         queue.push(job(2, 1));

@@ -53,23 +53,17 @@ impl Devices {
             device,
             nonce,
             attempt,
-            started,
             arrived,
         } = job;
-        let doc = match started {
-            Some(doc) => doc,
-            None => {
-                let step = self.settings().step;
-                match self.change(&device, Change::Start { attempt, step }).await {
-                    Ok(Answer::Done(doc)) => doc,
-                    // Superseded, interrupted or denied while it waited: whoever did that has told the device.
-                    Ok(_) => return,
-                    Err(error) => {
-                        tracing::warn!(%device, %error, "a waiting request could not be begun");
-                        self.tell(&device, &nonce, DeviceError::Unavailable, SOON);
-                        return;
-                    }
-                }
+        let step = self.settings().step;
+        let doc = match self.change(&device, Change::Start { attempt, step }).await {
+            Ok(Answer::Done(doc)) => doc,
+            // Superseded, interrupted or denied while it waited: whoever did that has told the device, or does when its time is over.
+            Ok(_) => return,
+            Err(error) => {
+                tracing::warn!(%device, %error, "a waiting request could not be begun");
+                self.tell(&device, &nonce, DeviceError::Unavailable, SOON);
+                return;
             }
         };
         let role = doc.outstanding.as_ref().map(|issue| issue.role.as_str());
@@ -79,6 +73,12 @@ impl Devices {
             return;
         };
         crash::point(crash::Point::BeforeIssue).await;
+        if !self.has_time(&doc) {
+            tracing::warn!(%device, %nonce, "this relay was held up; it issues nothing for a request that may have been given up");
+            self.issue_failed(&doc, attempt, "too_late", None).await;
+            self.tell(&device, &nonce, DeviceError::Unavailable, SOON);
+            return;
+        }
         let began = std::time::Instant::now();
         let made = self
             .call_issuer(&doc, &role, &NonceHash::of(nonce.as_str()))
@@ -98,6 +98,14 @@ impl Devices {
                 self.tell(&device, &nonce, DeviceError::Unavailable, wait);
             }
         }
+    }
+
+    /// Whether a call to the issuer that begins now ends before others may take the intent for abandoned. It does not when the process was stopped meanwhile.
+    fn has_time(&self, doc: &DeviceDoc) -> bool {
+        let ends = self.now().plus(self.settings().issue_timeout);
+        doc.outstanding
+            .as_ref()
+            .is_some_and(|issue| ends <= issue.deadline_at)
     }
 
     async fn call_issuer(

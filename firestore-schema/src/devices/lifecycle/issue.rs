@@ -27,11 +27,16 @@ impl Draft {
             .cloned()
     }
 
-    /// The issuer is called next.
+    /// The issuer is called next. A request whose time is over is left to those who look after deadlines: they tell the device.
     pub(super) fn start(mut self, attempt: u64, step: Duration) -> Decision {
-        let Some(issue) = self.outstanding(attempt, &[Stage::Asked]) else {
+        let issue = self.outstanding(attempt, &[Stage::Asked, Stage::Issuing]);
+        let Some(issue) = issue.filter(|issue| self.now < issue.deadline_at) else {
             return Decision::unchanged(Answer::Stale);
         };
+        // One worker has this number. This is its repeat of a write whose outcome it did not learn.
+        if issue.stage == Stage::Issuing {
+            return Decision::unchanged(Answer::Done(Box::new(self.doc)));
+        }
         self.doc.outstanding = Some(Outstanding {
             stage: Stage::Issuing,
             deadline_at: self.now.plus(step),

@@ -14,7 +14,6 @@ pub(super) struct Ask {
     pub(super) reason: String,
     pub(super) identity: Option<IdentityKey>,
     pub(super) owner: String,
-    pub(super) start: bool,
     pub(super) limits: Limits,
 }
 
@@ -33,7 +32,6 @@ impl Draft {
             reason,
             identity,
             owner,
-            start,
             limits,
         } = ask;
         if self.doc.state != DeviceState::Allowed {
@@ -82,7 +80,7 @@ impl Draft {
             attempt: self.doc.attempts,
             nonce,
             role: self.doc.role.clone(),
-            stage: if start { Stage::Issuing } else { Stage::Asked },
+            stage: Stage::Asked,
             owner,
             asked_at: self.now,
             deadline_at: self.now.plus(limits.step),

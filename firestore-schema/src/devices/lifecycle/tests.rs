@@ -72,13 +72,27 @@ impl World {
             .extend(decision.audit.into_iter().map(|record| record.event));
         decision.answer
     }
+    /// Asks, and its turn comes at once.
     fn ask(&mut self, n: u32) -> Answer {
+        let answer = self.waits(n);
+        if matches!(answer, Answer::Done(_)) {
+            assert!(matches!(self.start(self.attempt()), Answer::Done(_)));
+        }
+        answer
+    }
+    fn start(&mut self, attempt: u64) -> Answer {
+        self.change(Change::Start {
+            attempt,
+            step: LIMITS.step,
+        })
+    }
+    /// Asks, and waits for its turn.
+    fn waits(&mut self, n: u32) -> Answer {
         self.change(Change::Ask {
             nonce: nonce(n),
             reason: "invalid_secret".into(),
             identity: None,
             owner: "relay".into(),
-            start: true,
             limits: LIMITS,
         })
     }
@@ -295,25 +309,33 @@ fn what_a_dead_relay_may_have_issued_is_looked_for_and_destroyed() {
 #[test]
 fn a_request_that_never_reached_the_issuer_leaves_nothing_to_look_for() {
     let mut w = World::new();
-    w.change(Change::Ask {
-        nonce: nonce(1),
-        reason: String::new(),
-        identity: None,
-        owner: "relay".into(),
-        start: false,
-        limits: LIMITS,
-    });
+    w.waits(1);
     let attempt = w.attempt();
     assert_eq!(w.expire(true), Answer::Interrupted(nonce(1)));
     assert!(w.doc().unresolved.is_empty());
-    assert_eq!(
-        w.change(Change::Start {
-            attempt,
-            step: MINUTE
-        }),
-        Answer::Stale,
-        "taken away meanwhile"
-    );
+    assert_eq!(w.start(attempt), Answer::Stale, "taken away meanwhile");
+}
+
+/// However long a request waits for its turn: the issuer is called only while nobody may have given the request up.
+#[test]
+fn a_request_is_begun_before_its_deadline_or_not_at_all() {
+    let mut w = World::new();
+    w.waits(1);
+    let stage = |w: &World| w.doc().outstanding.as_ref().unwrap().stage;
+    assert_eq!(stage(&w), Stage::Asked, "the issuer was not called");
+    let attempt = w.attempt();
+    w.now = w.doc().due_at.unwrap();
+    assert_eq!(w.start(attempt), Answer::Stale, "its time is over");
+    assert_eq!(stage(&w), Stage::Asked);
+    w.now = UnixMs(w.now.0 - 1);
+    assert!(matches!(w.start(attempt), Answer::Done(_)));
+    assert_eq!(stage(&w), Stage::Issuing);
+    let begun = w.doc().clone();
+    // The repeat of a write of unknown outcome gives the caller no more time.
+    w.later(MINUTE / 2);
+    assert_eq!(w.start(attempt), Answer::Done(Box::new(begun)));
+    w.later(MINUTE / 2);
+    assert_eq!(w.start(attempt), Answer::Stale);
 }
 
 #[test]

@@ -1,11 +1,17 @@
 //! What happens when the issuer, the relay or the device fail half-way.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use keyturn_store::devices::{DeviceOptions, Stage};
+use async_trait::async_trait;
+use keyturn_proto::UnixMs;
+use keyturn_proto::device::DeviceId;
+use keyturn_store::devices::{Answer, Change, DeviceDoc, DeviceOptions, DeviceStore, Stage};
+use keyturn_store::sqlite::SqliteStore;
+use keyturn_store::store::StoreError;
 use serde_json::json;
 
-use super::world::{Mood, World, id, nonce, ok, request};
+use super::world::{Mood, TestClock, World, id, nonce, ok, request, settings};
 use crate::devices::flow::Handled;
 
 #[tokio::test]
@@ -194,4 +200,64 @@ async fn a_request_that_comes_while_the_relay_recovers_is_no_leftover() {
     w.start();
     assert_eq!(w.answer(&device).await["secret_id"], "secret-0");
     w.stop().await;
+}
+
+/// The process is stopped for a minute between the record of a call to the issuer and the call.
+struct Stopped(Arc<SqliteStore>, Arc<TestClock>);
+
+#[async_trait]
+impl DeviceStore for Stopped {
+    async fn change_device(
+        &self,
+        id: &DeviceId,
+        change: Change,
+        now: UnixMs,
+    ) -> Result<Answer, StoreError> {
+        let starts = matches!(change, Change::Start { .. });
+        let answer = self.0.change_device(id, change, now).await;
+        if starts {
+            self.1.later(Duration::from_secs(60));
+        }
+        answer
+    }
+    async fn device(&self, id: &DeviceId) -> Result<Option<DeviceDoc>, StoreError> {
+        self.0.device(id).await
+    }
+    async fn devices(
+        &self,
+        after: Option<&DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<DeviceDoc>, StoreError> {
+        self.0.devices(after, limit).await
+    }
+    /// Whoever looks after abandoned intents comes later still: what is tested does not depend on who is first.
+    async fn devices_due(&self, _: UnixMs, _: usize) -> Result<Vec<DeviceDoc>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn devices_of(&self, owner: &str, limit: usize) -> Result<Vec<DeviceDoc>, StoreError> {
+        self.0.devices_of(owner, limit).await
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_was_stopped_issues_nothing_for_what_others_may_have_given_up() {
+    let mut w = World::over(settings(), |store, clock| Arc::new(Stopped(store, clock)));
+    w.start();
+    let device = id(1);
+    w.allow(&device, DeviceOptions::default()).await;
+    w.publish(&device, &request(&device, &nonce(1))).await;
+    let answer = w.answer(&device).await;
+    assert_eq!(answer["error"], "unavailable", "{answer}");
+    w.stop().await;
+    assert!(
+        w.issuer.order.lock().unwrap().is_empty(),
+        "the issuer was called"
+    );
+    let doc = w.doc(&device).await;
+    assert!(doc.outstanding.is_none() && doc.unresolved.is_empty());
+    let trail = w.events().await;
+    let failed = trail
+        .iter()
+        .find(|record| record.event == "device.issue_failed");
+    assert_eq!(failed.unwrap().reason, "too_late");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use keyturn_proto::UnixMs;
 use keyturn_proto::device::{DeviceId, DeviceNonce, proof};
-use keyturn_store::devices::{Change, DeviceDoc, DeviceOptions, DeviceStore as _};
+use keyturn_store::devices::{Change, DeviceDoc, DeviceOptions, DeviceStore};
 use keyturn_store::documents::AuditRecord;
 use keyturn_store::sqlite::SqliteStore;
 use keyturn_store::store::AuditTrail as _;
@@ -35,6 +35,13 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const GATE: usize = 1000;
 
 pub(super) struct TestClock(AtomicU64);
+
+impl TestClock {
+    pub(super) fn later(&self, by: Duration) {
+        let by = u64::try_from(by.as_millis()).unwrap();
+        self.0.fetch_add(by, Ordering::SeqCst);
+    }
+}
 
 #[async_trait]
 impl Clock for TestClock {
@@ -239,13 +246,21 @@ impl World {
     }
 
     pub(super) fn with(settings: Settings) -> Self {
+        Self::over(settings, |store, _| store)
+    }
+
+    /// A flow that sees the store through what `seen` makes of it.
+    pub(super) fn over(
+        settings: Settings,
+        seen: impl FnOnce(Arc<SqliteStore>, Arc<TestClock>) -> Arc<dyn DeviceStore>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&dir.path().join("store.db")).unwrap();
         let (send, sent) = mpsc::unbounded_channel();
         let (store, issuer) = (Arc::new(store), Arc::new(TestIssuer::new()));
         let clock = Arc::new(TestClock(AtomicU64::new(1_739_750_000_000)));
         let devices = Devices::new(Parts {
-            devices: store.clone(),
+            devices: seen(store.clone(), clock.clone()),
             store: store.clone(),
             issuer: issuer.clone(),
             outlet: Arc::new(Channel(send)),
@@ -318,9 +333,7 @@ impl World {
     }
 
     pub(super) fn later(&self, by: Duration) {
-        self.clock
-            .0
-            .fetch_add(u64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+        self.clock.later(by);
     }
 
     pub(super) async fn publish(&self, device: &DeviceId, message: &Value) -> Handled {
