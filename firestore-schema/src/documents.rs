@@ -436,6 +436,9 @@ pub struct AuditDevice {
     pub nonce: Option<String>,
     /// Names the `secret_id` without revealing it.
     pub accessor: Option<String>,
+    /// Nobody has found this device on the list: it is only what a sender calls itself. Anybody can invent one, so it has no chain of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub claimed: bool,
 }
 
 /// How far an action has come, in [`ActionDoc`].

@@ -28,4 +28,5 @@ pub mod running;
 pub mod service;
 pub mod store;
 pub mod telemetry;
+pub mod trail;
 pub mod web;

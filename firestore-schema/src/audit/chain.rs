@@ -61,7 +61,7 @@ impl fmt::Display for Instance {
 pub enum Chain {
     /// What names this client.
     Client(ClientId),
-    /// What names this device, and no client.
+    /// What names this device, and no client; not what only claims to be it.
     Device(DeviceId),
     /// What names neither, written by this instance.
     Instance(Instance),
@@ -100,8 +100,8 @@ impl fmt::Display for Chain {
 pub fn chain_of(record: &AuditRecord, instance: &Instance) -> Chain {
     match (&record.client_id, &record.device) {
         (Some(id), _) => Chain::Client(id.clone()),
-        (None, Some(device)) => Chain::Device(device.device_id.clone()),
-        (None, None) => Chain::Instance(instance.clone()),
+        (None, Some(device)) if !device.claimed => Chain::Device(device.device_id.clone()),
+        (None, _) => Chain::Instance(instance.clone()),
     }
 }
 

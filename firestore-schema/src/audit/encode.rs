@@ -5,9 +5,9 @@
 //!
 //! 1. the text `keyturn/audit/1`;
 //! 2. for each of `chain`, `seq`, `previous`, `at`, `actor.by`, `actor.npub`, `event`, `reason`, `client_id`, `rotation_id`, `version_id`, `group`,
-//!    `nostr_event`, `actor.device_id`, `device.device_id`, `device.nonce`, `device.accessor` in that order, if it is not null: its name, then its value.
+//!    `nostr_event`, `actor.device_id`, `device.device_id`, `device.nonce`, `device.accessor`, `device.claimed` in that order, if it is not null: its name, then its value.
 //!
-//! Numbers are in decimal, `at` in unix milliseconds; everything else is the text of the document. A field that is null is left out together with its name, so that
+//! Numbers are in decimal, `at` in unix milliseconds; `device.claimed` is `true` or left out; everything else is the text of the document. A field that is null is left out together with its name, so that
 //! absent and empty differ, and so that a field added later leaves the hashes of older entries as they are. `id` and `hash` are not covered: the one follows from
 //! `chain` and `seq`, the other is the result.
 
@@ -42,21 +42,23 @@ pub fn encoded(chain: &str, seq: u64, previous: &str, record: &AuditRecord) -> V
         Actor::Relay => ("relay", None, None),
         Actor::Unknown => ("unknown", None, None),
     };
-    let (device, nonce, accessor) = match device {
+    let (device, nonce, accessor, claimed) = match device {
         Some(AuditDevice {
             device_id,
             nonce,
             accessor,
+            claimed,
         }) => (
             Some(device_id.as_str()),
             nonce.as_deref(),
             accessor.as_deref(),
+            claimed.then_some("true"),
         ),
-        None => (None, None, None),
+        None => (None, None, None, None),
     };
     let (seq, at) = (seq.to_string(), at.0.to_string());
     let version = version_id.map(|id| id.to_string());
-    let fields: [(&str, Option<&str>); 17] = [
+    let fields: [(&str, Option<&str>); 18] = [
         ("chain", Some(chain)),
         ("seq", Some(&seq)),
         ("previous", Some(previous)),
@@ -74,6 +76,7 @@ pub fn encoded(chain: &str, seq: u64, previous: &str, record: &AuditRecord) -> V
         ("device.device_id", device),
         ("device.nonce", nonce),
         ("device.accessor", accessor),
+        ("device.claimed", claimed),
     ];
     let mut parts: Vec<&[u8]> = vec![DOMAIN.as_bytes()];
     for (name, value) in fields {

@@ -230,11 +230,11 @@ pub const EVENTS: &[(&str, &[Event])] = &[
             change("device.asked", "a device asked for a secret_id"),
             alone(
                 "device.refused",
-                "a message of a device that counts for nothing; the reason says why",
+                "a message of a device that counts for nothing, or for less than it says; the reason says why",
             ),
             alone(
                 "device.refused_repeatedly",
-                "how many of them were not recorded one by one",
+                "a flood: number, times, reason and digest (over the nonces) of those that have no record of their own",
             ),
             change(
                 "device.superseded",

@@ -311,12 +311,15 @@ impl ChainCheck {
     }
 }
 
-/// As [`crate::audit::chain_of`]: a client's chain holds what names the client, a device's what names it and no client, an instance's the rest.
+/// As [`crate::audit::chain_of`]: a client's chain holds what names the client, a device's what names it (and is no mere claim) and no client, an instance's
+/// the rest.
 fn belongs(chain: &str, record: &AuditRecord) -> bool {
     match (&record.client_id, &record.device) {
         (Some(client), _) => chain.strip_prefix("client:") == Some(client.as_str()),
-        (None, Some(device)) => chain.strip_prefix("device:") == Some(device.device_id.as_str()),
-        (None, None) => chain.starts_with("instance:"),
+        (None, Some(device)) if !device.claimed => {
+            chain.strip_prefix("device:") == Some(device.device_id.as_str())
+        }
+        (None, _) => chain.starts_with("instance:"),
     }
 }
 

@@ -30,6 +30,7 @@ pub struct Counting {
     commits: Arc<Mutex<BTreeMap<&'static str, u32>>>,
     calls: Arc<Mutex<BTreeMap<&'static str, u32>>>,
     failing: Arc<Mutex<BTreeSet<&'static str>>>,
+    doubting: Arc<Mutex<BTreeSet<&'static str>>>,
     held: Arc<Mutex<BTreeMap<&'static str, watch::Receiver<()>>>>,
 }
 
@@ -45,6 +46,7 @@ impl Counting {
             commits: Arc::default(),
             calls: Arc::default(),
             failing: Arc::default(),
+            doubting: Arc::default(),
             held: Arc::default(),
         }
     }
@@ -54,9 +56,15 @@ impl Counting {
         lock(&self.failing).insert(method);
     }
 
+    /// From now on this method does what it is asked, and says that nobody knows.
+    pub fn doubt(&self, method: &'static str) {
+        lock(&self.doubting).insert(method);
+    }
+
     /// Nothing fails any more.
     pub fn mend(&self) {
         lock(&self.failing).clear();
+        lock(&self.doubting).clear();
     }
 
     /// This method does not go on before what is returned is dropped.
@@ -88,6 +96,15 @@ impl Counting {
         Ok(())
     }
 
+    fn leave<T>(&self, method: &'static str, done: Result<T>) -> Result<T> {
+        if lock(&self.doubting).contains(method) {
+            return Err(StoreError::Unknown {
+                cause: "the test said so",
+            });
+        }
+        done
+    }
+
     /// Write commits since the last call, by method; without those of leases.
     #[must_use]
     pub fn take(&self) -> BTreeMap<&'static str, u32> {
@@ -112,7 +129,8 @@ macro_rules! counted {
             $(async fn $name(&self, $($arg: $ty),*) -> Result<$out> {
                 self.enter(stringify!($name)).await?;
                 counted!(@$kind self $name);
-                self.store.$name($($arg),*).await
+                let done = self.store.$name($($arg),*).await;
+                self.leave(stringify!($name), done)
             })*
         }
     };

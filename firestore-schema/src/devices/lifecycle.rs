@@ -304,6 +304,7 @@ fn record(
             device_id: device.clone(),
             nonce: nonce.map(|nonce| nonce.as_str().to_owned()),
             accessor: accessor.map(str::to_owned),
+            claimed: false,
         }),
     }
 }

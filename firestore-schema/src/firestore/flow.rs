@@ -1,6 +1,7 @@
 //! The rotation flow: read, ask the lifecycle, write, in one commit each.
 
 use async_trait::async_trait;
+use futures::{StreamExt as _, stream};
 use keyturn_proto::{ClientId, Npub, RotationId, UnixMs, VersionId};
 
 use super::apply::Also;
@@ -17,6 +18,9 @@ use crate::store::{
     Prepare, RecordAck, Refuse, Reserve, Reserved, Result, Revoke, Rollback, SecretStore,
     StoreError, Withdraw, Withdrawn, WithdrawnAfter,
 };
+
+/// Chains of one [`SecretStore::record`] that are written at a time: each is a commit of its own.
+const CHAINS_AT_ONCE: usize = 16;
 
 #[async_trait]
 impl SecretStore for FirestoreStore {
@@ -61,12 +65,20 @@ impl SecretStore for FirestoreStore {
     }
 
     async fn record(&self, decisions: Vec<Decision>) -> Result<()> {
-        for (_, some) in decisions::by_chain(decisions, &self.link().instance) {
-            let Some(first) = some.first() else { continue };
-            let turn = self.to_record("record", &first.audit).await?;
-            decisions::record(&turn, &some).await?;
-        }
-        Ok(())
+        let chains = decisions::by_chain(decisions, &self.link().instance);
+        let written: Vec<Result<()>> = stream::iter(chains.into_values())
+            .map(|some| async move {
+                let Some(first) = some.first() else {
+                    return Ok(());
+                };
+                let turn = self.to_record("record", &first.audit).await?;
+                decisions::record(&turn, &some).await
+            })
+            .buffer_unordered(CHAINS_AT_ONCE)
+            // Every chain is tried: one that cannot be written does not hold back the others.
+            .collect()
+            .await;
+        written.into_iter().collect()
     }
 
     async fn decided(&self, asked: &[Asked]) -> Result<Vec<Decided>> {

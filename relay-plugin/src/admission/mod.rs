@@ -5,7 +5,7 @@
 //! step, and the count of a wrong code: nothing else.
 //!
 //! Read the steps in that order, one file each. Beside them: [`challenge`] (issued to everybody, checked in `jwt`), `jws`, `jwk` and `jwks`
-//! (signature, keys, their cache), [`totp_seed`] (seeds at rest), `breaker` (who is not listened to), [`trail`] (how refusals are recorded),
+//! (signature, keys, their cache), [`totp_seed`] (seeds at rest), `breaker` (who is not listened to), [`crate::trail`] (how refusals are recorded),
 //! [`recovery`] (judging again without proofs).
 
 mod breaker;
@@ -31,7 +31,6 @@ pub mod settings;
 mod tests;
 mod totp;
 pub mod totp_seed;
-pub mod trail;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +50,7 @@ pub use settings::Settings;
 pub use totp_seed::SeedKey;
 
 use crate::metrics::{REFUSALS, REQUESTS};
+use crate::trail::Trail;
 use refused::Refused;
 
 /// The secret keys that admission works with.
@@ -69,7 +69,7 @@ pub struct Admission {
     seed_key: SeedKey,
     jwks: jwks::Jwks,
     limits: limits::Limits,
-    trail: trail::Trail,
+    trail: Trail,
 }
 
 impl Admission {
@@ -87,7 +87,7 @@ impl Admission {
             seed_key: totp_seed,
             jwks: jwks::Jwks::new(&settings.issuer)?,
             limits: limits::Limits::new(settings.limits),
-            trail: trail::Trail::new(Arc::clone(&store)),
+            trail: Trail::new(Arc::clone(&store)),
             store,
             settings,
         })
@@ -225,7 +225,7 @@ impl Admission {
         Ok(())
     }
 
-    /// Writes the summaries of refusals that have no record of their own ([`trail`]). Call it now and then, and with `all` at shutdown.
+    /// Writes the summaries of refusals that have no record of their own ([`crate::trail`]). Call it now and then, and with `all` at shutdown.
     pub async fn flush_trail(&self, now: UnixMs, all: bool) {
         self.trail.flush(now, all).await;
     }
@@ -291,7 +291,7 @@ fn record(
         actor: Actor::Admin {
             npub: opened.sender,
         },
-        event: trail::REFUSED.to_owned(),
+        event: crate::trail::REFUSED.to_owned(),
         reason: reason.to_owned(),
         client_id,
         rotation_id,

@@ -17,11 +17,11 @@ use super::inbox::{Dropped, Taken, decide};
 use super::member_thread::{MemberGone, MemberThread};
 use super::port::RelayPort;
 use super::siblings::Family;
-use crate::admission::trail::Trail;
 use crate::metrics as names;
 use crate::rotation::audit::Entry;
 use crate::rotation::ports::Clock;
 use crate::service::{Served, ServedSet};
+use crate::trail::Trail;
 
 /// What the service member is built from.
 pub struct Parts {

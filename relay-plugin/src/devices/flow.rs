@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keyturn_proto::device::{
-    AuthRequest, AuthResult, DeviceError, DeviceId, DeviceNonce, DeviceSignature, IdentityKey,
+    AuthRequest, DeviceError, DeviceId, DeviceNonce, DeviceSignature, IdentityKey,
     Statement, Status, identity::NotSigned,
 };
 use keyturn_store::devices::{Answer, Change, DeviceDoc, DeviceState, DeviceStore};
 use keyturn_store::store::{Store, StoreError};
 use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::intake::{self, Incoming, Refused};
 use super::issuer::SecretIdIssuer;
@@ -20,6 +21,7 @@ use super::limits::Limits;
 use super::outgoing::{self, Outlet};
 use super::queue::{Job, Queue};
 use super::refusals::Refusals;
+use super::results;
 use super::settings::{Settings, jittered};
 use crate::crash::{self, Point};
 use crate::metrics as names;
@@ -31,6 +33,8 @@ const UNAUTHORIZED: Duration = Duration::from_secs(3600);
 pub(super) const SOON: Duration = Duration::from_secs(10);
 /// Devices whose destruction is carried out at once; the rest waits for the next sweep.
 const TENDED: usize = 16;
+/// How often somebody looks whether refusals are to be written.
+const REFUSALS: Duration = Duration::from_secs(1);
 /// How often a store write of unknown outcome is repeated.
 const REPEATS: u32 = 5;
 
@@ -84,7 +88,7 @@ impl Devices {
             queue: Queue::new(parts.settings.queue),
             limits: Limits::new(&parts.settings),
             began: parts.clock.now(),
-            refusals: Refusals::default(),
+            refusals: Refusals::new(Arc::clone(&parts.store)),
             due: Notify::new(),
             tended: Arc::new(Semaphore::new(TENDED)),
             parts,
@@ -126,10 +130,13 @@ impl Devices {
     pub async fn stranger(&self, reason: &'static str) {
         let refused = Refused {
             device: None,
+            claims: None,
             known: false,
             nonce: None,
+            accessor: None,
             reason,
             error: DeviceError::Unauthorized,
+            answered: false,
         };
         self.refuse(&refused, None).await;
     }
@@ -137,12 +144,37 @@ impl Devices {
     /// Refuses a message for which there was no room to look at it.
     pub fn overrun(&self, incoming: &Incoming<'_>) {
         metrics::counter!(names::DEVICE_MESSAGES, "result" => "overrun").increment(1);
-        if let Ok(read) = intake::read(incoming)
-            && let Status::Request(request) = read.status
-            && self.limits.may_answer(&read.device)
-        {
-            self.tell(&read.device, &request.nonce, DeviceError::Unavailable, SOON);
-        }
+        let refused = match intake::read(incoming) {
+            Ok(intake::Read {
+                device,
+                status: Status::Request(request),
+            }) => {
+                let refused = refusal(
+                    &device,
+                    &request.nonce,
+                    "queue.overrun",
+                    DeviceError::Unavailable,
+                );
+                if self.limits.may_answer(&device) {
+                    self.tell(&device, &request.nonce, DeviceError::Unavailable, SOON);
+                }
+                refused
+            }
+            Ok(intake::Read {
+                device,
+                status: Status::Result(result),
+            }) => refusal(
+                &device,
+                &result.nonce,
+                "queue.overrun",
+                DeviceError::Unavailable,
+            ),
+            // It says nothing to us; or it would have been refused anyway.
+            Ok(_) => return,
+            Err(refused) => refused,
+        };
+        metrics::counter!(names::DEVICE_REFUSALS, "reason" => refused.reason).increment(1);
+        self.refusals.sum_up(&refused, self.now());
     }
 
     async fn judge(
@@ -172,6 +204,23 @@ impl Devices {
             }
             Err(error) => return Ok(self.store_failed(&device, &nonce, &status, &error)),
         };
+        let accessor = results::issued_for(&doc, &nonce).map(|held| held.accessor.clone());
+        let judged = self.judge_listed(doc, status, &nonce, arrived).await;
+        judged.map_err(|refused| Refused {
+            known: true,
+            accessor: refused.accessor.or(accessor),
+            ..refused
+        })
+    }
+
+    /// A message of a device that is on the list.
+    async fn judge_listed(
+        self: &Arc<Self>,
+        doc: DeviceDoc,
+        status: Status,
+        nonce: &DeviceNonce,
+        arrived: Instant,
+    ) -> Result<Handled, Refused> {
         let lacking = if self.settings().require_signed && doc.options.identity_key.is_none() {
             Some("policy.not_signed")
         } else if self.settings().require_sealed && doc.options.sealing.is_none() {
@@ -180,10 +229,12 @@ impl Devices {
             None
         };
         if let Some(reason) = lacking {
-            return Err(Refused {
-                known: true,
-                ..refusal(&device, &nonce, reason, DeviceError::Unauthorized)
-            });
+            return Err(refusal(
+                &doc.device_id,
+                nonce,
+                reason,
+                DeviceError::Unauthorized,
+            ));
         }
         let identity = self.verified(&doc, &status)?;
         match status {
@@ -219,10 +270,7 @@ impl Devices {
                     NotSigned::Wrong => ("signature.wrong", DeviceError::Unauthorized),
                     NotSigned::Skewed => ("signature.clock_skew", DeviceError::ClockSkew),
                 };
-                Err(Refused {
-                    known: true,
-                    ..refusal(&doc.device_id, nonce, reason, error)
-                })
+                Err(refusal(&doc.device_id, nonce, reason, error))
             }
         }
     }
@@ -283,72 +331,6 @@ impl Devices {
         }
     }
 
-    async fn result(
-        self: &Arc<Self>,
-        doc: DeviceDoc,
-        result: AuthResult,
-        identity: Option<IdentityKey>,
-    ) -> Result<Handled, Refused> {
-        let ok = result.is_ok();
-        let AuthResult {
-            nonce,
-            proof,
-            reason,
-            ..
-        } = result;
-        let device = doc.device_id;
-        let kept = doc.options.sealing.is_some_and(|sealing| sealing.retain);
-        let next_ping = self.now().plus(jittered(self.settings().interval, 0.1));
-        let change = Change::Result {
-            nonce: nonce.clone(),
-            ok,
-            proof,
-            reason,
-            identity,
-            next_ping,
-        };
-        let (word, handled) = match self.change(&device, change).await {
-            Ok(Answer::Confirmed { proven, doc }) => {
-                crash::point(Point::AfterResult).await;
-                self.tend_soon(&doc);
-                (
-                    if proven { "proven" } else { "unproven" },
-                    Handled::Reported,
-                )
-            }
-            Ok(Answer::Done(doc)) => {
-                self.tend_soon(&doc);
-                ("failed", Handled::Reported)
-            }
-            Ok(Answer::Repeat) => ("repeat", Handled::Ignored),
-            Ok(Answer::KeyChanged) => {
-                return Err(Refused {
-                    known: true,
-                    nonce: None,
-                    ..refusal(
-                        &device,
-                        &nonce,
-                        "signature.key_changed",
-                        DeviceError::Unauthorized,
-                    )
-                });
-            }
-            // Late, or for a nonce that never was: nothing to do, and nothing to tell.
-            Ok(_) => ("stale", Handled::Ignored),
-            Err(error) => {
-                tracing::warn!(%device, %error, "a device's result could not be recorded");
-                ("store", Handled::Refused("store"))
-            }
-        };
-        metrics::counter!(names::DEVICE_RESULTS, "result" => word).increment(1);
-        if kept && handled == Handled::Reported {
-            // Lost, it stays until its expiry, as it would have anyway.
-            let forget = outgoing::forget(&device, self.settings().answer_expiry);
-            let _ = self.parts.outlet.offer(forget);
-        }
-        Ok(handled)
-    }
-
     fn store_failed(
         &self,
         device: &DeviceId,
@@ -390,22 +372,25 @@ impl Devices {
     /// Counts, audits and answers a refusal.
     pub(super) async fn refuse(&self, refused: &Refused, wait: Option<Duration>) {
         metrics::counter!(names::DEVICE_REFUSALS, "reason" => refused.reason).increment(1);
-        let records = self.refusals.admit(refused, self.now());
+        let recorded = self.refusals.note(refused, self.now()).await;
+        let Refused {
+            device,
+            nonce,
+            accessor,
+            reason,
+            answered,
+            ..
+        } = refused;
         // A flood fills the log as little as the trail.
-        let recorded = records
-            .iter()
-            .any(|record| record.event == "device.refused");
-        for record in records {
-            self.append(record).await;
+        if recorded {
+            let (device, nonce) = (device.as_ref().map(display), nonce.as_ref().map(display));
+            tracing::info!(device, nonce, accessor, reason, "a message was refused");
         }
-        if let (Some(device), Some(nonce)) = (&refused.device, &refused.nonce) {
+        if let (Some(device), Some(nonce), true) = (device, nonce, answered) {
             // One that does not heed its answers gets no more of them: they would stand before everybody else's.
             if !self.limits.may_answer(device) {
                 metrics::counter!(names::DEVICE_RETRIES, "error" => "withheld").increment(1);
                 return;
-            }
-            if recorded {
-                tracing::info!(%device, %nonce, reason = refused.reason, "a device's message was refused");
             }
             let wait = wait.unwrap_or(match refused.error {
                 DeviceError::Unauthorized | DeviceError::ClockSkew => UNAUTHORIZED,
@@ -416,11 +401,20 @@ impl Devices {
         }
     }
 
-    pub(super) async fn append(&self, record: keyturn_store::documents::AuditRecord) {
-        if let Err(error) = self.parts.store.append(record).await {
-            metrics::counter!(names::AUDIT_FAILED).increment(1);
-            tracing::error!(%error, "an audit record of a device could not be written");
+    /// Writes refusals that are in no record yet, every now and then, until `stopping`.
+    pub(super) async fn write_refusals(&self, stopping: CancellationToken) {
+        while !stopping.is_cancelled() {
+            self.refusals.flush(self.now(), false).await;
+            tokio::select! {
+                () = tokio::time::sleep(REFUSALS) => {}
+                () = stopping.cancelled() => {}
+            }
         }
+    }
+
+    /// Writes all of them, as far as the store takes them. For the end, when no message comes any more.
+    pub async fn write_last_refusals(&self) {
+        self.refusals.flush(self.now(), true).await;
     }
 
     /// Asks a device to try again. Lost when the connection has no room: then the device's own timeout has to do.
@@ -441,7 +435,7 @@ impl Devices {
     }
 }
 
-fn refusal(
+pub(super) fn refusal(
     device: &DeviceId,
     nonce: &DeviceNonce,
     reason: &'static str,
@@ -449,9 +443,16 @@ fn refusal(
 ) -> Refused {
     Refused {
         device: Some(device.clone()),
+        claims: None,
         known: false,
         nonce: Some(nonce.clone()),
+        accessor: None,
         reason,
         error,
+        answered: true,
     }
+}
+
+fn display(name: &impl std::fmt::Display) -> tracing::field::DisplayValue<&impl std::fmt::Display> {
+    tracing::field::display(name)
 }

@@ -33,14 +33,20 @@ pub struct Incoming<'a> {
 pub struct Refused {
     /// The device of the topic.
     pub device: Option<DeviceId>,
-    /// Whether the store knows that device: anybody can invent one, and an invented one gets no audit chain of its own.
+    /// The device that the message says it is from, if that is another one.
+    pub claims: Option<DeviceId>,
+    /// Whether the device was found in the store: anybody can invent one, and an invented one gets no audit chain of its own.
     pub known: bool,
-    /// The message's nonce, if it has a good one: then the device is answered.
+    /// The message's nonce, if it has a good one.
     pub nonce: Option<DeviceNonce>,
+    /// Names the secret_id that was issued for that nonce, as far as we know one.
+    pub accessor: Option<String>,
     /// A stable machine word, for the audit trail and the metrics.
     pub reason: &'static str,
     /// What the device is told.
     pub error: DeviceError,
+    /// Whether it is told at all, which takes a nonce.
+    pub answered: bool,
 }
 
 /// A message that may be looked into.
@@ -57,21 +63,35 @@ pub struct Read {
 /// # Errors
 /// [`Refused`].
 pub fn read(incoming: &Incoming<'_>) -> Result<Read, Refused> {
-    let refused = |device, nonce, reason| Refused {
+    let refused = |device, reason| Refused {
         device,
+        claims: None,
         known: false,
-        nonce,
+        nonce: None,
+        accessor: None,
         reason,
         error: DeviceError::InvalidRequest,
+        answered: false,
     };
-    let device =
-        topic::of_status(incoming.topic).map_err(|_| refused(None, None, "topic.wrong"))?;
+    let Ok(device) = topic::of_status(incoming.topic) else {
+        let (claims, nonce) = named(incoming.payload);
+        return Err(Refused {
+            claims,
+            nonce,
+            ..refused(None, "topic.wrong")
+        });
+    };
     // A retained message is an old one: whoever subscribes gets it again and again.
     if incoming.retained {
-        return Err(refused(Some(device), None, "message.retained"));
+        let (claims, nonce) = named(incoming.payload);
+        return Err(Refused {
+            claims: claims.filter(|id| *id != device),
+            nonce,
+            ..refused(Some(device), "message.retained")
+        });
     }
     if incoming.payload.len() > MAX_STATUS {
-        return Err(refused(Some(device), None, "message.oversized"));
+        return Err(refused(Some(device), "message.oversized"));
     }
     let status = match Status::parse(incoming.payload) {
         Ok(status) => status,
@@ -83,25 +103,45 @@ pub fn read(incoming: &Incoming<'_>) -> Result<Read, Refused> {
                 "auth_request" => "message.auth_request",
                 _ => "message.unreadable",
             };
-            return Err(refused(Some(device), unreadable.nonce, reason));
+            return Err(Refused {
+                answered: unreadable.nonce.is_some(),
+                nonce: unreadable.nonce,
+                ..refused(Some(device), reason)
+            });
         }
     };
-    let named = match &status {
-        Status::Request(request) => Some((&request.device_id, &request.nonce)),
-        Status::Result(result) => result.device_id.as_ref().map(|id| (id, &result.nonce)),
-        Status::Other => None,
-    };
-    if let Some((id, nonce)) = named
+    let (id, nonce) = names(&status);
+    if let Some(id) = id
         && *id != device
     {
-        let nonce = nonce.clone();
-        return Err(refused(
-            Some(device),
-            Some(nonce),
-            "device_id.not_the_topics",
-        ));
+        return Err(Refused {
+            claims: Some(id.clone()),
+            nonce: nonce.cloned(),
+            answered: true,
+            ..refused(Some(device), "device_id.not_the_topics")
+        });
     }
     Ok(Read { device, status })
+}
+
+/// The device and the nonce that a message names.
+fn names(status: &Status) -> (Option<&DeviceId>, Option<&DeviceNonce>) {
+    match status {
+        Status::Request(request) => (Some(&request.device_id), Some(&request.nonce)),
+        Status::Result(result) => (result.device_id.as_ref(), Some(&result.nonce)),
+        Status::Other => (None, None),
+    }
+}
+
+/// The same of a message that is refused unread, for the record. Too long, it is not looked at.
+fn named(payload: &[u8]) -> (Option<DeviceId>, Option<DeviceNonce>) {
+    match Status::parse(payload) {
+        Ok(status) => {
+            let (id, nonce) = names(&status);
+            (id.cloned(), nonce.cloned())
+        }
+        Err(unreadable) => (None, unreadable.nonce),
+    }
 }
 
 #[cfg(test)]

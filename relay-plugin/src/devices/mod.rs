@@ -18,6 +18,7 @@ pub mod mqtt;
 pub mod outgoing;
 pub mod queue;
 pub mod refusals;
+mod results;
 pub mod settings;
 pub mod start;
 pub mod upkeep;

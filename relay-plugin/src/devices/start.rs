@@ -118,6 +118,8 @@ impl Running {
         }
         self.stop_link.cancel();
         let _ = tokio::time::timeout_at(deadline, self.link).await;
+        // What came in meanwhile may have been refused.
+        let _ = tokio::time::timeout_at(deadline, self.devices.write_last_refusals()).await;
     }
 }
 

@@ -58,9 +58,6 @@ impl Devices {
 
     pub(super) async fn upkeep(self: Arc<Self>, stopping: CancellationToken) {
         loop {
-            for record in self.refusals.drain(self.now(), false) {
-                self.append(record).await;
-            }
             match self.sweep(&stopping).await {
                 Ok(()) => {}
                 Err(error) => {

@@ -34,6 +34,9 @@ impl Devices {
         let devices = Arc::clone(&self);
         let stop = stopping.clone();
         tasks.spawn(async move { devices.upkeep(stop).await });
+        let devices = Arc::clone(&self);
+        let stop = stopping.clone();
+        tasks.spawn(async move { devices.write_refusals(stop).await });
         stopping.cancelled().await;
         self.queue.close();
         while let Some(ended) = tasks.join_next().await {
@@ -42,9 +45,7 @@ impl Devices {
                 tracing::error!("a worker of the device flow panicked");
             }
         }
-        for record in self.refusals.drain(self.now(), true) {
-            self.append(record).await;
-        }
+        self.write_last_refusals().await;
     }
 
     /// Carries out one job.

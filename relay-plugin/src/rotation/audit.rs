@@ -103,6 +103,7 @@ impl Entry {
             device_id,
             nonce: None,
             accessor: Some(accessor.to_owned()),
+            claimed: false,
         });
         self
     }

@@ -54,7 +54,7 @@ fn an_untouched_chain_has_no_findings() {
 
 #[test]
 fn what_is_sealed_belongs_to_its_chain_whatever_it_names() {
-    let about = |client: Option<&str>, device: Option<&str>| {
+    let about = |client: Option<&str>, device: Option<&str>, claimed: bool| {
         let entry = chain(1).0.remove(0).doc.unwrap();
         AuditRecord {
             client_id: client.map(|id| id.parse().unwrap()),
@@ -62,15 +62,18 @@ fn what_is_sealed_belongs_to_its_chain_whatever_it_names() {
                 device_id: id.parse().unwrap(),
                 nonce: Some("n".to_owned()),
                 accessor: None,
+                claimed,
             }),
             ..entry.record
         }
     };
     let records = vec![
-        about(Some("a"), None),
-        about(None, Some("meter-1")),
-        about(None, None),
-        about(Some("a"), Some("meter-1")),
+        about(Some("a"), None, false),
+        about(None, Some("meter-1"), false),
+        about(None, None, false),
+        about(Some("a"), Some("meter-1"), false),
+        // Whoever invents a device makes no chain.
+        about(None, Some("invented"), true),
     ];
     let sealed = seal(Vec::new(), records, None, &Instance::operator()).unwrap();
     let mut names: Vec<&str> = sealed.heads.iter().map(|head| &*head.chain).collect();
@@ -87,6 +90,31 @@ fn what_is_sealed_belongs_to_its_chain_whatever_it_names() {
             [],
             "{}",
             head.chain
+        );
+    }
+    // A claim in the device's chain, or what is no claim outside of it, hash and all.
+    for (from, into) in [
+        ("instance:", "device:meter-1"),
+        ("device:", "instance:operator"),
+    ] {
+        let entry = sealed
+            .entries
+            .iter()
+            .find(|entry| entry.chain.starts_with(from) && entry.record.device.is_some());
+        let mut entry = entry.unwrap().clone();
+        let device = entry.record.device.as_mut().unwrap();
+        device.device_id = "meter-1".parse().unwrap();
+        (entry.chain, entry.seq) = (into.to_owned(), 1);
+        entry.id = entry_id(&chain_id(into), 1);
+        entry.previous = GENESIS.to_owned();
+        entry.hash = encode::hash(into, 1, GENESIS, &entry.record);
+        let found = verify_chain(&chain_id(into), None, &stored(vec![entry]));
+        assert!(
+            matches!(
+                found[..],
+                [Finding::Foreign { .. }, Finding::HeadMissing { .. }]
+            ),
+            "{into}: {found:?}"
         );
     }
     // Moved from one device to another, hash and all.

@@ -7,7 +7,7 @@ use keyturn_proto::{Action, ErrorClass};
 use super::world::World;
 use crate::admission::NotAdmitted;
 use crate::admission::scenarios::{Attempt, Forgery, Sender};
-use crate::admission::trail::{FIRST, REPEATED};
+use crate::trail::{FIRST, REPEATED};
 
 fn forged() -> Attempt {
     Attempt {

@@ -78,7 +78,7 @@ async fn a_flood_of_worthless_acks_fills_neither_the_group_nor_the_audit_trail()
     use keyturn_proto::notify::NotifyState;
     use keyturn_store::store::AuditTrail;
 
-    use crate::admission::trail::FIRST;
+    use crate::trail::FIRST;
 
     const FLOOD: usize = FIRST as usize + 20;
     let mut world = World::new().await;

@@ -329,7 +329,7 @@ async fn a_flooding_member_displaces_nobody_but_itself() {
         rows.iter().filter(|row| row.opened.sender == bob).count(),
         1
     );
-    world.clock.forward(crate::admission::trail::EVERY);
+    world.clock.forward(crate::trail::EVERY);
     world
         .until("what was not kept is accounted for", async || {
             let records = world.store.read(None, 1000).await.unwrap();

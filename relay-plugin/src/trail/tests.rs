@@ -256,14 +256,50 @@ async fn what_cannot_be_written_is_kept_and_written_later() {
     assert_eq!(world.trail.unwritten(), 105);
     world.store.mend();
     world.trail.flush(later(300), true).await;
-    let summaries = world.summaries().await;
-    assert_eq!(summaries.iter().map(|it| count(it)).sum::<u64>(), 105);
+    let mut records = world.records().await;
+    let summary = records.pop().unwrap();
     assert_eq!(
-        summaries.len(),
-        2,
-        "what was tried, and what came meanwhile"
+        (summary.event.as_str(), count(&summary.reason)),
+        (REPEATED, 45)
     );
+    // Each with its own time, in the order they came.
+    let times: Vec<UnixMs> = records.iter().map(|record| record.at).collect();
+    assert_eq!(times, (0..60).map(later).collect::<Vec<_>>());
+    assert!(records.iter().all(|record| record.event == REFUSED));
     assert_eq!(world.trail.unwritten(), 0);
+}
+
+#[tokio::test]
+async fn what_was_in_doubt_is_in_the_trail_once() {
+    let world = World::new();
+    world.store.doubt("record");
+    for n in 0..100 {
+        assert!(!world.note(ALICE, "ack.malformed", later(n)).await);
+    }
+    for n in 1..4 {
+        world.trail.flush(later(100 * n), true).await;
+        assert_eq!(world.trail.unwritten(), 100);
+    }
+    world.store.mend();
+    for n in 4..6 {
+        world.trail.flush(later(100 * n), true).await;
+    }
+    assert_eq!(world.trail.unwritten(), 0);
+    let records = world.records().await;
+    let own = records.iter().filter(|record| record.event == REFUSED);
+    assert_eq!(own.count(), FIRST as usize);
+    let summaries = world.summaries().await;
+    assert_eq!(summaries.iter().map(|it| count(it)).sum::<u64>(), 40);
+
+    // A sum in doubt stays as it is, whatever is counted meanwhile.
+    world.store.doubt("record");
+    world.note(ALICE, "ack.malformed", later(500)).await;
+    world.trail.flush(later(500), true).await;
+    world.note(ALICE, "ack.malformed", later(501)).await;
+    world.store.mend();
+    world.trail.flush(later(501), true).await;
+    let counts: Vec<u64> = world.summaries().await.iter().map(|it| count(it)).collect();
+    assert_eq!(counts, [40, 1, 1]);
 }
 
 #[tokio::test]
@@ -280,18 +316,87 @@ async fn memory_is_bounded_and_the_overflow_is_still_accounted_for() {
     }
     // One key more, for those who share it.
     assert_eq!(world.trail.state().seen.len(), MAX_KEYS + 1);
+    assert_eq!(world.trail.state().kept.len(), KEPT);
+    assert_eq!(world.trail.unwritten(), senders);
     world.store.mend();
     world.trail.flush(NOW, true).await;
-    let mut records = world.records().await;
-    records.retain(|record| record.event == REPEATED);
-    let all: u64 = records.iter().map(|record| count(&record.reason)).sum();
-    assert_eq!(all, senders);
-    let shared = records
-        .iter()
-        .filter(|record| record.actor == Actor::Unknown);
+    let records = world.records().await;
+    let own = records.iter().filter(|record| record.event == REFUSED);
+    assert_eq!(own.count(), KEPT);
+    let sums = || records.iter().filter(|record| record.event == REPEATED);
+    let all: u64 = sums().map(|record| count(&record.reason)).sum();
+    assert_eq!(all + KEPT as u64, senders);
+    let shared = sums().filter(|record| record.actor == Actor::Unknown);
     let shared: Vec<u64> = shared.map(|record| count(&record.reason)).collect();
     assert_eq!(shared, [senders - MAX_KEYS as u64]);
     // Written and over, they make room.
     assert!(world.note(ALICE, "ack.malformed", NOW.plus(WINDOW)).await);
     assert!(world.trail.state().seen.len() <= 2);
+}
+
+/// A trail of strangers: anybody can be anybody.
+fn of_strangers(world: &World) -> Trail {
+    let terms = Terms {
+        repeated: REPEATED,
+        first: 2,
+        in_all: 10,
+        every: Duration::from_secs(60),
+        summaries: 3,
+    };
+    Trail::under(terms, Arc::new(world.store.clone()))
+}
+
+fn stranger(number: u64) -> Npub {
+    let mut key = [9u8; 32];
+    key[..8].copy_from_slice(&number.to_be_bytes());
+    Npub::from_bytes(key)
+}
+
+#[tokio::test]
+async fn whoever_can_take_any_name_fills_neither_the_trail_nor_the_memory() {
+    let world = World::new();
+    let trail = of_strangers(&world);
+    let note = async |sender: u64, now: UnixMs| {
+        let event = world.event();
+        let decision = refusal(&event, "not_allowed", now);
+        trail
+            .note(stranger(sender), "not_allowed", &event, decision, now)
+            .await
+    };
+    for round in 0..10 {
+        for sender in 0..50 {
+            note(sender, later(round)).await;
+        }
+    }
+    assert_eq!(world.records().await.len(), 10, "records of their own");
+    trail.flush(later(59), false).await;
+    let summaries = world.summaries().await;
+    assert_eq!(summaries.len(), 4, "three, and one for all others");
+    assert_eq!(summaries.iter().map(|it| count(it)).sum::<u64>(), 490);
+    trail.flush(later(60), false).await;
+    assert_eq!(world.summaries().await.len(), 4, "not before its time");
+    // In the next window there is room again.
+    assert!(note(77, later(WINDOW.as_secs())).await);
+}
+
+#[tokio::test]
+async fn one_record_that_no_chain_takes_holds_back_no_other() {
+    let world = World::new();
+    world.store.fail("record");
+    // Past the year 9999 no backend takes a time.
+    for at in [NOW, UnixMs(u64::MAX), NOW] {
+        let event = world.event();
+        let decision = refusal(&event, "ack.malformed", at);
+        let reason = "ack.malformed";
+        assert!(!world.trail.note(ALICE, reason, &event, decision, NOW).await);
+    }
+    world.store.mend();
+    world.trail.flush(later(10), true).await;
+    assert_eq!(world.trail.unwritten(), 0);
+    let records = world.records().await;
+    let own = records.iter().filter(|record| record.event == REFUSED);
+    assert_eq!(own.count(), 2);
+    let summaries = world.summaries().await;
+    assert_eq!(summaries.len(), 1);
+    assert_eq!(count(&summaries[0]), 1);
 }
