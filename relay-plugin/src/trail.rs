@@ -72,7 +72,7 @@ pub struct Terms {
     pub in_all: u32,
     /// How long something is only counted.
     pub every: Duration,
-    /// Summaries at a time, beside one for each reason.
+    /// Summaries at a time; where there are so many already, all further senders with one reason share one.
     pub summaries: usize,
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keyturn_proto::device::{
-    AuthRequest, DeviceError, DeviceId, DeviceNonce, DeviceSignature, IdentityKey,
-    Statement, Status, identity::NotSigned,
+    AuthRequest, DeviceError, DeviceId, DeviceNonce, DeviceSignature, IdentityKey, Statement,
+    Status, identity::NotSigned,
 };
 use keyturn_store::devices::{Answer, Change, DeviceDoc, DeviceState, DeviceStore};
 use keyturn_store::store::{Store, StoreError};

@@ -3,6 +3,7 @@
 
 mod flood;
 mod flow;
+mod recorded;
 mod refused;
 mod schedule;
 mod trouble;

@@ -72,6 +72,13 @@ async fn every_refusal_is_audited_with_its_reason_and_issues_nothing() {
             (last.event.as_str(), last.reason.as_str()),
             ("device.refused", reason)
         );
+        assert_eq!(last.at, w.clock.now());
+        // The nonce is there wherever one could be read.
+        let said = serde_json::from_str::<serde_json::Value>(payload).unwrap_or_default();
+        let nonce = said["nonce"].as_str().filter(|text| text.len() >= 16);
+        let device = last.device.as_ref();
+        assert_eq!(device.and_then(|it| it.nonce.as_deref()), nonce, "{reason}");
+        assert!(device.is_none_or(|it| it.claimed), "{reason}");
     }
     assert!(
         w.issuer.order.lock().unwrap().is_empty(),

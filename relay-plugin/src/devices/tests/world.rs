@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use keyturn_proto::UnixMs;
 use keyturn_proto::device::{DeviceId, DeviceNonce, proof};
+use keyturn_store::contract::counting::Counting;
 use keyturn_store::devices::{Change, DeviceDoc, DeviceOptions, DeviceStore};
 use keyturn_store::documents::AuditRecord;
 use keyturn_store::sqlite::SqliteStore;
@@ -188,6 +189,8 @@ impl Outlet for Channel {
 pub(in crate::devices) struct World {
     pub(in crate::devices) devices: Arc<Devices>,
     pub(super) store: Arc<SqliteStore>,
+    /// The same for the audit trail and the leases; can be made to fail.
+    pub(super) trail: Counting,
     pub(super) issuer: Arc<TestIssuer>,
     pub(super) clock: Arc<TestClock>,
     sent: mpsc::UnboundedReceiver<Outgoing>,
@@ -258,10 +261,11 @@ impl World {
         let store = SqliteStore::open(&dir.path().join("store.db")).unwrap();
         let (send, sent) = mpsc::unbounded_channel();
         let (store, issuer) = (Arc::new(store), Arc::new(TestIssuer::new()));
+        let trail = Counting::new(store.clone());
         let clock = Arc::new(TestClock(AtomicU64::new(1_739_750_000_000)));
         let devices = Devices::new(Parts {
             devices: seen(store.clone(), clock.clone()),
-            store: store.clone(),
+            store: Arc::new(trail.clone()),
             issuer: issuer.clone(),
             outlet: Arc::new(Channel(send)),
             clock: clock.clone(),
@@ -270,6 +274,7 @@ impl World {
         Self {
             devices,
             store,
+            trail,
             issuer,
             clock,
             sent,
@@ -312,7 +317,7 @@ impl World {
         self.sent = sent;
         self.devices = Devices::new(Parts {
             devices: self.store.clone(),
-            store: self.store.clone(),
+            store: Arc::new(self.trail.clone()),
             issuer: self.issuer.clone(),
             outlet: Arc::new(Channel(send)),
             clock: self.clock.clone(),
@@ -380,6 +385,13 @@ impl World {
 
     pub(super) async fn doc(&self, device: &DeviceId) -> DeviceDoc {
         self.store.device(device).await.unwrap().unwrap()
+    }
+
+    /// The records of refusals, oldest first.
+    pub(super) async fn refusals(&self) -> Vec<AuditRecord> {
+        let mut records = self.events().await;
+        records.retain(|record| record.event.starts_with("device.refused"));
+        records
     }
 
     pub(super) async fn events(&self) -> Vec<AuditRecord> {
