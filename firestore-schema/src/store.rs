@@ -4,6 +4,7 @@
 //! repeat of something done reports what was done.
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use keyturn_proto::notify::Outcome;
 use keyturn_proto::{ClientId, ErrorClass, Npub, RotationId, UnixMs, VersionId};
 
@@ -72,6 +73,32 @@ pub const MAX_DECISIONS: usize = 100;
 
 /// The result type of the port.
 pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// What was committed: seen by everybody, before everything that is committed after it, and never lost with a process. Until [`Early::durable`] says so a power
+/// cut may still undo it, together with everything that came after it.
+pub struct Early<T> {
+    /// What came of it.
+    pub answer: T,
+    durable: BoxFuture<'static, Result<()>>,
+}
+
+impl<T> Early<T> {
+    /// From what came of it, and the wait for the disk.
+    pub fn new(answer: T, durable: impl Future<Output = Result<()>> + Send + 'static) -> Self {
+        Self {
+            answer,
+            durable: Box::pin(durable),
+        }
+    }
+
+    /// Waits until it survives a power cut.
+    ///
+    /// # Errors
+    /// [`StoreError::Unknown`] when nobody can say whether it does.
+    pub async fn durable(self) -> Result<()> {
+        self.durable.await
+    }
+}
 
 /// One use of a proof's nonce.
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use keyturn_proto::device::DeviceId;
@@ -12,15 +13,15 @@ use keyturn_proto::{ClientId, Npub, RotationId, UnixMs, VersionId};
 use tokio::sync::watch;
 
 use crate::devices::documents::DeviceDoc;
-use crate::devices::store::{Answer, Change, DeviceStore};
+use crate::devices::store::{Answer, Change, DeviceStore, Mint};
 use crate::documents::{
     ActiveRotation, AdminDoc, AdminGroupDoc, AuditChainDoc, AuditEntry, AuditRecord, ClientDoc,
     ClientStatus, GroupState, OutboxDoc, PolicyOverrides, ProvenKey, RotationDoc, VersionDoc,
 };
 use crate::store::{
     AckResult, ActionResult, Asked, AuditTrail, BurnNonce, Burned, Cancel, Decided, Decision, Due,
-    Lease, Prepare, RecordAck, Refuse, Registry, Reserve, Reserved, Result, Revoke, Rollback,
-    SecretStore, Store, StoreError, Stored, Withdraw, Withdrawn, WithdrawnAfter,
+    Early, Lease, Prepare, RecordAck, Refuse, Registry, Reserve, Reserved, Result, Revoke,
+    Rollback, SecretStore, Store, StoreError, Stored, Withdraw, Withdrawn, WithdrawnAfter,
 };
 
 /// See the module.
@@ -202,6 +203,7 @@ counted!(AuditTrail {
 
 counted!(DeviceStore {
     write change_device(id: &DeviceId, change: Change, now: UnixMs) -> Answer;
+    write issue_at_once(id: &DeviceId, ask: Change, confirm: Duration, mint: Mint, now: UnixMs) -> Early<Answer>;
     read device(id: &DeviceId) -> Option<DeviceDoc>;
     read devices(after: Option<&DeviceId>, limit: usize) -> Vec<DeviceDoc>;
     read devices_due(now: UnixMs, limit: usize) -> Vec<DeviceDoc>;

@@ -1,10 +1,13 @@
 //! The changes a device's document may go through. Pure: a backend reads the document, asks here, and writes document and records in one transaction.
 
+mod at_once;
 mod issue;
 mod operator;
 mod request;
 mod result;
 mod upkeep;
+
+pub use at_once::at_once;
 
 use keyturn_proto::UnixMs;
 use keyturn_proto::device::{DeviceId, DeviceNonce, IdentityKey};

@@ -20,4 +20,4 @@ pub use documents::{
     DeviceDoc, DeviceOptions, DevicePolicy, DeviceState, Doomed, Held, Outstanding, Sealing, Stage,
     Unresolved, UsedNonce,
 };
-pub use store::{Answer, Change, DeviceStore, Limits};
+pub use store::{Answer, Change, DeviceStore, Limits, Mint, Minted};

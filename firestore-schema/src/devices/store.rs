@@ -7,7 +7,8 @@ use keyturn_proto::UnixMs;
 use keyturn_proto::device::{DeviceId, DeviceNonce, IdentityKey};
 
 use super::documents::{DeviceDoc, DeviceOptions};
-use crate::store::Result;
+use crate::approle::SecretIdDoc;
+use crate::store::{Early, Result};
 
 /// What a request is held to inside the transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,13 +170,36 @@ pub enum Answer {
     NonceUsed,
     /// Too many requests; when one is possible again.
     TooMany(UnixMs),
+    /// [`Mint`] made nothing: it has to be asked and issued in steps.
+    NotAtOnce,
 }
+
+/// A `secret_id` that was made, and is stored nowhere yet.
+pub struct Minted {
+    /// What is stored of it.
+    pub secret_id: SecretIdDoc,
+    /// Hash of the proof that its holder can make.
+    pub expected_proof: String,
+}
+
+/// Makes a `secret_id` for the device as the transaction sees it, and waits for nothing. A transaction that is judged again asks again, and the last one counts.
+pub type Mint = Box<dyn FnMut(&DeviceDoc) -> Option<Minted> + Send>;
 
 /// Where devices are kept.
 #[async_trait]
 pub trait DeviceStore: Send + Sync {
     /// Applies one change, in one transaction with the audit records that [`super::lifecycle::apply`] makes. Safe to repeat.
     async fn change_device(&self, id: &DeviceId, change: Change, now: UnixMs) -> Result<Answer>;
+    /// Applies `ask`, a [`Change::Ask`], and stores the `secret_id` that `mint` makes, all in one transaction (see [`super::lifecycle::at_once`]); the device's result is
+    /// awaited for `confirm`. A `secret_id` that a power cut undoes has never been one, so the device may be told before the commit is durable.
+    async fn issue_at_once(
+        &self,
+        id: &DeviceId,
+        ask: Change,
+        confirm: Duration,
+        mint: Mint,
+        now: UnixMs,
+    ) -> Result<Early<Answer>>;
     /// One device.
     async fn device(&self, id: &DeviceId) -> Result<Option<DeviceDoc>>;
     /// Devices in id order, after `after`, at most `limit`.

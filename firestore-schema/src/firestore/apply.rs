@@ -44,6 +44,8 @@ pub(super) struct Also {
     pub(super) role: Option<AppRoleDoc>,
     /// One of its secret_ids, with a use less.
     pub(super) secret_id: Option<SecretIdDoc>,
+    /// A new one.
+    pub(super) issued: Option<SecretIdDoc>,
     /// Documents that go.
     pub(super) gone: Vec<Path>,
 }
@@ -128,6 +130,9 @@ pub(super) async fn plan(
     }
     if let Some(doc) = &also.secret_id {
         writes.put(doc)?;
+    }
+    if let Some(doc) = &also.issued {
+        writes.create(doc, Fields::new())?;
     }
     for path in also.gone {
         writes.delete(path);

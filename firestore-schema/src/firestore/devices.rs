@@ -1,5 +1,8 @@
 //! `devices/{deviceId}`: one document and its audit records in one commit.
 
+use std::future::ready;
+use std::time::Duration;
+
 use async_trait::async_trait;
 use keyturn_proto::UnixMs;
 use keyturn_proto::device::DeviceId;
@@ -12,10 +15,10 @@ use super::stored;
 use super::writes::Writes;
 use crate::audit::Chain;
 use crate::devices::lifecycle::{self, Decision};
-use crate::devices::{Answer, Change, DeviceDoc, DeviceStore};
+use crate::devices::{Answer, Change, DeviceDoc, DeviceStore, Mint};
 use crate::lifecycle::{self as documents, Verdict};
 use crate::queries::relay;
-use crate::store::Result;
+use crate::store::{Early, Result};
 
 #[async_trait]
 impl DeviceStore for FirestoreStore {
@@ -54,6 +57,47 @@ impl DeviceStore for FirestoreStore {
             };
             if let Some(answer) = turn.settle_with(reading, verdict, also).await? {
                 return Ok(answer);
+            }
+        }
+    }
+
+    /// Durable as soon as it is committed. An accessor that exists fails the commit, and another one is made.
+    async fn issue_at_once(
+        &self,
+        id: &DeviceId,
+        ask: Change,
+        confirm: Duration,
+        mut mint: Mint,
+        now: UnixMs,
+    ) -> Result<Early<Answer>> {
+        let chain = Chain::Device(id.clone());
+        let turn = self.to_write("issue_at_once", &chain.to_string()).await?;
+        loop {
+            let mut reading = turn.read();
+            reading
+                .fetch([Path::device(id)?, Path::chain(&chain.id())?])
+                .await?;
+            let known: Option<DeviceDoc> = reading.get(Path::device(id)?).await?;
+            let (decision, secret_id) =
+                lifecycle::at_once(id, known, ask.clone(), confirm, &mut *mint, now);
+            let Decision { answer, doc, audit } = decision;
+            if doc.is_none() {
+                return Ok(Early::new(answer, ready(Ok(()))));
+            }
+            let also = Also {
+                device: doc,
+                issued: secret_id,
+                ..Also::default()
+            };
+            let verdict = Verdict {
+                answer,
+                change: documents::Change {
+                    audit,
+                    ..documents::Change::default()
+                },
+            };
+            if let Some(answer) = turn.settle_with(reading, verdict, also).await? {
+                return Ok(Early::new(answer, ready(Ok(()))));
             }
         }
     }

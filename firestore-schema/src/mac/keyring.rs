@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use keyturn_proto::{ClientId, VersionId};
 
-use super::{MacError, MacKey, Maced, SecretHash};
+use super::{LocalMacKey, MacError, MacKey, Maced, SecretHash};
 
 /// One primary key and any number of older ones, of whatever kind.
 pub struct MacKeyring {
@@ -34,6 +34,10 @@ impl MacKey for MacKeyring {
         secret: &str,
     ) -> Result<Maced, MacError> {
         self.primary.sign(client, version, secret).await
+    }
+
+    fn here(&self) -> Option<&LocalMacKey> {
+        self.primary.here()
     }
 
     async fn verify(

@@ -137,6 +137,16 @@ impl LocalMacKey {
         self.keys.iter().map(|key| key.key_ref.as_str())
     }
 
+    /// [`MacKey::sign`] without the wait that other keys need.
+    #[must_use]
+    pub fn sign_now(&self, client: &ClientId, version: &VersionId, secret: &str) -> Maced {
+        let key = self.primary();
+        Maced {
+            hash: SecretHash::from_mac(&key.mac(client, version, secret)),
+            key_ref: key.key_ref.clone(),
+        }
+    }
+
     #[expect(
         clippy::indexing_slicing,
         reason = "every constructor makes at least one key"
@@ -176,11 +186,11 @@ impl MacKey for LocalMacKey {
         version: &VersionId,
         secret: &str,
     ) -> Result<Maced, MacError> {
-        let key = self.primary();
-        Ok(Maced {
-            hash: SecretHash::from_mac(&key.mac(client, version, secret)),
-            key_ref: key.key_ref.clone(),
-        })
+        Ok(self.sign_now(client, version, secret))
+    }
+
+    fn here(&self) -> Option<&LocalMacKey> {
+        Some(self)
     }
 
     async fn verify(

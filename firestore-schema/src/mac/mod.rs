@@ -83,6 +83,11 @@ pub trait MacKey: Send + Sync {
         hash: &SecretHash,
     ) -> Result<bool, MacError>;
 
+    /// The primary key, if it lies in this process: then nobody has to be waited for.
+    fn here(&self) -> Option<&LocalMacKey> {
+        None
+    }
+
     /// The key version that [`MacKey::sign`] uses now.
     fn primary_ref(&self) -> String;
 

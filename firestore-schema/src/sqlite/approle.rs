@@ -12,6 +12,10 @@ use crate::collections::document_id;
 use crate::documents::AuditRecord;
 use crate::store::{Result, StoreError};
 
+pub(super) const EXISTS: StoreError = StoreError::Conflict {
+    why: "secret_id.exists",
+};
+
 #[async_trait]
 impl AppRoleStore for SqliteStore {
     async fn ensure_role(&self, fresh: AppRoleDoc, audit: AuditRecord) -> Result<AppRoleDoc> {
@@ -41,15 +45,11 @@ impl AppRoleStore for SqliteStore {
 
     async fn add_secret_id(&self, doc: SecretIdDoc) -> Result<()> {
         self.writer
-            .write_grouped(move |tx, _| {
-                if add(tx, &doc)? {
-                    Ok(())
-                } else {
-                    Err(StoreError::Conflict {
-                        why: "secret_id.exists",
-                    })
-                }
-            })
+            .write_grouped(
+                move |tx, _| {
+                    if add(tx, &doc)? { Ok(()) } else { Err(EXISTS) }
+                },
+            )
             .await
     }
 

@@ -2,17 +2,21 @@
 //!
 //! When thousands of devices ask at once, every change would pay for a disk flush of its own; the changes that wait share one.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use keyturn_proto::UnixMs;
 use keyturn_proto::device::DeviceId;
 use rusqlite::Transaction;
 
 use super::apply::{audit, json, run};
+use super::approle;
 use super::load::{self, ms};
 use super::open::SqliteStore;
+use crate::audit::Instance;
 use crate::devices::lifecycle::{self, Decision};
-use crate::devices::{Answer, Change, DeviceDoc, DeviceStore};
-use crate::store::Result;
+use crate::devices::{Answer, Change, DeviceDoc, DeviceStore, Mint};
+use crate::store::{Early, Result};
 
 fn device(tx: &Transaction<'_>, id: &DeviceId) -> Result<Option<DeviceDoc>> {
     let sql = "SELECT doc FROM devices WHERE device_id = ?1";
@@ -31,6 +35,21 @@ pub(super) fn put(tx: &Transaction<'_>, doc: &DeviceDoc) -> Result<()> {
     run(tx, sql, row).map(drop)
 }
 
+fn write(tx: &Transaction<'_>, instance: &Instance, decision: Decision) -> Result<Answer> {
+    let Decision {
+        answer,
+        doc,
+        audit: records,
+    } = decision;
+    if let Some(doc) = &doc {
+        put(tx, doc)?;
+    }
+    if !records.is_empty() {
+        audit(tx, instance, records, None)?;
+    }
+    Ok(answer)
+}
+
 #[async_trait]
 impl DeviceStore for SqliteStore {
     async fn change_device(&self, id: &DeviceId, change: Change, now: UnixMs) -> Result<Answer> {
@@ -38,18 +57,31 @@ impl DeviceStore for SqliteStore {
         self.writer
             .write_grouped(move |tx, instance| {
                 let known = device(tx, &id)?;
-                let Decision {
-                    answer,
-                    doc,
-                    audit: records,
-                } = lifecycle::apply(&id, known, change, now);
-                if let Some(doc) = &doc {
-                    put(tx, doc)?;
+                write(tx, instance, lifecycle::apply(&id, known, change, now))
+            })
+            .await
+    }
+
+    async fn issue_at_once(
+        &self,
+        id: &DeviceId,
+        ask: Change,
+        confirm: Duration,
+        mut mint: Mint,
+        now: UnixMs,
+    ) -> Result<Early<Answer>> {
+        let id = id.clone();
+        self.writer
+            .write_early(move |tx, instance| {
+                let known = device(tx, &id)?;
+                let (decision, secret_id) =
+                    lifecycle::at_once(&id, known, ask, confirm, &mut *mint, now);
+                if let Some(doc) = &secret_id
+                    && !approle::add(tx, doc)?
+                {
+                    return Err(approle::EXISTS);
                 }
-                if !records.is_empty() {
-                    audit(tx, instance, records, None)?;
-                }
-                Ok(answer)
+                write(tx, instance, decision)
             })
             .await
     }

@@ -2,7 +2,7 @@
 //!
 //! What must always hold:
 //! - every port method is one `BEGIN IMMEDIATE` transaction, so that what the lifecycle judged is what is changed, also against another process;
-//! - `synchronous=FULL`: what was answered survives a power cut;
+//! - what was answered survives a power cut, but for what was asked for before that ([`crate::store::Early`]);
 //! - the file is readable by its owner only;
 //! - errors name kinds of documents and stable causes, never values.
 //!
@@ -13,6 +13,7 @@ mod apply;
 mod approle;
 mod audit;
 mod devices;
+mod durable;
 mod error;
 mod flow;
 mod inspect;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use super::durable::Log;
 use super::schema::{self, SchemaError};
 use super::worker::Worker;
 use crate::audit::Instance;
@@ -128,9 +129,11 @@ impl SqliteStore {
         reader
             .pragma_update(None, "query_only", true)
             .map_err(sqlite)?;
+        let log = Log::of(&writer).map_err(sqlite)?;
+        let (one, other) = ("keyturn-store-w", "keyturn-store-r");
         Ok(Self {
-            writer: Worker::start("keyturn-store-w", writer, instance.clone()).map_err(file)?,
-            reader: Worker::start("keyturn-store-r", reader, instance.clone()).map_err(file)?,
+            writer: Worker::start(one, writer, Some(log), instance.clone()).map_err(file)?,
+            reader: Worker::start(other, reader, None, instance.clone()).map_err(file)?,
         })
     }
 }
@@ -162,9 +165,10 @@ impl SqliteStore {
             }
         };
         let instance = Instance::operator();
+        let (one, other) = ("keyturn-store-w", "keyturn-store-r");
         Ok(Self {
-            writer: Worker::start("keyturn-store-w", look()?, instance.clone()).map_err(file)?,
-            reader: Worker::start("keyturn-store-r", look()?, instance).map_err(file)?,
+            writer: Worker::start(one, look()?, None, instance.clone()).map_err(file)?,
+            reader: Worker::start(other, look()?, None, instance).map_err(file)?,
         })
     }
 }

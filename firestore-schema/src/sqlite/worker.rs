@@ -2,6 +2,8 @@
 //!
 //! Jobs arrive over a bounded channel (a full one makes callers wait, it never grows). A job whose caller went away still runs to its end: the
 //! transaction is committed or rolled back, never left open.
+//!
+//! Nobody is told of a commit before it is durable, but those who have asked for that ([`Worker::write_early`]).
 
 use std::cell::Cell;
 use std::ops::Deref;
@@ -10,22 +12,30 @@ use std::time::Instant;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
+use super::durable::Log;
 use super::error;
 use crate::audit::Instance;
 use crate::metrics::STORE_SECONDS;
-use crate::store::{Result, StoreError};
+use crate::store::{Early, Result, StoreError};
 
 /// Work for the thread.
 enum Job {
     /// Has the connection to itself.
-    Alone(Box<dyn FnOnce(&mut Connection) + Send>),
+    Alone(Box<dyn FnOnce(&mut Connection, Option<&Log>) + Send>),
     /// Shares its transaction with others that wait at the same moment.
     Grouped(Grouped),
 }
 
 /// Runs inside the shared transaction (or is told why there is none) and says how to reply once the commit's fate is known.
 type Grouped = Box<dyn FnOnce(Result<&Shared<'_>>) -> Reply + Send>;
-type Reply = Box<dyn FnOnce(Result<()>) + Send>;
+type Tell = Box<dyn FnOnce(Result<()>) + Send>;
+
+struct Reply {
+    /// Told of the commit before it is durable.
+    early: Option<Tell>,
+    /// Told when it is.
+    durable: Tell,
+}
 
 /// A transaction that several changes share.
 struct Shared<'a> {
@@ -59,9 +69,11 @@ pub(super) struct Worker {
 }
 
 impl Worker {
+    /// `log` is that of a connection that writes.
     pub(super) fn start(
         name: &str,
         mut db: Connection,
+        log: Option<Log>,
         instance: Instance,
     ) -> std::io::Result<Self> {
         let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
@@ -71,8 +83,10 @@ impl Worker {
                 let mut next = None;
                 while let Some(job) = next.take().or_else(|| queue.blocking_recv()) {
                     match job {
-                        Job::Alone(work) => work(&mut db),
-                        Job::Grouped(first) => next = group(&mut db, first, &mut queue),
+                        Job::Alone(work) => work(&mut db, log.as_ref()),
+                        Job::Grouped(first) => {
+                            next = group(&mut db, log.as_ref(), first, &mut queue);
+                        }
                     }
                 }
             })?;
@@ -86,16 +100,19 @@ impl Worker {
         F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     {
         let instance = self.instance.clone();
-        self.run("write", move |db| {
+        self.run("write", move |db, log| {
             let tx = Tx {
                 db: db
                     .transaction_with_behavior(TransactionBehavior::Immediate)
                     .map_err(error::sql)?,
                 instance: &instance,
             };
+            let before = tx.db.total_changes();
             // An early return drops the transaction, which rolls it back.
             let answer = work(&tx)?;
+            let wrote = tx.db.total_changes() != before;
             tx.db.commit().map_err(error::commit)?;
+            sync(log, wrote)?;
             Ok(answer)
         })
         .await
@@ -112,13 +129,42 @@ impl Worker {
         self.send("write_grouped", move |reply| {
             Job::Grouped(Box::new(move |tx| {
                 let answer = tx.and_then(|shared| shared.run(|tx| work(tx, &instance)));
-                Box::new(move |committed| {
-                    // The caller may have gone; the work is done all the same.
-                    drop(reply.send(answer.and_then(|answer| committed.map(|()| answer))));
-                })
+                Reply {
+                    early: None,
+                    durable: Box::new(move |durable| {
+                        // The caller may have gone; the work is done all the same.
+                        drop(reply.send(answer.and_then(|answer| durable.map(|()| answer))));
+                    }),
+                }
             }))
         })
         .await
+    }
+
+    /// As [`Worker::write_grouped`], and tells of the commit before it is durable: for what may be acted upon because everything that says otherwise would be
+    /// lost with it.
+    pub(super) async fn write_early<T, F>(&self, work: F) -> Result<Early<T>>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction<'_>, &Instance) -> Result<T> + Send + 'static,
+    {
+        let instance = self.instance.clone();
+        let (tell, durable) = oneshot::channel();
+        let answer = self
+            .send("write_early", move |reply| {
+                Job::Grouped(Box::new(move |tx| {
+                    let answer = tx.and_then(|shared| shared.run(|tx| work(tx, &instance)));
+                    Reply {
+                        early: Some(Box::new(move |committed| {
+                            drop(reply.send(answer.and_then(|answer| committed.map(|()| answer))));
+                        })),
+                        durable: Box::new(move |durable| drop(tell.send(durable))),
+                    }
+                }))
+            })
+            .await?;
+        let durable = async move { durable.await.map_err(|_| STOPPED)? };
+        Ok(Early::new(answer, durable))
     }
 
     /// Runs `work` on one consistent view of the database.
@@ -127,7 +173,7 @@ impl Worker {
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     {
-        self.run("read", move |db| {
+        self.run("read", move |db, _| {
             let tx = db.transaction().map_err(error::sql)?;
             work(&tx)
         })
@@ -137,12 +183,12 @@ impl Worker {
     async fn run<T, F>(&self, op: &'static str, work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Connection) -> Result<T> + Send + 'static,
+        F: FnOnce(&mut Connection, Option<&Log>) -> Result<T> + Send + 'static,
     {
         self.send(op, move |reply| {
-            Job::Alone(Box::new(move |db| {
+            Job::Alone(Box::new(move |db, log| {
                 // The caller may have gone; the work is done all the same.
-                drop(reply.send(work(db)));
+                drop(reply.send(work(db, log)));
             }))
         })
         .await
@@ -159,23 +205,46 @@ impl Worker {
         let started = Instant::now();
         let (reply, answer) = oneshot::channel();
         self.jobs.send(job(reply)).await.map_err(|_| stopped())?;
-        let answered = answer.await.map_err(|_| StoreError::Unknown {
-            cause: "the store stopped while working",
-        })?;
+        let answered = answer.await.map_err(|_| STOPPED)?;
         metrics::histogram!(STORE_SECONDS, "op" => op).record(started.elapsed().as_secs_f64());
         answered
     }
 }
 
+const STOPPED: StoreError = StoreError::Unknown {
+    cause: "the store stopped while working",
+};
+
+/// Waits until what was written is on the disk. A commit that changed nothing has nothing to wait for.
+fn sync(log: Option<&Log>, wrote: bool) -> Result<()> {
+    log.filter(|_| wrote).map_or(Ok(()), Log::sync)
+}
+
+impl Reply {
+    fn tell_early(&mut self, committed: &Result<()>) {
+        if let Some(early) = self.early.take() {
+            early(committed.clone());
+        }
+    }
+}
+
 /// Runs `first` and whatever grouped work waits behind it in one transaction. Returns the job that ended the group.
-fn group(db: &mut Connection, first: Grouped, queue: &mut mpsc::Receiver<Job>) -> Option<Job> {
+fn group(
+    db: &mut Connection,
+    log: Option<&Log>,
+    first: Grouped,
+    queue: &mut mpsc::Receiver<Job>,
+) -> Option<Job> {
     let tx = match db.transaction_with_behavior(TransactionBehavior::Immediate) {
         Ok(tx) => tx,
         Err(error) => {
-            first(Err(error::sql(error)))(Ok(()));
+            let mut reply = first(Err(error::sql(error)));
+            reply.tell_early(&Ok(()));
+            (reply.durable)(Ok(()));
             return None;
         }
     };
+    let before = tx.total_changes();
     let shared = Shared {
         tx,
         spoilt: Cell::new(false),
@@ -192,6 +261,7 @@ fn group(db: &mut Connection, first: Grouped, queue: &mut mpsc::Receiver<Job>) -
             Err(_) => break,
         }
     }
+    let wrote = shared.tx.total_changes() != before;
     let committed = if shared.is_whole() {
         shared.tx.commit().map_err(error::commit)
     } else {
@@ -201,8 +271,12 @@ fn group(db: &mut Connection, first: Grouped, queue: &mut mpsc::Receiver<Job>) -
             cause: "the transaction was given up",
         })
     };
+    for reply in &mut replies {
+        reply.tell_early(&committed);
+    }
+    let durable = committed.and_then(|()| sync(log, wrote));
     for reply in replies {
-        reply(committed.clone());
+        (reply.durable)(durable.clone());
     }
     next
 }
@@ -235,7 +309,7 @@ mod tests {
     async fn three(written: usize) -> (Vec<bool>, i64) {
         let db = Connection::open_in_memory().unwrap();
         db.execute("CREATE TABLE t (n INTEGER)", []).unwrap();
-        let worker = Worker::start("test", db, Instance::operator()).unwrap();
+        let worker = Worker::start("test", db, None, Instance::operator()).unwrap();
         // Holds the thread until all three wait.
         let (go, held) = std::sync::mpsc::channel::<()>();
         let holding = worker.read(move |_| {

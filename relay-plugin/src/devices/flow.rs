@@ -194,6 +194,14 @@ impl Devices {
             self.refuse(&refused, Some(Duration::from_secs(wait))).await;
             return Ok(Handled::Refused(reason));
         }
+        // Whether it had to be signed is seen in the same commit.
+        if let Status::Request(request) = &status
+            && request.signature.is_none()
+            && !self.settings().require_signed
+            && let Some(handled) = self.at_once(&device, request, None, arrived).await
+        {
+            return Ok(handled);
+        }
         let doc = match self.parts.devices.device(&device).await {
             Ok(Some(doc)) if doc.state == DeviceState::Allowed => doc,
             Ok(known) => {
@@ -282,8 +290,15 @@ impl Devices {
         identity: Option<IdentityKey>,
         arrived: Instant,
     ) -> Result<Handled, Refused> {
-        let AuthRequest { nonce, reason, .. } = request;
         let device = doc.device_id;
+        if identity.is_some()
+            && let Some(handled) = self
+                .at_once(&device, &request, identity.clone(), arrived)
+                .await
+        {
+            return Ok(handled);
+        }
+        let AuthRequest { nonce, reason, .. } = request;
         let refused = |word, error| Refused {
             known: true,
             ..refusal(&device, &nonce, word, error)

@@ -10,6 +10,7 @@
 //! - nothing is issued without a recorded intent, and what an intent may have made is destroyed or known;
 //! - memory is bounded: the queue, the answers under way, the limiters' tables.
 
+mod at_once;
 pub mod flow;
 pub mod intake;
 pub mod issuer;

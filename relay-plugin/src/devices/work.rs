@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use keyturn_proto::UnixMs;
-use keyturn_proto::device::{DeviceError, proof};
+use keyturn_proto::device::{DeviceError, DeviceNonce, proof};
 use keyturn_store::devices::{Answer, Change, DeviceDoc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -206,8 +206,20 @@ impl Devices {
                 return;
             }
         }
+        self.send(message, &nonce, &issued.accessor, arrived).await;
+    }
+
+    /// Hands what was issued and recorded to the connection.
+    pub(super) async fn send(
+        &self,
+        message: outgoing::Outgoing,
+        nonce: &DeviceNonce,
+        accessor: &Accessor,
+        arrived: std::time::Instant,
+    ) {
+        let device = message.device.clone();
         crash::point(crash::Point::AfterIssueRecorded).await;
-        tracing::info!(%device, %nonce, accessor = %issued.accessor, "issued a secret_id");
+        tracing::info!(%device, %nonce, %accessor, "issued a secret_id");
         let word = match self.parts.outlet.send(message).await {
             Ok(()) => "issued",
             Err(error) => {

@@ -16,6 +16,7 @@ pub mod vault;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use keyturn_store::approle::SecretIdDoc;
 
 pub use credential::{Credential, CredentialText};
 pub use error::{IssuerError, Reason};
@@ -79,6 +80,17 @@ pub trait SecretIdIssuer: Send + Sync {
     /// # Errors
     /// [`IssuerError`].
     async fn issue(&self, request: IssueRequest<'_>) -> Result<Issued, IssuerError>;
+
+    /// Whether [`SecretIdIssuer::make_at_once`] is worth a try.
+    fn makes_at_once(&self) -> bool {
+        false
+    }
+
+    /// Makes one secret_id and stores nothing: for an issuer whose secret_ids lie in the store of the devices, so that intent, secret_id and outcome can be one
+    /// commit of the caller's. Waits for nothing. `None` when that cannot be done for this request; [`SecretIdIssuer::issue`] may.
+    fn make_at_once(&self, _: IssueRequest<'_>) -> Option<(Issued, SecretIdDoc)> {
+        None
+    }
 
     /// Destroys the secret_id that `accessor` names. A repeat is fine.
     ///

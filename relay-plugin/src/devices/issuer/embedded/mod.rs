@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use keyturn_proto::derive::prefilter;
-use keyturn_proto::{ClientId, Secret, VersionId};
+use keyturn_proto::{ClientId, Secret, UnixMs, VersionId};
 use keyturn_store::approle::{AppRoleDoc, AppRoleStore, SecretIdDoc};
-use keyturn_store::mac::{MacError, MacKey};
+use keyturn_store::mac::{MacError, MacKey, Maced};
 use keyturn_store::store::StoreError;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use zeroize::Zeroizing;
@@ -89,25 +89,42 @@ impl EmbeddedIssuer {
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<RoleName, String>> {
         self.role_ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn fresh(&self, role: &RoleName) -> Result<Fresh, IssuerError> {
+        let now = self.parts.clock.now();
+        Ok(Fresh {
+            now,
+            accessor: VersionId::generate(now).map_err(|_| random_failed())?,
+            secret: Secret::generate().map_err(|_| random_failed())?,
+            owner: mac_owner(role.as_str()).ok_or(IssuerError::Permanent {
+                why: Reason::UnknownRole,
+            })?,
+        })
+    }
 }
 
-#[async_trait]
-impl SecretIdIssuer for EmbeddedIssuer {
-    async fn issue(&self, request: IssueRequest<'_>) -> Result<Issued, IssuerError> {
-        if request.wrap_ttl.is_some() {
-            return Err(IssuerError::Permanent {
-                why: Reason::Unsupported,
-            });
-        }
-        let role_id = self.role_id(request.role).await?;
-        let now = self.parts.clock.now();
-        let accessor = VersionId::generate(now).map_err(|_| random_failed())?;
-        let secret = Secret::generate().map_err(|_| random_failed())?;
-        let owner = mac_owner(request.role.as_str()).ok_or(IssuerError::Permanent {
-            why: Reason::UnknownRole,
-        })?;
-        let maced = self.parts.mac.sign(&owner, &accessor, secret.expose());
-        let maced = maced.await.map_err(|error| mac_failed(&error))?;
+/// A secret_id that nobody knows of yet.
+struct Fresh {
+    now: UnixMs,
+    accessor: VersionId,
+    secret: Secret,
+    owner: ClientId,
+}
+
+impl Fresh {
+    /// What the device is sent, and what is stored.
+    fn finish(
+        self,
+        request: &IssueRequest<'_>,
+        role_id: String,
+        maced: Maced,
+    ) -> Result<(Issued, SecretIdDoc), IssuerError> {
+        let Self {
+            now,
+            accessor,
+            secret,
+            ..
+        } = self;
         let doc = SecretIdDoc {
             accessor,
             role: request.role.to_string(),
@@ -121,14 +138,53 @@ impl SecretIdIssuer for EmbeddedIssuer {
             uses_left: (request.num_uses > 0).then_some(request.num_uses),
             cidrs: request.cidrs.iter().map(ToString::to_string).collect(),
         };
-        let added = self.parts.store.add_secret_id(doc).await;
-        added.map_err(|error| store_failed(&error))?;
-        Ok(Issued {
+        let issued = Issued {
             role_id,
             credential: Credential::SecretId(compose(&accessor, &secret)),
             accessor: name(&accessor)?,
             ttl: request.ttl,
-        })
+        };
+        Ok((issued, doc))
+    }
+}
+
+#[async_trait]
+impl SecretIdIssuer for EmbeddedIssuer {
+    async fn issue(&self, request: IssueRequest<'_>) -> Result<Issued, IssuerError> {
+        if request.wrap_ttl.is_some() {
+            return Err(IssuerError::Permanent {
+                why: Reason::Unsupported,
+            });
+        }
+        let role_id = self.role_id(request.role).await?;
+        let fresh = self.fresh(request.role)?;
+        let (owner, secret) = (&fresh.owner, fresh.secret.expose());
+        let maced = self.parts.mac.sign(owner, &fresh.accessor, secret).await;
+        let maced = maced.map_err(|error| mac_failed(&error))?;
+        let (issued, doc) = fresh.finish(&request, role_id, maced)?;
+        let added = self.parts.store.add_secret_id(doc).await;
+        added.map_err(|error| store_failed(&error))?;
+        Ok(issued)
+    }
+
+    fn makes_at_once(&self) -> bool {
+        self.parts.mac.here().is_some()
+    }
+
+    fn make_at_once(&self, request: IssueRequest<'_>) -> Option<(Issued, SecretIdDoc)> {
+        if request.wrap_ttl.is_some() {
+            return None;
+        }
+        // The first one of a role makes it, in a commit of its own.
+        let role_id = self.known().get(request.role).cloned()?;
+        let fresh = self.fresh(request.role).ok()?;
+        let (owner, secret) = (&fresh.owner, fresh.secret.expose());
+        let maced = self
+            .parts
+            .mac
+            .here()?
+            .sign_now(owner, &fresh.accessor, secret);
+        fresh.finish(&request, role_id, maced).ok()
     }
 
     async fn destroy(
