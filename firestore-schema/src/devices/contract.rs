@@ -8,17 +8,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyturn_proto::UnixMs;
 use keyturn_proto::device::{DeviceId, DeviceNonce, proof};
+use keyturn_proto::{UnixMs, VersionId};
 
 use super::documents::{DeviceOptions, Stage};
-use super::store::{Answer, Change, DeviceStore, Limits};
+use super::store::{Answer, Change, DeviceStore, Limits, Mint, Minted};
+use crate::approle::{AppRoleStore, SecretIdDoc};
 use crate::documents::{Actor, AuditRecord};
 use crate::store::AuditTrail;
 
 /// What a backend is for devices.
-pub trait Backend: DeviceStore + AuditTrail + 'static {}
-impl<T: DeviceStore + AuditTrail + 'static> Backend for T {}
+pub trait Backend: DeviceStore + AppRoleStore + AuditTrail + 'static {}
+impl<T: DeviceStore + AppRoleStore + AuditTrail + 'static> Backend for T {}
 
 const NOW: UnixMs = UnixMs(1_739_750_000_000);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -73,6 +74,9 @@ where
     lists_are_ordered_and_bounded(empty_store().await).await;
     due_work_comes_oldest_first_and_only_when_due(empty_store().await).await;
     a_refusal_changes_nothing(empty_store().await).await;
+    what_is_issued_at_once_is_stored_whole(empty_store().await).await;
+    what_is_not_issued_at_once_changes_nothing(empty_store().await).await;
+    of_many_who_are_issued_to_at_once_none_shares(empty_store().await).await;
 }
 
 async fn change_and_records_are_one(store: Arc<dyn Backend>) {
@@ -243,4 +247,178 @@ async fn a_refusal_changes_nothing(store: Arc<dyn Backend>) {
     assert_eq!(answer, Answer::Stale);
     assert_eq!(store.device(&device(1)).await.unwrap(), before);
     assert_eq!(records(&*store).await.len(), 1);
+}
+
+fn secret_id(device: &DeviceId) -> SecretIdDoc {
+    SecretIdDoc {
+        accessor: VersionId::generate(NOW).unwrap(),
+        role: "river-iot".to_owned(),
+        device: device.to_string(),
+        nonce_hash: "n".to_owned(),
+        secret_hash: "LSDynK4JQHtB-kC5lcSb7pfuuFdYN5g2qn63-HGD764".to_owned(),
+        mac_key_ref: "k".to_owned(),
+        prefilter: "00000000".to_owned(),
+        created_at: NOW,
+        expires_at: NOW.plus(MINUTE * 720),
+        uses_left: None,
+        cidrs: Vec::new(),
+    }
+}
+
+fn gives(doc: SecretIdDoc, nonce: DeviceNonce) -> Mint {
+    Box::new(move |_| {
+        Some(Minted {
+            secret_id: doc.clone(),
+            expected_proof: proof::expected("secret", &nonce),
+        })
+    })
+}
+
+async fn at_once(store: &dyn Backend, n: u32, mint: Mint) -> Answer {
+    let ask = ask(n, "a");
+    let early = store
+        .issue_at_once(&device(1), ask, MINUTE, mint, NOW)
+        .await
+        .unwrap();
+    let answer = early.answer.clone();
+    early.durable().await.unwrap();
+    answer
+}
+
+async fn what_is_issued_at_once_is_stored_whole(store: Arc<dyn Backend>) {
+    allow(&*store, 1).await;
+    let (first, second) = (secret_id(&device(1)), secret_id(&device(1)));
+    let answer = at_once(&*store, 1, gives(first.clone(), nonce(1))).await;
+    let Answer::Done(doc) = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(store.device(&device(1)).await.unwrap().unwrap(), *doc);
+    let issue = doc.outstanding.unwrap();
+    assert_eq!((issue.stage, issue.attempt), (Stage::Issued, 1));
+    assert_eq!(issue.deadline_at, NOW.plus(MINUTE));
+    let held = issue.held.unwrap();
+    assert_eq!(held.accessor, first.accessor.to_string());
+    assert_eq!(held.expires_at, first.expires_at);
+    assert_eq!(
+        store.secret_id(&first.accessor).await.unwrap(),
+        Some(first.clone())
+    );
+
+    // A newer nonce supersedes it, and what it made is named until it is gone.
+    let answer = at_once(&*store, 2, gives(second.clone(), nonce(2))).await;
+    let Answer::Done(doc) = answer else {
+        panic!("{answer:?}");
+    };
+    let doomed: Vec<&str> = doc.doomed.iter().map(|it| it.accessor.as_str()).collect();
+    assert_eq!(doomed, [first.accessor.to_string()]);
+    let events: Vec<String> = records(&*store)
+        .await
+        .into_iter()
+        .map(|record| record.event)
+        .collect();
+    assert_eq!(
+        events,
+        [
+            "device.allowed",
+            "device.asked",
+            "device.issued",
+            "device.superseded",
+            "device.asked",
+            "device.issued",
+        ]
+    );
+}
+
+async fn what_is_not_issued_at_once_changes_nothing(store: Arc<dyn Backend>) {
+    let unasked = || -> Mint { Box::new(|_| panic!("nobody is given anything")) };
+    assert_eq!(at_once(&*store, 1, unasked()).await, Answer::NotAllowed);
+    allow(&*store, 1).await;
+    let before = store.device(&device(1)).await.unwrap();
+    let nothing: Mint = Box::new(|_| None);
+    assert_eq!(at_once(&*store, 1, nothing).await, Answer::NotAtOnce);
+    assert_eq!(store.device(&device(1)).await.unwrap(), before);
+
+    // An accessor that exists takes nobody's place: it fails, or another one is made.
+    let taken = secret_id(&device(7));
+    store.add_secret_id(taken.clone()).await.unwrap();
+    let same = SecretIdDoc {
+        device: device(1).to_string(),
+        ..taken.clone()
+    };
+    let mut next = Some(same);
+    let mint: Mint = Box::new(move |doc| {
+        Some(Minted {
+            secret_id: next.take().unwrap_or_else(|| secret_id(&doc.device_id)),
+            expected_proof: proof::expected("secret", &nonce(1)),
+        })
+    });
+    let issued = store
+        .issue_at_once(&device(1), ask(1, "a"), MINUTE, mint, NOW)
+        .await;
+    assert_eq!(
+        store.secret_id(&taken.accessor).await.unwrap(),
+        Some(taken.clone())
+    );
+    let after = store.device(&device(1)).await.unwrap().unwrap();
+    match issued {
+        Err(error) => {
+            assert!(
+                matches!(error, crate::store::StoreError::Conflict { .. }),
+                "{error:?}"
+            );
+            assert_eq!(Some(after), before);
+        }
+        Ok(_) => {
+            let held = after.outstanding.unwrap().held.unwrap();
+            assert_ne!(held.accessor, taken.accessor.to_string());
+        }
+    }
+
+    // A duplicate delivery finds what was issued; a replay finds its nonce used.
+    let events = records(&*store).await.len();
+    let answer = at_once(&*store, 2, gives(secret_id(&device(1)), nonce(2))).await;
+    assert!(matches!(answer, Answer::Done(_)));
+    assert!(records(&*store).await.len() > events);
+    assert_eq!(at_once(&*store, 2, unasked()).await, Answer::Repeat);
+}
+
+async fn of_many_who_are_issued_to_at_once_none_shares(store: Arc<dyn Backend>) {
+    for n in 0..50 {
+        allow(&*store, n).await;
+    }
+    let tasks: Vec<_> = (0..100)
+        .map(|n| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                // Each twice, under one nonce.
+                let (id, n) = (device(n / 2), n / 2);
+                let mint = gives(secret_id(&id), nonce(n));
+                let early = store
+                    .issue_at_once(&id, ask(n, "a"), MINUTE, mint, NOW)
+                    .await
+                    .unwrap();
+                matches!(early.answer, Answer::Done(_))
+            })
+        })
+        .collect();
+    let mut issued = 0;
+    for task in tasks {
+        issued += usize::from(task.await.unwrap());
+    }
+    assert_eq!(issued, 50);
+    for n in 0..50 {
+        let doc = store.device(&device(n)).await.unwrap().unwrap();
+        let held = doc.outstanding.unwrap().held.unwrap();
+        let stored = store
+            .secret_id(&held.accessor.parse().unwrap())
+            .await
+            .unwrap();
+        assert_eq!(stored.unwrap().device, device(n).to_string());
+    }
+    let all = store
+        .secret_ids_for("river-iot", &["n".to_owned()], NOW)
+        .await
+        .unwrap();
+    assert_eq!(all.len(), 50, "one that nobody names");
+    assert_eq!(records(&*store).await.len(), 50 * 3);
 }

@@ -22,6 +22,11 @@ impl Log {
         Ok(Self(file.map(|path| format!("{path}-wal").into())))
     }
 
+    #[cfg(test)]
+    pub(super) const fn at(path: PathBuf) -> Self {
+        Self(Some(path))
+    }
+
     /// Waits until everything committed so far is on the disk.
     pub(super) fn sync(&self) -> Result<()> {
         let Some(path) = &self.0 else { return Ok(()) };

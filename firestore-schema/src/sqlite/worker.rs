@@ -362,4 +362,32 @@ mod tests {
         assert!(!answers[0]);
         assert_eq!(rows, i64::from(answers[1]));
     }
+
+    #[tokio::test]
+    async fn only_who_asked_for_it_is_told_before_the_disk_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Connection::open(dir.path().join("t.db")).unwrap();
+        db.execute("CREATE TABLE t (n INTEGER)", []).unwrap();
+        // A log that is not there cannot be waited for.
+        let lost = Log::at(dir.path().join("lost"));
+        let worker = Worker::start("test", db, Some(lost), Instance::operator()).unwrap();
+        let insert = |tx: &Transaction<'_>| {
+            tx.execute("INSERT INTO t VALUES (1)", []).unwrap();
+            Ok(7)
+        };
+        let early = worker.write_early(move |tx, _| insert(tx)).await.unwrap();
+        assert_eq!(early.answer, 7);
+        let unknown = |result| matches!(result, Err(StoreError::Unknown { .. }));
+        assert!(unknown(early.durable().await));
+        assert!(unknown(
+            worker
+                .write_grouped(move |tx, _| insert(tx))
+                .await
+                .map(drop)
+        ));
+        assert!(unknown(worker.write(move |tx| insert(tx)).await.map(drop)));
+        // What writes nothing waits for nothing.
+        worker.write_grouped(|_, _| Ok(())).await.unwrap();
+        worker.write(|_| Ok(())).await.unwrap();
+    }
 }
