@@ -145,6 +145,10 @@ impl<T: MacKey + ?Sized> MacKey for std::sync::Arc<T> {
             .await
     }
 
+    fn here(&self) -> Option<&LocalMacKey> {
+        (**self).here()
+    }
+
     fn primary_ref(&self) -> String {
         (**self).primary_ref()
     }

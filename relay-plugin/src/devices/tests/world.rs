@@ -30,12 +30,12 @@ use crate::devices::settings::Settings;
 use crate::rotation::ports::Clock;
 
 /// Longer than anything here takes on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Calls that pass at once while the gate is open.
 const GATE: usize = 1000;
 
-pub(super) struct TestClock(AtomicU64);
+pub(super) struct TestClock(pub(super) AtomicU64);
 
 impl TestClock {
     pub(super) fn later(&self, by: Duration) {
@@ -174,7 +174,7 @@ impl SecretIdIssuer for TestIssuer {
     }
 }
 
-struct Channel(mpsc::UnboundedSender<Outgoing>);
+pub(super) struct Channel(pub(super) mpsc::UnboundedSender<Outgoing>);
 
 #[async_trait]
 impl Outlet for Channel {
