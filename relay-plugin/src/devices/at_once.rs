@@ -37,7 +37,6 @@ impl Devices {
             reason: reason.clone(),
             identity,
             owner: self.settings().owner.clone(),
-            start: true,
             limits: self.settings().limits(),
         };
         // The last one made is the one that was stored.
