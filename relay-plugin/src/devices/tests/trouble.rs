@@ -6,9 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use keyturn_proto::UnixMs;
 use keyturn_proto::device::DeviceId;
-use keyturn_store::devices::{Answer, Change, DeviceDoc, DeviceOptions, DeviceStore, Stage};
+use keyturn_store::devices::{Answer, Change, DeviceDoc, DeviceOptions, DeviceStore, Mint, Stage};
 use keyturn_store::sqlite::SqliteStore;
-use keyturn_store::store::StoreError;
+use keyturn_store::store::{Early, StoreError};
 use serde_json::json;
 
 use super::world::{Mood, TestClock, World, id, nonce, ok, request, settings};
@@ -220,6 +220,17 @@ impl DeviceStore for Stopped {
         }
         answer
     }
+    async fn issue_at_once(
+        &self,
+        id: &DeviceId,
+        ask: Change,
+        confirm: Duration,
+        mint: Mint,
+        now: UnixMs,
+    ) -> Result<Early<Answer>, StoreError> {
+        self.0.issue_at_once(id, ask, confirm, mint, now).await
+    }
+
     async fn device(&self, id: &DeviceId) -> Result<Option<DeviceDoc>, StoreError> {
         self.0.device(id).await
     }
