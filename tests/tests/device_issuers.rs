@@ -18,16 +18,18 @@ mod runbook;
 mod webhook;
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU64;
 
 use keyturn_proto::device::DeviceId;
 use keyturn_store::collections::APPROLE_SECRET_IDS;
 use keyturn_store::devices::DeviceDoc;
+use keyturn_store::fake_kms::FakeKms;
 use keyturn_store::transfer::{Item, Transfer as _};
-use keyturn_tests::eventually;
 use keyturn_tests::iot::{Credential, House, Line};
 use keyturn_tests::relay::Relay;
 use keyturn_tests::vault::{Rvault, Stand};
 use keyturn_tests::world::set;
+use keyturn_tests::{eventually, kms};
 use serde_json::json;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_keyturn-under-test");
@@ -35,7 +37,10 @@ const ID: &str = "river-iot-0001";
 
 /// Who issues.
 enum Issuer {
+    /// With a key file: in one commit.
     Embedded,
+    /// The same with a key that is asked over the network.
+    InSteps(Box<FakeKms>),
     Vault {
         _server: Box<Rvault>,
         stand: Box<Stand>,
@@ -58,8 +63,10 @@ impl Issuer {
 
     /// `[devices.issuer]`.
     fn configure(&self, config: &mut toml::Table) {
-        if let Self::Vault { stand, .. } = self {
-            vault(config, stand);
+        match self {
+            Self::Embedded => {}
+            Self::InSteps(server) => kms::configure(config, server, NonZeroU64::MIN),
+            Self::Vault { stand, .. } => vault(config, stand),
         }
     }
 
@@ -67,7 +74,7 @@ impl Issuer {
     async fn living(&self, house: &House) -> BTreeSet<String> {
         match self {
             Self::Vault { stand, .. } => stand.accessors().await.into_iter().collect(),
-            Self::Embedded => {
+            Self::Embedded | Self::InSteps(_) => {
                 let store = house.world.store();
                 let page = store.export(APPROLE_SECRET_IDS, None, usize::MAX).await;
                 let items = page.unwrap().items.into_iter();
@@ -87,7 +94,7 @@ impl Issuer {
                 let Credential { role_id, secret_id } = credential;
                 stand.log_in(role_id, secret_id).await.is_some()
             }
-            Self::Embedded => house.logs_in(relay, credential).await,
+            Self::Embedded | Self::InSteps(_) => house.logs_in(relay, credential).await,
         }
     }
 }

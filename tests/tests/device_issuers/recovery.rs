@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use keyturn::crash::Point;
+use keyturn_store::fake_kms::FakeKms;
 use keyturn_tests::iot::{Given, House, Line, Mqtt};
 use keyturn_tests::relay::Relay;
 
@@ -19,9 +20,13 @@ enum Death {
     Destroying(Point),
 }
 
-const DEATHS: [Death; 6] = [
+/// Between the intent and the record of what was made.
+const IN_STEPS: [Death; 2] = [
     Death::Issuing(Point::BeforeIssue),
     Death::Issuing(Point::AfterIssue),
+];
+
+const DEATHS: [Death; 4] = [
     Death::Issuing(Point::AfterIssueRecorded),
     Death::BeforeResult,
     Death::Destroying(Point::BeforeDestroy),
@@ -130,30 +135,38 @@ impl Stage {
     }
 }
 
-async fn survives_every_kill(issuer: Issuer) {
+/// `cut_off` are the deaths between the intent and the record, and how many of them leave a secret_id behind that has to be found.
+async fn survives_every_kill(issuer: Issuer, cut_off: &[Death], orphans: usize) {
     let (mut stage, mut relay) = Stage::set(issuer).await;
-    for death in DEATHS {
-        relay = stage.live_through(death, relay).await;
+    let deaths = cut_off.len() + DEATHS.len();
+    for death in cut_off.iter().chain(&DEATHS) {
+        relay = stage.live_through(*death, relay).await;
     }
-    // The one that was made and not recorded was found by its nonce; before the issuer was asked, there was nothing to find.
-    assert_eq!(stage.events("device.interrupted").await, 2);
-    assert_eq!(stage.events("device.orphan_found").await, 1);
+    // One that was made and not recorded was found by its nonce; before the issuer was asked, there was nothing to find.
+    assert_eq!(stage.events("device.interrupted").await, cut_off.len());
+    assert_eq!(stage.events("device.orphan_found").await, orphans);
     // One in the beginning, one per death that the device saw through, and the one whose command was never sent.
-    assert_eq!(stage.events("device.issued").await, 1 + DEATHS.len() + 1);
-    // Each was destroyed once: six that were replaced, the orphan, and the one that nobody was told of. One of them was gone when it was asked for again.
+    assert_eq!(stage.events("device.issued").await, 1 + deaths + 1);
+    // Each was destroyed once: those that were replaced, the orphans, and the one that nobody was told of. One of them was gone when it was asked for again.
     let (now, before) = (
         stage.events("device.destroyed").await,
         stage.events("device.already_gone").await,
     );
-    assert_eq!((now, before), (DEATHS.len() + 1, 1));
+    assert_eq!((now, before), (deaths + orphans, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_the_embedded_issuer_nothing_is_lost_and_nothing_made_twice() {
-    survives_every_kill(Issuer::Embedded).await;
+    survives_every_kill(Issuer::Embedded, &[], 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_the_embedded_issuer_and_a_key_elsewhere_nothing_is_lost_and_nothing_made_twice() {
+    let server = FakeKms::start().await.unwrap();
+    survives_every_kill(Issuer::InSteps(Box::new(server)), &IN_STEPS, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_a_vault_nothing_is_lost_and_nothing_made_twice() {
-    survives_every_kill(Issuer::vault().await).await;
+    survives_every_kill(Issuer::vault().await, &IN_STEPS, 1).await;
 }
