@@ -68,6 +68,23 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// A stable machine word, without values.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "not_found",
+            Self::Conflict { why } => why,
+            Self::Fenced => "fenced",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Unknown { .. } => "outcome_unknown",
+            Self::InvalidId { .. } => "invalid_id",
+            Self::Unrepresentable { .. } => "unrepresentable",
+            Self::Damaged { .. } => "damaged",
+        }
+    }
+}
+
 /// Most decisions that are recorded at a time. Each is an entry and perhaps a refusal: far below the 500 writes of one Firestore commit.
 pub const MAX_DECISIONS: usize = 100;
 

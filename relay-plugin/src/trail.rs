@@ -8,6 +8,8 @@
 //!   the [`Terms`] go ([`Trail::note`]). One that could not be written is kept and written later: [`KEPT`] of them at most. Whatever goes beyond is counted, and
 //!   a summary with its number, its first and last time, its reason and a digest over the events follows. A summary that cannot be written is kept and tried
 //!   again. So a flood cannot fill the store, memory is bounded, and nothing is in neither form;
+//! - the chain of one client or device that cannot be written for good (damaged, or full) keeps nothing out of the trail, and nobody else's records: what belongs
+//!   there goes into this instance's chain and says why;
 //! - whatever is tried again bears a mark in its commit: of an attempt whose outcome was unknown and its repeat, only one counts.
 //!
 //! A process that is killed loses what it has only counted; the metrics have it as well.
@@ -18,12 +20,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use keyturn_proto::{ErrorClass, Npub, UnixMs};
+use keyturn_store::audit::{Chain, Instance, chain_of};
 use keyturn_store::documents::{Actor, AuditDevice, AuditRecord};
 use keyturn_store::store::{Decision, MAX_DECISIONS, Refuse, Store, StoreError};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
-use crate::metrics::{AUDIT_FAILED, UNWRITTEN_REFUSALS};
+use crate::metrics::{ALARMS, AUDIT_FAILED, UNWRITTEN_REFUSALS};
 
 /// Records of their own per sender, reason and window, where no other limit holds and the [`Terms`] say nothing else.
 pub const FIRST: u32 = 60;
@@ -443,25 +446,26 @@ impl<W: Sender> Trail<W> {
         !sealed.is_empty()
     }
 
-    /// Writes decisions in one go, and one by one when one of them cannot be written at all. The outcomes in their order, up to the first failure that will pass.
+    /// As [`Self::outcomes`]; says what failed.
     async fn write_some(&self, decisions: Vec<Decision>) -> Vec<Result<(), StoreError>> {
-        let failed = |error: &StoreError, records: usize| {
+        let outcomes = self.outcomes(decisions).await;
+        for error in outcomes.iter().filter_map(|written| written.as_ref().err()) {
             metrics::counter!(AUDIT_FAILED).increment(1);
-            tracing::error!(%error, records, "refusals could not be recorded in the audit trail; they are kept and tried again");
-        };
-        let Err(error) = self.store.record(decisions.clone()).await else {
-            return vec![Ok(()); decisions.len()];
-        };
-        failed(&error, decisions.len());
-        if will_pass(&error) {
-            return vec![Err(error)];
+            tracing::error!(%error, "refusals could not be recorded in the audit trail; they are kept and tried again");
+        }
+        outcomes
+    }
+
+    /// Writes decisions in one go, and one by one when one of them cannot be written at all. The outcomes in their order, up to the first failure that will pass.
+    async fn outcomes(&self, decisions: Vec<Decision>) -> Vec<Result<(), StoreError>> {
+        match self.store.record(decisions.clone()).await {
+            Ok(()) => return vec![Ok(()); decisions.len()],
+            Err(error) if will_pass(&error) => return vec![Err(error)],
+            Err(_) => {}
         }
         let mut outcomes = Vec::with_capacity(decisions.len());
         for decision in decisions {
-            let written = self.store.record(vec![decision]).await;
-            if let Err(error) = &written {
-                failed(error, 1);
-            }
+            let written = self.write_one(decision).await;
             let ends = written.as_ref().err().is_some_and(will_pass);
             outcomes.push(written);
             if ends {
@@ -469,6 +473,29 @@ impl<W: Sender> Trail<W> {
             }
         }
         outcomes
+    }
+
+    /// Writes a decision into its own chain, or into this instance's if its own cannot be written for good.
+    async fn write_one(&self, decision: Decision) -> Result<(), StoreError> {
+        let Err(error) = self.store.record(vec![decision.clone()]).await else {
+            return Ok(());
+        };
+        // Which instance this is, is the store's business.
+        let chain = chain_of(&decision.audit, &Instance::operator());
+        if will_pass(&error) || matches!(chain, Chain::Instance(_)) {
+            return Err(error);
+        }
+        metrics::counter!(AUDIT_FAILED).increment(1);
+        metrics::counter!(ALARMS, "reason" => "audit.chain_unwritable").increment(1);
+        tracing::error!(%error, %chain, "ALARM: an audit chain cannot be written; what belongs there is recorded in this instance's");
+        let Decision { audit, refuses } = decision;
+        let audit = AuditRecord {
+            reason: format!("{} chain={chain} unwritable={}", audit.reason, error.word()),
+            client_id: None,
+            device: None,
+            ..audit
+        };
+        self.store.record(vec![Decision { audit, refuses }]).await
     }
 
     /// How many refusals are in no record yet.
@@ -503,10 +530,13 @@ impl<W: Sender> Trail<W> {
                 drop(turn);
                 return written.await.unwrap_or(Err(CUT_SHORT));
             }
-            let result = self.store.record(decisions).await;
+            let mut outcomes = self.outcomes(decisions).await.into_iter();
+            let mut last = Ok(());
             for done in waiting {
+                // What was not tried is kept from it by the last failure.
+                last = outcomes.next().unwrap_or(last);
                 // Whoever waited may be gone.
-                let _gone = done.send(result.clone());
+                let _gone = done.send(last.clone());
             }
         }
     }

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use keyturn_proto::ClientId;
+use keyturn_store::audit::chain_id;
 use keyturn_store::contract::World;
 use keyturn_store::contract::damaged::{self, Spoil};
 use keyturn_store::contract::fixture::{
-    DELAY, NOW, PROOF_TIME, at, audit, client, client_id, operation, outbox, prepare, reserve,
+    DELAY, NOW, PROOF_TIME, at, audit, client, client_id, event_id, operation, outbox, prepare,
+    refusal, reserve,
 };
 use keyturn_store::documents::{AdminGroupDoc, GroupState, OutboxDoc};
 use keyturn_store::store::{
-    AuditTrail as _, BurnNonce, Registry as _, Reserved, SecretStore as _, StoreError,
+    Asked, AuditTrail as _, BurnNonce, Registry as _, Reserved, SecretStore as _, StoreError,
 };
 use serde_json::json;
 
@@ -40,6 +42,35 @@ async fn one_bad_document_stops_nobody() {
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_cannot_be_written_keeps_no_other_from_its_records() {
+    let place = Place::fresh().await;
+    let store = place.settled().await;
+    let full = format!(
+        "audit_chains/{}",
+        chain_id(&format!("client:{}", client_id()))
+    );
+    let end = json!({ "integerValue": "9999999999" });
+    place.set(&full, "seq", end).await;
+    let of_nobody = |n| {
+        let mut decision = refusal(n, NOW);
+        decision.audit.client_id = None;
+        decision
+    };
+    let mixed = vec![of_nobody(1), refusal(2, NOW), of_nobody(3)];
+    let why = "audit.chain_full";
+    assert_eq!(store.record(mixed).await, Err(StoreError::Conflict { why }));
+    let asked: Vec<Asked> = (1..=3)
+        .map(|n| Asked {
+            event_id: event_id(n),
+            operation: None,
+        })
+        .collect();
+    let found = store.decided(&asked).await.unwrap();
+    let refused: Vec<bool> = found.iter().map(|it| it.refused.is_some()).collect();
+    assert_eq!(refused, [true, false, true]);
 }
 
 /// A time by which a document is found that is not its own would make it due for ever, or hide it.

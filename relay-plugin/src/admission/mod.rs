@@ -123,10 +123,7 @@ impl Admission {
                     .increment(1);
                 Ok(permit)
             }
-            Err(refused) => {
-                self.refused(opened, &refused, now).await?;
-                Err(NotAdmitted::Refused(refused.refusal))
-            }
+            Err(refused) => Err(self.refused(opened, refused, now).await),
         }
     }
 
@@ -176,19 +173,14 @@ impl Admission {
         Ok(permit(opened, request, member, &proof, totp_step, terms))
     }
 
-    /// Audits and counts a refusal.
-    async fn refused(
-        &self,
-        opened: &Opened,
-        refused: &Refused,
-        now: UnixMs,
-    ) -> Result<(), NotAdmitted> {
+    /// Audits and counts a refusal. What is told of it follows from what is recorded.
+    async fn refused(&self, opened: &Opened, refused: Refused, now: UnixMs) -> NotAdmitted {
         let Refusal {
             class,
             reason,
             retry_after_ms: _,
         } = refused.refusal;
-        let logged = if refused.audited {
+        let recorded = if refused.audited {
             true
         } else {
             let decision = Decision {
@@ -208,21 +200,25 @@ impl Admission {
                 } else {
                     self.trail.decide(decision).await.map(|()| true)
                 };
-                recorded.map_err(|_| NotAdmitted::Unrecorded)?
+                let Ok(recorded) = recorded else {
+                    return NotAdmitted::Unrecorded;
+                };
+                recorded
             }
         };
         let action = request::action(opened);
         metrics::counter!(REQUESTS, "action" => action, "result" => class.as_str()).increment(1);
         metrics::counter!(REFUSALS, "reason" => reason).increment(1);
-        self.limits.note(&opened.leaf_signature_key, refused, now);
-        // The log follows the trail: a flood fills neither.
-        if logged {
-            tracing::info!(
-                class = class.as_str(), reason, sender = %opened.sender, group = opened.group.alias,
-                event = opened.event_id, "request refused"
-            );
+        self.limits.note(&opened.leaf_signature_key, &refused, now);
+        if !recorded {
+            return NotAdmitted::Counted(refused.refusal);
         }
-        Ok(())
+        // The log follows the trail: a flood fills neither.
+        tracing::info!(
+            class = class.as_str(), reason, sender = %opened.sender, group = opened.group.alias,
+            event = opened.event_id, "request refused"
+        );
+        NotAdmitted::Refused(refused.refusal)
     }
 
     /// Writes the summaries of refusals that have no record of their own ([`crate::trail`]). Call it now and then, and with `all` at shutdown.

@@ -111,6 +111,8 @@ pub struct Refusal {
 pub enum NotAdmitted {
     /// It was refused, and that is recorded.
     Refused(Refusal),
+    /// It was refused, and has no record of its own by now: nothing makes other instances refuse it, so nobody is told.
+    Counted(Refusal),
     /// It would be refused, but that could not be recorded: nobody is told, and it is judged again.
     Unrecorded,
 }

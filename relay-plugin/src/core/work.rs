@@ -235,8 +235,13 @@ impl Core {
         let authorised = match requested.authorise(self.gate.as_ref(), started).await {
             Ok(authorised) => authorised,
             // Whoever acts now has its own word on it.
-            Err(NotAdmitted::Refused(_)) if !self.engine.acts() => {
+            Err(NotAdmitted::Refused(_) | NotAdmitted::Counted(_)) if !self.engine.acts() => {
                 return Err(Failure::Again("lease.not_held"));
+            }
+            Err(NotAdmitted::Counted(_)) => {
+                metrics::counter!(names::REFUSALS_NOT_ANSWERED).increment(1);
+                self.done(row).await;
+                return Ok(());
             }
             // Audited by admission.
             Err(NotAdmitted::Refused(refusal)) => {
@@ -402,19 +407,24 @@ impl Core {
             audit: entry.done(),
             refuses: Some(refuse(opened, refusal.class, refusal.reason, now)),
         };
-        if kind == InnerKind::Ack {
+        let recorded = if kind == InnerKind::Ack {
+            metrics::counter!(names::ACKS, "result" => "refused").increment(1);
             self.service
                 .note_refusal(opened.sender, refusal.reason, &opened.event_id, decision)
-                .await;
-            metrics::counter!(names::ACKS, "result" => "refused").increment(1);
+                .await
         } else {
             // It was admitted, so the budgets of its sender bound how many there are.
             let recorded = self.service.decide(decision).await;
             recorded.map_err(|_| UNRECORDED)?;
             let class = refusal.class.as_str();
             metrics::counter!(names::REFUSED_LATE, "class" => class).increment(1);
+            true
+        };
+        if recorded {
+            self.answer_refusal(opened, kind, refusal).await;
+        } else {
+            metrics::counter!(names::REFUSALS_NOT_ANSWERED).increment(1);
         }
-        self.answer_refusal(opened, kind, refusal).await;
         self.done(row).await;
         Ok(())
     }

@@ -436,16 +436,17 @@ impl ServiceMember {
         self.0.refused.decide(decision).await
     }
 
-    /// Records the refusal of a member's message that no limit bounds: on its own, or in the summary of a flood.
+    /// Records the refusal of a member's message that no limit bounds: on its own, or in the summary of a flood. Returns whether on its own by now: without that
+    /// nothing makes other instances refuse the message, and nobody is told.
     pub(crate) async fn note_refusal(
         &self,
         sender: Npub,
         reason: &'static str,
         event: &str,
         decision: Decision,
-    ) {
+    ) -> bool {
         let (trail, now) = (&self.0.refused, decision.audit.at);
-        trail.note(sender, reason, event, decision, now).await;
+        trail.note(sender, reason, event, decision, now).await
     }
 
     /// Records that a member's message was not kept.

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use keyturn_proto::ErrorClass;
+use keyturn_store::audit::chain_id;
 use keyturn_store::contract::counting::Counting;
 use keyturn_store::sqlite::SqliteStore;
 use keyturn_store::store::{Asked, AuditTrail as _, Refuse, SecretStore as _};
@@ -17,7 +18,7 @@ struct World {
     trail: Arc<Trail>,
     store: Counting,
     events: AtomicU64,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl World {
@@ -29,7 +30,7 @@ impl World {
             trail: Arc::new(Trail::new(Arc::new(store.clone()))),
             store,
             events: AtomicU64::default(),
-            _dir: dir,
+            dir,
         }
     }
 
@@ -41,6 +42,23 @@ impl World {
         let event = self.event();
         let decision = refusal(&event, reason, now);
         self.trail.note(sender, reason, &event, decision, now).await
+    }
+
+    /// Changes the head of a client's chain behind the store's back.
+    fn change_head(&self, client: &str, change: &str) {
+        let db = rusqlite::Connection::open(self.dir.path().join("store.db")).unwrap();
+        let id = chain_id(&format!("client:{client}"));
+        let sql = format!("UPDATE audit_chains SET doc = {change} WHERE id = ?1");
+        assert_eq!(db.execute(&sql, [id]).unwrap(), 1, "{client} has a chain");
+    }
+
+    async fn is_marked(&self, event: &str) -> bool {
+        let asked = Asked {
+            event_id: event.to_owned(),
+            operation: None,
+        };
+        let found = self.store.decided(&[asked]).await.unwrap();
+        found[0].refused.is_some()
     }
 
     async fn records(&self) -> Vec<AuditRecord> {
@@ -133,14 +151,7 @@ async fn decisions_made_at_the_same_time_share_commits() {
             tokio::spawn(async move { trail.decide(refusal(&event, "jwt.expired", NOW)).await })
         })
         .collect();
-    let all_wait = || world.trail.queue().len() + 1 >= MANY;
-    tokio::time::timeout(Duration::from_secs(20), async {
-        while !all_wait() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .expect("all wait");
+    waiting(&world, MANY - 1).await;
     drop(held);
     for task in tasks {
         task.await.unwrap().unwrap();
@@ -148,6 +159,83 @@ async fn decisions_made_at_the_same_time_share_commits() {
     assert_eq!(world.records().await.len(), MANY);
     // One, then as many as fit.
     assert_eq!(world.store.calls("record"), 1 + 3);
+}
+
+/// Waits until the first decision is being written and `queued` others wait.
+async fn waiting(world: &World, queued: usize) {
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while world.store.calls("record") == 0 || world.trail.queue().len() < queued {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("all wait");
+}
+
+#[tokio::test]
+async fn a_chain_that_cannot_be_written_keeps_nothing_out_of_the_trail_and_holds_up_nobody() {
+    let world = World::new();
+    let about = |client: &str| {
+        let event = world.event();
+        let mut decision = refusal(&event, "jwt.expired", NOW);
+        decision.audit.client_id = Some(client.parse().unwrap());
+        (event, decision)
+    };
+    for client in ["whole", "full", "damaged"] {
+        world.trail.decide(about(client).1).await.unwrap();
+    }
+    world.change_head("full", "json_set(doc, '$.seq', 9999999999)");
+    world.change_head("damaged", "'{}'");
+    let before = world.store.calls("record");
+    let held = world.store.hold("record");
+    // The first one is being written while the others come, and share commits as far as they share chains.
+    let mut tasks = Vec::new();
+    let mut events = Vec::new();
+    for client in ["whole", "full", "damaged", "whole", "full", "damaged"] {
+        let (event, decision) = about(client);
+        let trail = Arc::clone(&world.trail);
+        tasks.push(tokio::spawn(async move { trail.decide(decision).await }));
+        events.push(event);
+        if tasks.len() == 1 {
+            tokio::time::timeout(Duration::from_secs(20), async {
+                while world.store.calls("record") == before {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await
+            .expect("it writes");
+        }
+    }
+    waiting(&world, 5).await;
+    drop(held);
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    for event in &events {
+        assert!(world.is_marked(event).await, "{event}");
+    }
+    let records = world.records().await.split_off(3);
+    let told = |client: Option<&str>, reason: &str| {
+        let client = client.map(|client| client.parse().unwrap());
+        let alike = records
+            .iter()
+            .filter(|record| record.client_id == client && record.reason == reason);
+        alike.count()
+    };
+    assert_eq!(told(Some("whole"), "jwt.expired"), 2);
+    let full = "jwt.expired chain=client:full unwritable=audit.chain_full";
+    assert_eq!(told(None, full), 2, "{records:?}");
+    let damaged = "jwt.expired chain=client:damaged unwritable=damaged";
+    assert_eq!(told(None, damaged), 2, "{records:?}");
+    // Made again after a doubt, it is recorded no second time.
+    let (event, decision) = about("full");
+    world.trail.decide(decision.clone()).await.unwrap();
+    world.trail.decide(decision).await.unwrap();
+    let all = world.records().await;
+    let of_event = all
+        .iter()
+        .filter(|record| record.nostr_event.as_ref() == Some(&event));
+    assert_eq!(of_event.count(), 1);
 }
 
 #[tokio::test]

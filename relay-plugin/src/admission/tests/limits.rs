@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use keyturn_proto::{Action, ErrorClass};
+use keyturn_store::store::{Asked, SecretStore as _};
 
 use super::world::World;
 use crate::admission::NotAdmitted;
@@ -126,8 +127,26 @@ async fn every_judged_request_is_recorded_and_a_flood_of_others_summed_up() {
         assert_eq!(world.reason(&forged()).await, "jwt.signature");
     }
     assert_eq!(world.refusals().await.len(), 70);
-    for _ in 0..FIRST + 30 {
-        assert_eq!(world.reason(&forged()).await, "limits.breaker_open");
+    // Who is told of a refusal can rely on it: the mark of its event is in the store. What is only counted has none, and nobody is told.
+    for n in 0..FIRST + 30 {
+        let opened = world.opened(&forged());
+        let judged = world.admission.admit(&opened, world.now).await;
+        let told = match judged.err().unwrap() {
+            NotAdmitted::Refused(refusal) => Some(refusal),
+            NotAdmitted::Counted(refusal) => {
+                assert_eq!(refusal.reason, "limits.breaker_open");
+                None
+            }
+            NotAdmitted::Unrecorded => panic!("the store is there"),
+        };
+        assert_eq!(told.is_some(), n < FIRST);
+        let asked = Asked {
+            event_id: opened.event_id.clone(),
+            operation: None,
+        };
+        let found = world.store.decided(&[asked]).await.unwrap();
+        let marked = found[0].refused.as_ref().map(|refused| &*refused.reason);
+        assert_eq!(marked, told.as_ref().map(|refusal| refusal.reason));
     }
     let records = world.refusals().await.split_off(70);
     assert_eq!(records.len(), FIRST as usize);
@@ -163,8 +182,6 @@ async fn a_request_that_has_to_be_judged_again_is_paid_for_once() {
 
 #[tokio::test]
 async fn a_refusal_that_cannot_be_recorded_is_none() {
-    use keyturn_store::store::{Asked, SecretStore as _};
-
     let mut world = World::with(|settings| settings.limits.breaker_refusals = 2).await;
     let opened = world.opened(&forged());
     world.counted.fail("record");

@@ -174,7 +174,7 @@ impl World {
     pub(super) async fn admit(&self, opened: &Opened, now: UnixMs) -> Result<Permit, Refusal> {
         match self.admission.admit(opened, now).await {
             Ok(permit) => Ok(permit),
-            Err(NotAdmitted::Refused(refusal)) => Err(refusal),
+            Err(NotAdmitted::Refused(refusal) | NotAdmitted::Counted(refusal)) => Err(refusal),
             Err(NotAdmitted::Unrecorded) => panic!("not recorded"),
         }
     }

@@ -117,6 +117,51 @@ async fn a_flood_of_worthless_acks_fills_neither_the_group_nor_the_audit_trail()
     assert!(told <= crate::core::answers::ACKS as usize, "{told}");
 }
 
+/// Nothing makes another instance refuse what bears no mark: so nobody is told that it was refused.
+#[tokio::test]
+async fn nobody_is_told_of_a_refusal_that_bears_no_mark() {
+    use keyturn_proto::Action;
+    use keyturn_proto::notify::NotifyState;
+
+    use super::world::{COUNTED, because};
+
+    let mut world = World::new().await;
+    let id = world.rotate();
+    let version = world.delivered(&id).await;
+    let (group, now) = (world.group.clone(), world.now());
+    let mut forged = world.alice.proven_ack(&group, &version, now);
+    forged.ack_by = world.bob.npub();
+    // One that is only counted, one whose record cannot be written, and one that can.
+    let counted = world.ask(Action::Rotation, because(COUNTED));
+    world.counted.fail("record");
+    let before = world.counted.calls("record");
+    world.bob.ack(&group, &forged, now);
+    world
+        .until("it is tried", async || {
+            world.counted.calls("record") > before
+        })
+        .await;
+    world.counted.mend();
+    world.bob.ack(&group, &forged, now);
+    world.wait_audit("ack.refused", "ack.proof_wrong").await;
+    world.bob_acks(&version).await;
+    assert_eq!(world.over(&id).await.outcome, Some(Outcome::Promoted));
+    world
+        .until("all three are done with", async || {
+            let service = world.core.as_ref().unwrap().service.clone();
+            service.inbox(0, 10).await.unwrap().is_empty()
+        })
+        .await;
+
+    world.alice.sync(world.now());
+    let told = world.alice.told.iter();
+    let refused: Vec<_> = told
+        .filter(|told| matches!(told.body, NotifyState::Refused { .. }))
+        .collect();
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert_ne!(refused[0].action_id, Some(counted));
+}
+
 /// Bob was sealed the secret and has acked; then the operator revokes him.
 #[tokio::test]
 async fn an_admin_revoked_during_a_rotation_takes_its_secret_along() {

@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use keyturn_mls::{GroupSpec, MlsGroupId, verify_key_package};
 use keyturn_proto::{
-    Action, ClientId, Npub, Params, RotationId, Secret, ServiceRequest, UnixMs, VersionId, kinds,
+    Action, ClientId, ErrorClass, Npub, Params, RotationId, Secret, ServiceRequest, UnixMs,
+    VersionId, kinds,
 };
 use keyturn_store::contract::counting::Counting;
 use keyturn_store::documents::{
@@ -83,6 +84,9 @@ impl Clock for TestClock {
     }
 }
 
+/// A request with this reason is refused, and only counted.
+pub(super) const COUNTED: &str = "counted";
+
 /// Admission with its proofs left out: membership, enrolment and policy are the real ones.
 pub(super) struct OpenGate {
     admission: Admission,
@@ -97,6 +101,13 @@ impl Gate for OpenGate {
             request.params.rotation_reason != "panic",
             "as the test asked"
         );
+        if request.params.rotation_reason == COUNTED {
+            return Err(NotAdmitted::Counted(Refusal {
+                class: ErrorClass::PolicyViolation,
+                reason: "limits.breaker_open",
+                retry_after_ms: Some(60_000),
+            }));
+        }
         let client = self
             .store
             .client(&request.client_id)
