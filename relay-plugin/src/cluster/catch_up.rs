@@ -4,27 +4,32 @@
 //! - oldest first, a stretch at a time, so that memory is bounded by one stretch ([`Limits`](keyturn_admin::transport::Limits)) and the events of a
 //!   group come in the order of their making;
 //! - a stretch that was cut short is asked for again, narrower; it is never taken for complete;
-//! - whatever strangers store at the peer, this ends: a single second that holds too much is asked for kind by kind and by what is ours, and what
-//!   cannot be had even so is given up with an alarm.
+//! - whatever strangers store at the peer, this ends: a single second that holds too much, or more than the line brings in time, is asked for kind by kind and
+//!   by what is ours, in ever smaller portions, and what cannot be had even so is given up with an alarm;
+//! - a line on which frames arrive is slow, not dead, and is not given up.
 
 use std::time::Duration;
 
-use keyturn_admin::transport::{Connection, Fetched, RelayError};
+use keyturn_admin::transport::{Connection, Fetched, PAGE, RelayError};
 use keyturn_proto::{UnixMs, kinds};
 use nostr::{Alphabet, Event, Filter, Kind, PublicKey, SingleLetterTag, Timestamp};
 use tokio::time::Instant;
 
 use super::lanes::Lanes;
 use super::window::{WIDEST, Windows};
-use super::{AHEAD, KINDS, OVERLAP, PATIENCE, Site};
+use super::{AHEAD, KINDS, OVERLAP, Site};
 use crate::metrics as names;
 
 /// NIP-59 dates a gift wrap back by up to two days.
 const WRAP_OVERLAP: Duration = Duration::from_secs(2 * 86_400 + OVERLAP.as_secs());
 /// Events fetched at once.
 const MOST: usize = 1_000;
-/// Stretches that may take too long in a row before the connection is given up.
+/// Stretches in a row of which nothing may come in time before the connection is given up.
 const SLOW: u32 = 3;
+/// How many events of a crowded second are asked for at once: fewer, after an answer that took too long.
+const PORTIONS: [usize; 4] = [PAGE, 50, 10, 1];
+/// How many times its patience a portion may take while frames come in: what was asked for before is still on its way.
+const DRAINING: u32 = 2;
 
 /// What is fetched by itself, because of how it is dated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +101,8 @@ pub(super) struct CatchUp<'a> {
     pub(super) connection: &'a Connection,
     /// When it began, which is after we listened.
     pub(super) began: UnixMs,
+    /// How long an answer may take.
+    pub(super) patience: Duration,
 }
 
 impl CatchUp<'_> {
@@ -116,12 +123,20 @@ impl CatchUp<'_> {
         let (mut whole, mut slow) = (true, 0);
         while let Some((from, to)) = windows.next() {
             let filter = of_kinds(&kinds, from, to);
-            match self.ask(&filter).await {
-                Ok(fetched) if fetched.is_whole() => whole &= self.take(fetched.events).await,
+            let frames = self.connection.frames();
+            let portions: &[usize] = match self.ask(&filter).await {
+                Ok(fetched) if fetched.is_whole() => {
+                    whole &= self.take(fetched.events).await;
+                    &[]
+                }
                 Ok(_) if windows.halve() => continue,
-                Ok(_) => whole &= self.crowded(&kinds, from).await?,
-                // Too much at once for us, or for the peer.
+                Ok(_) => &PORTIONS,
+                // Too much at once for us, or for the line.
                 Err(RelayError::Lagged) if windows.halve() => continue,
+                Err(RelayError::Timeout(_)) if self.moves(frames) && windows.halve() => continue,
+                Err(RelayError::Lagged) => &PORTIONS[1..],
+                Err(RelayError::Timeout(_)) if self.moves(frames) => &PORTIONS[1..],
+                // Or for the peer, which may have to search for long.
                 Err(RelayError::Timeout(_)) if slow < SLOW && windows.halve() => {
                     slow += 1;
                     continue;
@@ -130,6 +145,10 @@ impl CatchUp<'_> {
                     reached.width = windows.width();
                     return Err(error);
                 }
+            };
+            if !portions.is_empty() {
+                let crowded = self.crowded(&kinds, from, portions).await;
+                whole &= crowded.inspect_err(|_| reached.width = windows.width())?;
             }
             slow = 0;
             windows.done();
@@ -143,11 +162,16 @@ impl CatchUp<'_> {
     }
 
     /// A second that holds too much.
-    async fn crowded(&self, kinds: &[u16], second: u64) -> Result<bool, RelayError> {
+    async fn crowded(
+        &self,
+        kinds: &[u16],
+        second: u64,
+        portions: &[usize],
+    ) -> Result<bool, RelayError> {
         let mut whole = true;
         for kind in kinds {
             let filter = of_kinds(&[*kind], second, second);
-            let fetched = self.ask(&filter).await?;
+            let fetched = self.portion(&filter, portions).await?;
             if fetched.is_whole() {
                 whole &= self.take(fetched.events).await;
                 continue;
@@ -161,7 +185,7 @@ impl CatchUp<'_> {
                 "more events in one second than can be fetched; only what concerns us is"
             );
             for filter in self.ours(*kind, filter) {
-                let fetched = self.ask(&filter).await?;
+                let fetched = self.portion(&filter, portions).await?;
                 if !fetched.is_whole() {
                     self.skipped("ours");
                     metrics::counter!(names::ALARMS, "reason" => "mirror.skipped").increment(1);
@@ -209,8 +233,33 @@ impl CatchUp<'_> {
     }
 
     async fn ask(&self, filter: &Filter) -> Result<Fetched, RelayError> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         self.connection.fetch(filter, MOST, deadline).await
+    }
+
+    /// As much as the line brings in time; nothing, and not whole, if it brings not even the smallest portion.
+    async fn portion(&self, filter: &Filter, portions: &[usize]) -> Result<Fetched, RelayError> {
+        for most in portions {
+            let frames = self.connection.frames();
+            let deadline = Instant::now() + self.patience * DRAINING;
+            let sample = self
+                .connection
+                .sample(filter, *most, self.patience, deadline);
+            match sample.await {
+                Err(RelayError::Lagged) => {}
+                Err(RelayError::Timeout(_)) if self.moves(frames) => {}
+                other => return other,
+            }
+        }
+        Ok(Fetched {
+            cut: true,
+            ..Fetched::default()
+        })
+    }
+
+    /// Whether anything has come since there were so many frames.
+    fn moves(&self, frames: u64) -> bool {
+        self.connection.frames() > frames
     }
 
     async fn take(&self, events: Vec<Event>) -> bool {
@@ -231,3 +280,6 @@ fn of_kinds(kinds: &[u16], from: u64, to: u64) -> Filter {
         .since(Timestamp::from_secs(from))
         .until(Timestamp::from_secs(to))
 }
+
+#[cfg(test)]
+mod tests;

@@ -219,7 +219,7 @@ fn lane(event: &Event) -> String {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use keyturn_mls::Backlog;
@@ -233,14 +233,14 @@ mod tests {
     use crate::core::tests::relay::{FakeRelay, Mood};
     use crate::service::{Served, ServedSet};
 
-    struct Place {
-        relay: FakeRelay,
-        site: Site,
+    pub(in super::super) struct Place {
+        pub(in super::super) relay: FakeRelay,
+        pub(in super::super) site: Site,
         core: mpsc::Receiver<Inbound>,
     }
 
     impl Place {
-        fn new(us: &PublicKey) -> Self {
+        pub(in super::super) fn new(us: &PublicKey) -> Self {
             let relay = FakeRelay::default();
             let (inbound, core) = mpsc::channel(64);
             let served = ServedSet::default();
@@ -264,7 +264,7 @@ mod tests {
             }
         }
 
-        fn lanes(&self) -> Lanes<'_> {
+        pub(in super::super) fn lanes(&self) -> Lanes<'_> {
             Lanes::new(&self.site, "ws://peer")
         }
     }
@@ -273,7 +273,7 @@ mod tests {
         dated(keys, kind, tags, Timestamp::now().as_secs())
     }
 
-    fn dated(keys: &Keys, kind: u16, tags: Vec<Tag>, at: u64) -> Event {
+    pub(in super::super) fn dated(keys: &Keys, kind: u16, tags: Vec<Tag>, at: u64) -> Event {
         // Each is another one, also within a second.
         let content = Keys::generate().public_key().to_hex();
         let builder = EventBuilder::new(Kind::from_u16(kind), content).tags(tags);

@@ -121,6 +121,7 @@ impl Peer<'_> {
             lanes: &self.lanes,
             connection,
             began,
+            patience: PATIENCE,
         };
         let mut whole = true;
         for series in Series::ALL {

@@ -4,11 +4,12 @@
 //! many events and bytes.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use nostr::{Event, EventId, Filter, SubscriptionId, Timestamp};
 use nostr_sdk::{Relay, SubscribeOptions};
 use tokio::runtime::Handle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::subscription::collect;
 use super::wire::Count;
@@ -93,7 +94,7 @@ impl Connection {
         loop {
             let mut page_filter = filter.clone().limit(PAGE);
             page_filter.until = until.map(Timestamp::from_secs);
-            let Page { events, count } = self.page(&page_filter, deadline).await?;
+            let Page { events, count } = self.page(&page_filter, deadline, None).await?;
             for event in events {
                 bytes = bytes.saturating_add(weight(&event));
                 found.insert(event.id, event);
@@ -132,16 +133,49 @@ impl Connection {
         Ok(fetched)
     }
 
+    /// The newest `most` of what matches, in one question. Over a slow line what was asked for before may still be on its way: the wait goes on while frames
+    /// come in, whatever they belong to, ends when none has come for `idle`, and in any case at the deadline.
+    ///
+    /// # Errors
+    /// Any [`RelayError`].
+    pub async fn sample(
+        &self,
+        filter: &Filter,
+        most: usize,
+        idle: Duration,
+        deadline: Instant,
+    ) -> Result<Fetched, RelayError> {
+        let filter = filter.clone().limit(most);
+        let Page { mut events, count } = self.page(&filter, deadline, Some(idle)).await?;
+        events.sort_by_key(|event| (event.created_at, event.id));
+        Ok(Fetched {
+            events,
+            crowded: BTreeSet::new(),
+            cut: count.cut || count.events >= most,
+        })
+    }
+
+    /// How many frames have arrived: a line that brings some is slow, not dead.
+    #[must_use]
+    pub fn frames(&self) -> u64 {
+        self.tally.frames()
+    }
+
     /// Whether anything that matches is stored.
     pub(super) async fn finds(
         &self,
         filter: &Filter,
         deadline: Instant,
     ) -> Result<bool, RelayError> {
-        Ok(!self.page(filter, deadline).await?.events.is_empty())
+        Ok(!self.page(filter, deadline, None).await?.events.is_empty())
     }
 
-    async fn page(&self, filter: &Filter, deadline: Instant) -> Result<Page, RelayError> {
+    async fn page(
+        &self,
+        filter: &Filter,
+        deadline: Instant,
+        idle: Option<Duration>,
+    ) -> Result<Page, RelayError> {
         let mut heard = self.relay.notifications();
         let id = SubscriptionId::generate();
         let counting = self.tally.begin(&id);
@@ -153,12 +187,36 @@ impl Connection {
             .subscribe_with_id(id.clone(), filter.clone(), SubscribeOptions::default())
             .await
             .map_err(client_error)?;
-        let collected = collect(&mut heard, &id, filter, deadline).await;
+        let collecting = collect(&mut heard, &id, filter, deadline);
+        let collected = match idle {
+            Some(idle) => self.while_frames_come(idle, collecting).await,
+            None => collecting.await,
+        };
         asked.close().await;
         Ok(Page {
             events: collected?,
             count: counting.so_far(),
         })
+    }
+}
+
+impl Connection {
+    async fn while_frames_come<T>(
+        &self,
+        idle: Duration,
+        work: impl Future<Output = Result<T, RelayError>>,
+    ) -> Result<T, RelayError> {
+        let mut work = std::pin::pin!(work);
+        let mut seen = self.frames();
+        loop {
+            if let Ok(done) = timeout(idle, &mut work).await {
+                return done;
+            }
+            let now = self.frames();
+            if std::mem::replace(&mut seen, now) == now {
+                return Err(RelayError::Timeout("stored events"));
+            }
+        }
     }
 }
 

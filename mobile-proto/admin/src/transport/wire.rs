@@ -5,6 +5,7 @@
 //! here, too: an event that is too large, or comes after its page has had its share, is counted and goes no further.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ pub(super) struct Count {
 #[derive(Clone, Debug)]
 pub(super) struct Tally {
     pages: Arc<Mutex<HashMap<String, Count>>>,
+    frames: Arc<AtomicU64>,
     limits: Limits,
 }
 
@@ -44,6 +46,7 @@ impl Tally {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             pages: Arc::default(),
+            frames: Arc::default(),
             limits,
         }
     }
@@ -59,8 +62,14 @@ impl Tally {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many have arrived, whatever they belong to.
+    pub(super) fn frames(&self) -> u64 {
+        self.frames.load(Ordering::Relaxed)
+    }
+
     /// Whether the library may have this frame.
     fn admit(&self, text: &str) -> bool {
+        self.frames.fetch_add(1, Ordering::Relaxed);
         let Some(id) = event_of(text) else {
             // An OK, a NOTICE, an EOSE: short, or not worth reading.
             return text.len() <= self.limits.message_bytes;
