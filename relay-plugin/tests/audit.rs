@@ -168,6 +168,34 @@ fn an_untouched_trail_is_whole_and_its_heads_can_be_noted() {
     assert_eq!(report["chains"].as_array().unwrap().len(), 1);
 }
 
+/// What is planted for a client beside its chain is not in what one chain says; the report says so, and the whole check finds it.
+#[test]
+fn a_check_of_one_chain_says_that_it_is_one() {
+    const SAID: &str = "only this chain was looked at";
+    let auditor = Auditor::new();
+    auditor.tamper(
+        "INSERT INTO audit (id, client_id, doc) SELECT 'ffffffffffffffffffffffffffffffff-0000000001', client_id, doc FROM audit WHERE client_id = 'ext-totp-svc' LIMIT 1",
+    );
+    let (code, text) = auditor.configured("audit verify --client ext-totp-svc");
+    assert_eq!(code, WHOLE, "{text}");
+    assert!(text.contains(SAID), "{text}");
+    let (code, found) = auditor.configured("audit verify");
+    assert_ne!(code, WHOLE, "{found}");
+    assert!(!found.contains(SAID), "{found}");
+    for (line, looked) in [
+        ("audit verify --json", "trail"),
+        ("audit verify --client ext-totp-svc --json", "chain"),
+    ] {
+        let (_, text) = auditor.configured(line);
+        let report: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(report["looked_at"], looked, "{line}");
+    }
+    // Kept with the heads, it is passed over.
+    std::fs::write(auditor.path("heads"), &text).unwrap();
+    let (code, text) = auditor.configured("audit verify --client ext-totp-svc --expect-from heads");
+    assert_eq!(code, WHOLE, "{text}");
+}
+
 #[test]
 fn whatever_is_done_to_the_trail_is_found() {
     let untouched = Auditor::new();

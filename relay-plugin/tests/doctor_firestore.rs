@@ -363,6 +363,12 @@ async fn who_brings_a_token_is_tried_under_the_rules() {
         verifier: unsigned(""),
     };
     let found = findings_at(&emulator.endpoint(), visitors).await;
+    for what in [
+        "somebody without any credentials is kept out of every collection",
+        "somebody without any credentials cannot create documents",
+    ] {
+        says(&found, Level::Ok, what, "");
+    }
     says(
         &found,
         Level::Ok,

@@ -4,9 +4,17 @@
 //! not hold. A credential goes nowhere but into the one connection.
 
 use firestore::gcloud_sdk::google::firestore::v1::precondition::ConditionType;
+use firestore::gcloud_sdk::google::firestore::v1::run_query_request::QueryType;
+use firestore::gcloud_sdk::google::firestore::v1::structured_query::field_filter::Operator;
+use firestore::gcloud_sdk::google::firestore::v1::structured_query::filter::FilterType;
+use firestore::gcloud_sdk::google::firestore::v1::structured_query::{
+    CollectionSelector, FieldFilter, FieldReference, Filter,
+};
+use firestore::gcloud_sdk::google::firestore::v1::value::ValueType;
 use firestore::gcloud_sdk::google::firestore::v1::write::Operation;
 use firestore::gcloud_sdk::google::firestore::v1::{
-    BatchGetDocumentsRequest, CommitRequest, Document as Wire, Precondition, Write,
+    BatchGetDocumentsRequest, CommitRequest, Document as Wire, Precondition, RunQueryRequest,
+    StructuredQuery, Value, Write,
 };
 use firestore::gcloud_sdk::tonic::{Code, Request, Status};
 use http::HeaderValue;
@@ -58,8 +66,10 @@ pub enum Visitor<'t> {
 /// What somebody may do, by collection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
-    /// Collections whose documents they read.
+    /// Collections whose documents they read, if they know their names.
     pub read: Vec<&'static str>,
+    /// Collections that they can list.
+    pub list: Vec<&'static str>,
     /// Collections whose documents they change.
     pub update: Vec<&'static str>,
     /// Collections whose documents they delete.
@@ -87,6 +97,13 @@ impl FirestoreStore {
             let name = self.link().name(&path);
             if self.reads(client.clone(), name.clone(), visitor).await? {
                 access.read.push(collection.id);
+            }
+            let parent = self.parent_of(&path);
+            if self
+                .lists(client.clone(), parent, collection, name.clone(), visitor)
+                .await?
+            {
+                access.list.push(collection.id);
             }
             for (deed, list) in [
                 (Deed::Update, &mut access.update),
@@ -164,6 +181,57 @@ impl FirestoreStore {
         };
         let asked = timeout(self.timeout(), asked).await;
         let_in("read", asked.unwrap_or_else(|_| Err(slow())), visitor)
+    }
+
+    /// What a collection lies below.
+    fn parent_of(&self, path: &Path) -> String {
+        let documents = format!("{}/documents", self.link().database());
+        match path.as_str().rsplitn(3, '/').nth(2) {
+            Some(document) => format!("{documents}/{document}"),
+            None => documents,
+        }
+    }
+
+    /// Asks for what has a name that nothing has: rules judge the question, not what it finds.
+    async fn lists(
+        &self,
+        mut client: Client,
+        parent: String,
+        collection: &Collection,
+        name: String,
+        visitor: Visitor<'_>,
+    ) -> Result<bool, ProbeError> {
+        let named = FieldFilter {
+            field: Some(FieldReference {
+                field_path: "__name__".to_owned(),
+            }),
+            op: Operator::Equal.into(),
+            value: Some(Value {
+                value_type: Some(ValueType::ReferenceValue(name)),
+            }),
+        };
+        let query = StructuredQuery {
+            from: vec![CollectionSelector {
+                collection_id: collection.id.to_owned(),
+                all_descendants: false,
+            }],
+            r#where: Some(Filter {
+                filter_type: Some(FilterType::FieldFilter(named)),
+            }),
+            limit: Some(1),
+            ..StructuredQuery::default()
+        };
+        let message = RunQueryRequest {
+            parent,
+            query_type: Some(QueryType::StructuredQuery(query)),
+            ..RunQueryRequest::default()
+        };
+        let asked = async {
+            let mut stream = client.run_query(Request::new(message)).await?.into_inner();
+            stream.message().await.map(drop)
+        };
+        let asked = timeout(self.timeout(), asked).await;
+        let_in("list", asked.unwrap_or_else(|_| Err(slow())), visitor)
     }
 
     async fn does(

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use keyturn_store::collections::{self, CLIENTS, VERSIONS};
+use keyturn_store::collections::{self, ADMINS, CLIENTS, VERSIONS};
 use keyturn_store::contract::fixture::{NOW, at, audit, operation, reserve};
 use keyturn_store::emulator::Emulator;
 use keyturn_store::firestore::{Access, Bearer, FirestoreStore, ProbeError, Visitor};
@@ -97,7 +97,7 @@ async fn a_probe_ends_when_nobody_answers() {
     assert_eq!(store.probe().await, Err(ProbeError::Unreachable));
 }
 
-async fn under_rules(rules: &Path) -> (Emulator, Access) {
+async fn under_rules(rules: &Path) -> (Emulator, Access, bool) {
     let emulator = Emulator::start(Some(rules)).await;
     let place = Place {
         project: emulator.fresh_project(),
@@ -105,7 +105,8 @@ async fn under_rules(rules: &Path) -> (Emulator, Access) {
     };
     let store = place.relay("doctor").await;
     let found = store.access(Visitor::Nobody).await.unwrap();
-    (emulator, found)
+    let creates = store.creates(Visitor::Nobody).await.unwrap();
+    (emulator, found, creates)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,14 +115,16 @@ async fn rules_keep_strangers_out_and_without_rules_they_are_in() {
     let place = Place::fresh().await;
     let open = Access {
         read: all.clone(),
+        list: all.clone(),
         update: all.clone(),
         delete: all,
     };
     let store = place.relay("doctor").await;
     assert_eq!(store.access(Visitor::Nobody).await, Ok(open));
+    assert_eq!(store.creates(Visitor::Nobody).await, Ok(true));
     let rules = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/firestore.rules"));
-    let (_emulator, closed) = under_rules(rules).await;
-    assert_eq!(closed, Access::default());
+    let (_emulator, closed, creates) = under_rules(rules).await;
+    assert_eq!((closed, creates), (Access::default(), false));
 }
 
 /// One careless line is found, and the collection that it opens is named.
@@ -136,13 +139,16 @@ service cloud.firestore {
       allow get: if true;
       match /secrets/{version} { allow delete: if true; }
     }
+    match /admins/{admin} { allow list: if true; }
   }
 }
 "#;
     std::fs::write(&rules, text).unwrap();
-    let (_emulator, found) = under_rules(&rules).await;
+    let (_emulator, found, creates) = under_rules(&rules).await;
+    assert!(!creates);
     let expected = Access {
         read: vec![CLIENTS],
+        list: vec![ADMINS],
         update: Vec::new(),
         delete: vec![VERSIONS],
     };
@@ -172,8 +178,10 @@ async fn each_person_may_do_what_the_rules_say_and_no_more() {
     assert_eq!(store.creates(Visitor::Bearer(&user)).await, Ok(false));
     let auditor = unsigned(json!({ "auditor": true }));
     let open = collections::ALL.iter().filter(|it| it.auditors);
+    let open: Vec<&str> = open.map(|it| it.id).collect();
     let expected = Access {
-        read: open.map(|it| it.id).collect(),
+        read: open.clone(),
+        list: open,
         ..Access::default()
     };
     assert_eq!(store.access(Visitor::Bearer(&auditor)).await, Ok(expected));

@@ -36,7 +36,7 @@ pub struct Verify {
     /// The file was exported with --since: its chains begin somewhere
     #[arg(long, requires = "from")]
     partial: bool,
-    /// Only the chain of this client
+    /// Only the chain of this client: what was planted beside it is found by a check of all chains
     #[arg(long, value_name = "CLIENT_ID")]
     client: Option<ClientId>,
     /// A head noted earlier, CHAIN=SEQ:HASH; repeat for more. Finds a chain that was written anew
@@ -100,7 +100,11 @@ fn verify(args: &Verify) -> Result<(), CliError> {
                 path: config.clone(),
             };
             operate::run(&config, async |op| {
-                let mut report = Report::new(op.out, args.json);
+                let scope = match &args.client {
+                    Some(_) => Looked::Chain,
+                    None => Looked::Trail,
+                };
+                let mut report = Report::new(op.out, args.json, scope);
                 match &args.client {
                     Some(client) => {
                         report.add(trail::verify_client(op.store, client, &noted).await?)?;
@@ -118,7 +122,7 @@ fn verify(args: &Verify) -> Result<(), CliError> {
             let lines = BufReader::new(File::open(file).map_err(failed)?);
             let chains = trail::verify_file(lines, args.partial, &noted).map_err(failed)?;
             let mut out = io::stdout().lock();
-            let mut report = Report::new(&mut out, args.json);
+            let mut report = Report::new(&mut out, args.json, Looked::File);
             for chain in chains {
                 report.add(chain)?;
             }
@@ -149,19 +153,33 @@ fn notes(path: &Path) -> Result<Vec<Noted>, OperatorError> {
     Ok(noted)
 }
 
+/// What was looked at, and so what `ok` says.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Looked {
+    /// Every document of the trail.
+    Trail,
+    /// The documents of one chain, by their ids. An entry that names its client under another id is none of them.
+    Chain,
+    /// An exported file.
+    File,
+}
+
 /// What is printed: chain by chain as text, or all in one JSON document.
 struct Report<'a> {
     out: &'a mut dyn Write,
     json: bool,
+    looked: Looked,
     chains: Vec<ChainReport>,
     findings: usize,
 }
 
 impl<'a> Report<'a> {
-    fn new(out: &'a mut dyn Write, json: bool) -> Self {
+    fn new(out: &'a mut dyn Write, json: bool, looked: Looked) -> Self {
         Self {
             out,
             json,
+            looked,
             chains: Vec::new(),
             findings: 0,
         }
@@ -188,15 +206,23 @@ impl<'a> Report<'a> {
         #[derive(Serialize)]
         struct Whole<'a> {
             ok: bool,
+            looked_at: Looked,
             chains: &'a [ChainReport],
         }
         if self.json {
             let whole = Whole {
                 ok: self.findings == 0,
+                looked_at: self.looked,
                 chains: &self.chains,
             };
             serde_json::to_writer_pretty(&mut *self.out, &whole)?;
             writeln!(self.out)?;
+        } else if self.looked == Looked::Chain {
+            // Indented, as what is no head: who keeps the heads keeps it, too.
+            writeln!(
+                self.out,
+                "  only this chain was looked at; entries planted under other ids are found without --client"
+            )?;
         }
         self.out.flush()?;
         match self.findings {

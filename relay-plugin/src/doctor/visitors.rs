@@ -26,29 +26,34 @@ pub(super) async fn check(
     visitors: &Visitors,
     report: &mut Report,
 ) {
+    let brought = [&visitors.user, &visitors.auditor, &visitors.verifier];
     // The emulator's rules, or that it has none, are the business of whoever started it, unless somebody is to be tried.
-    if !settings.is_emulator() {
-        let found = store.access(Visitor::Nobody).await;
-        tell(Who::Nobody, found, settings, report);
+    if !settings.is_emulator() || brought.iter().any(|token| token.is_some()) {
+        attempt(store, settings, Who::Nobody, Visitor::Nobody, report).await;
     }
-    for (who, token) in [
-        (Who::User, &visitors.user),
-        (Who::Auditor, &visitors.auditor),
-        (Who::Verifier, &visitors.verifier),
-    ] {
+    for (who, token) in [Who::User, Who::Auditor, Who::Verifier]
+        .into_iter()
+        .zip(brought)
+    {
         match token {
-            Some(token) => {
-                let visitor = Visitor::Bearer(token);
-                let found = store.access(visitor).await;
-                let known = found.is_ok();
-                tell(who, found, settings, report);
-                if known {
-                    let creates = store.creates(visitor).await;
-                    tell_creates(who, creates, settings, report);
-                }
-            }
+            Some(token) => attempt(store, settings, who, Visitor::Bearer(token), report).await,
             None => untried(who, settings, report),
         }
+    }
+}
+
+async fn attempt(
+    store: &FirestoreStore,
+    settings: &FirestoreSettings,
+    who: Who,
+    visitor: Visitor<'_>,
+    report: &mut Report,
+) {
+    let found = store.access(visitor).await;
+    let known = found.is_ok();
+    tell(who, found, settings, report);
+    if known {
+        tell_creates(who, store.creates(visitor).await, settings, report);
     }
 }
 
@@ -121,6 +126,7 @@ fn tell(
     let name = who.name();
     let Access {
         read,
+        list,
         update,
         delete,
     } = match found {
@@ -141,10 +147,20 @@ fn tell(
         }
     };
     let expected = who.reads();
-    let (wanted, more): (Vec<&str>, Vec<&str>) =
-        read.into_iter().partition(|id| expected.contains(id));
+    let judge = |found: Vec<&'static str>| -> (Vec<&str>, Vec<&str>) {
+        let more = found.iter().filter(|id| !expected.contains(id)).copied();
+        let missing = expected.iter().filter(|id| !found.contains(id)).copied();
+        (more.collect(), missing.collect())
+    };
+    let (more, missing) = judge(read);
+    let (more_lists, missing_lists) = judge(list);
     let before = report.findings.len();
-    for (what, open) in [("read", more), ("change", update), ("delete", delete)] {
+    for (what, open) in [
+        ("read", more),
+        ("list", more_lists),
+        ("change", update),
+        ("delete", delete),
+    ] {
         if !open.is_empty() {
             report.fail(
                 CHECK,
@@ -153,21 +169,19 @@ fn tell(
             );
         }
     }
-    let missing: Vec<&str> = expected
-        .into_iter()
-        .filter(|id| !wanted.contains(id))
-        .collect();
-    if !missing.is_empty() {
-        report.fail(
-            CHECK,
-            format!("{name} cannot read: {}", missing.join(", ")),
-            who.open(settings),
-        );
+    for (what, closed) in [("read", missing), ("list", missing_lists)] {
+        if !closed.is_empty() {
+            report.fail(
+                CHECK,
+                format!("{name} cannot {what}: {}", closed.join(", ")),
+                who.open(settings),
+            );
+        }
     }
     if report.clean_since(before) {
         let what = match who {
             Who::Nobody | Who::User => format!("{name} is kept out of every collection"),
-            Who::Auditor => format!("{name} reads {} and nothing else", wanted.join(", ")),
+            Who::Auditor => format!("{name} reads {} and nothing else", expected.join(", ")),
             Who::Verifier => format!("{name} reads, and neither changes nor deletes"),
         };
         report.ok(CHECK, what);
@@ -244,6 +258,7 @@ mod tests {
 
     fn reads(read: Vec<&'static str>) -> Result<Access, ProbeError> {
         Ok(Access {
+            list: read.clone(),
             read,
             ..Access::default()
         })
@@ -259,13 +274,15 @@ mod tests {
             Who::Nobody,
             Ok(Access {
                 read: vec!["oauth2_clients", "admins"],
+                list: vec!["outbox"],
                 update: Vec::new(),
                 delete: vec!["audit"],
             }),
         );
-        let [read, delete] = &open[..] else {
+        let [read, list, delete] = &open[..] else {
             unreachable!("{open:?}")
         };
+        assert!(list.0 == Level::Fail && list.1.ends_with("can list: outbox"));
         assert_eq!((read.0, delete.0), (Level::Fail, Level::Fail));
         assert!(read.1.contains("read") && read.1.contains("oauth2_clients, admins"));
         assert!(delete.1.contains("delete") && delete.1.contains("audit"));
@@ -299,16 +316,17 @@ mod tests {
         ));
         let less = told(Who::Auditor, reads(auditors[1..].to_vec()));
         assert!(
-            matches!(&less[..], [(Level::Fail, what, Some(mend))] if what.ends_with("cannot read: oauth2_rotations") && mend.contains("claim")),
+            matches!(&less[..], [(Level::Fail, what, Some(mend)), (Level::Fail, lists, _)] if what.ends_with("cannot read: oauth2_rotations") && lists.ends_with("cannot list: oauth2_rotations") && mend.contains("claim")),
             "{less:?}"
         );
         let more = told(Who::Auditor, reads(all.clone()));
         assert!(
-            matches!(&more[..], [(Level::Fail, what, _)] if what.contains("can read: oauth2_clients")),
+            matches!(&more[..], [(Level::Fail, what, _), (Level::Fail, _, _)] if what.contains("can read: oauth2_clients")),
             "{more:?}"
         );
         let writer = Access {
-            read: all,
+            read: all.clone(),
+            list: all,
             update: vec!["oauth2_clients"],
             delete: Vec::new(),
         };
@@ -319,7 +337,7 @@ mod tests {
         );
         let none = told(Who::Verifier, Ok(Access::default()));
         assert!(
-            matches!(&none[..], [(Level::Fail, _, Some(mend))] if mend.contains("roles/keyturnVerifier")),
+            matches!(&none[..], [(Level::Fail, _, Some(mend)), (Level::Fail, _, _)] if mend.contains("roles/keyturnVerifier")),
             "{none:?}"
         );
     }
