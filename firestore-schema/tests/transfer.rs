@@ -78,6 +78,7 @@ async fn devices(store: &dyn Store) {
         reason: "invalid_secret".to_owned(),
         identity: None,
         owner: "relay-a".to_owned(),
+        issuer: "embedded".to_owned(),
         limits: Limits {
             per_hour: 30,
             step: HOUR,

@@ -93,7 +93,7 @@ pub const DEVICE_ISSUES: &str = "keyturn_device_issues_total";
 pub const DEVICE_RESULTS: &str = "keyturn_device_results_total";
 /// Devices that were asked to try again, by `error`: the word they were sent, or lost (no room), or withheld (told often enough).
 pub const DEVICE_RETRIES: &str = "keyturn_device_retries_total";
-/// Destructions of secret_ids, by `result`: destroyed, already_gone, failed.
+/// Destructions of secret_ids, by `result`: destroyed, already_gone, failed, another_issuer (not tried: the configuration names another one now).
 pub const DEVICE_DESTROYED: &str = "keyturn_device_destroyed_total";
 /// Invitations of scheduled devices, by `result`: sent, lost.
 pub const DEVICE_PINGS: &str = "keyturn_device_pings_total";

@@ -114,6 +114,7 @@ impl World {
             reason: "invalid_secret".to_owned(),
             identity: None,
             owner: "relay".to_owned(),
+            issuer: "embedded".to_owned(),
             limits: Limits {
                 per_hour: 32,
                 step: hour,
@@ -176,7 +177,7 @@ async fn a_device_is_allowed_changed_listed_and_denied() {
         [json!({
             "device_id": "pump-7", "role": "river-iot", "identity_key": IDENTITY, "sealing_key": SEALING,
             "suite": "x25519-sha256-aes128gcm", "retain": true, "policy": "scheduled", "state": "allowed",
-            "accessor": null, "proven": null, "issued_at": null, "expires_at": null, "issues": 0, "to_destroy": 0,
+            "accessor": null, "proven": null, "issued_at": null, "expires_at": null, "issues": 0, "to_destroy": 0, "another_issuer": [],
         })]
     );
     let line = world.ok(&["list"]);

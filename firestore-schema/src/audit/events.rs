@@ -272,6 +272,10 @@ pub const EVENTS: &[(&str, &[Event])] = &[
                 "device.orphan_found",
                 "a secret_id that belongs to no issue: destroyed",
             ),
+            change(
+                "device.search_failed",
+                "what an issue of unknown outcome has made could not be looked for; tried again",
+            ),
             change("device.pinged", "asked whether it is there"),
             change("device.ping_unanswered", "it is not"),
             change("approle.role_created", "a role of the embedded issuer"),

@@ -219,6 +219,7 @@ where
             reason: "invalid_secret".to_owned(),
             identity: None,
             owner: "relay-a".to_owned(),
+            issuer: "embedded".to_owned(),
             limits: Limits {
                 per_hour: 30,
                 step: MINUTE,

@@ -38,6 +38,7 @@ fn ask(n: u32, owner: &str) -> Change {
         reason: "invalid_secret".to_owned(),
         identity: None,
         owner: owner.to_owned(),
+        issuer: "embedded".to_owned(),
         limits: Limits {
             per_hour: 30,
             step: MINUTE,

@@ -83,6 +83,9 @@ pub struct Outstanding {
     pub stage: Stage,
     /// The relay that works on it.
     pub owner: String,
+    /// Which issuer is asked ([`Held::issuer`]).
+    #[serde(default)]
+    pub issuer: Option<String>,
     /// When the device asked.
     pub asked_at: UnixMs,
     /// When somebody must look at it again.
@@ -98,6 +101,9 @@ pub struct Held {
     pub accessor: String,
     /// Its role.
     pub role: String,
+    /// Which issuer made it, and alone can destroy it: `embedded`, or `vault:` and the path of the auth method. `None` in documents from before this was written down.
+    #[serde(default)]
+    pub issuer: Option<String>,
     /// The nonce it was asked for with.
     pub nonce: DeviceNonce,
     /// SHA-256 of the proof that its holder can make, hex.
@@ -117,6 +123,9 @@ pub struct Doomed {
     pub accessor: String,
     /// Its role.
     pub role: String,
+    /// Which issuer made it ([`Held::issuer`]).
+    #[serde(default)]
+    pub issuer: Option<String>,
     /// Why, a stable word.
     pub why: String,
     /// How often it was tried in vain.
@@ -136,6 +145,12 @@ pub struct Unresolved {
     pub nonce: DeviceNonce,
     /// Its role.
     pub role: String,
+    /// Which issuer was asked ([`Held::issuer`]).
+    #[serde(default)]
+    pub issuer: Option<String>,
+    /// How often it could not be looked for.
+    #[serde(default)]
+    pub failures: u32,
     /// When to look for it.
     pub retry_at: UnixMs,
     /// After this it is dead by itself.

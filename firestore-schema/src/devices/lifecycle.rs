@@ -91,12 +91,14 @@ impl Draft {
                 reason,
                 identity,
                 owner,
+                issuer,
                 limits,
             } => self.ask(request::Ask {
                 nonce,
                 reason,
                 identity,
                 owner,
+                issuer,
                 limits,
             }),
             Change::Start { attempt, step } => self.start(attempt, step),
@@ -142,7 +144,11 @@ impl Draft {
                 retry_at,
             } => self.destroy_failed(&accessor, &why, retry_at),
             Change::Resolved { attempt, accessors } => self.resolved(attempt, accessors),
-            Change::ResolveFailed { attempt, retry_at } => self.resolve_failed(attempt, retry_at),
+            Change::ResolveFailed {
+                attempt,
+                why,
+                retry_at,
+            } => self.resolve_failed(attempt, &why, retry_at),
             Change::Expire {
                 attempt,
                 at_once,
@@ -220,13 +226,21 @@ impl Draft {
         let Held {
             accessor,
             role,
+            issuer,
             expires_at,
             ..
         } = held;
-        self.doom_accessor(accessor, role, expires_at, why);
+        self.doom_accessor(accessor, role, issuer, expires_at, why);
     }
 
-    fn doom_accessor(&mut self, accessor: String, role: String, expires_at: UnixMs, why: &str) {
+    fn doom_accessor(
+        &mut self,
+        accessor: String,
+        role: String,
+        issuer: Option<String>,
+        expires_at: UnixMs,
+        why: &str,
+    ) {
         let known = self
             .doc
             .doomed
@@ -239,6 +253,7 @@ impl Draft {
         self.doc.doomed.push(Doomed {
             accessor,
             role,
+            issuer,
             why: why.to_owned(),
             failures: 0,
             retry_at: self.now,
@@ -257,6 +272,8 @@ impl Draft {
                 attempt: issue.attempt,
                 nonce: issue.nonce,
                 role: issue.role,
+                issuer: issue.issuer,
+                failures: 0,
                 // Its relay may still be at it; until then a search could come too early.
                 retry_at: issue.deadline_at,
                 expires_at: in_doubt_until.max(issue.deadline_at),

@@ -45,6 +45,8 @@ pub enum Change {
         identity: Option<IdentityKey>,
         /// Who works on it.
         owner: String,
+        /// Which issuer will be asked ([`super::documents::Held::issuer`]).
+        issuer: String,
         /// See [`Limits`].
         limits: Limits,
     },
@@ -121,6 +123,8 @@ pub enum Change {
     ResolveFailed {
         /// Number of the issue.
         attempt: u64,
+        /// A stable word.
+        why: String,
         /// When to try next.
         retry_at: UnixMs,
     },

@@ -178,7 +178,7 @@ pub fn run(command: DeviceCommand) -> Result<(), CliError> {
 }
 
 async fn list(operator: &mut Operator<'_>, json: bool) -> Result<(), OperatorError> {
-    let devices = devices::list(operator.store).await?;
+    let devices = devices::list(operator.store, operator.issuer.as_deref()).await?;
     if json {
         return operator.json(&devices);
     }
@@ -196,9 +196,13 @@ fn line(operator: &mut Operator<'_>, device: &DeviceView) -> Result<(), Operator
     let until = device
         .expires_at
         .map_or_else(|| "-".to_owned(), operate::time);
+    let elsewhere = match &*device.another_issuer {
+        [] => String::new(),
+        names => format!(", by another issuer: {}", names.join(", ")),
+    };
     writeln!(
         operator.out,
-        "{}  {}  role {}  {}  accessor {}  until {until}  to destroy {}",
+        "{}  {}  role {}  {}  accessor {}  until {until}  to destroy {}{elsewhere}",
         entry.device_id,
         word(&device.state),
         entry.role,

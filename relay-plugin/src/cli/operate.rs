@@ -20,6 +20,8 @@ pub struct Operator<'a> {
     pub store: &'a dyn Store,
     /// Now.
     pub now: UnixMs,
+    /// What the issuer that the configuration names calls itself.
+    pub issuer: Option<String>,
     /// Standard output.
     pub out: &'a mut dyn Write,
     /// Where the MAC key is opened, by the one command that needs it.
@@ -52,6 +54,7 @@ pub(super) fn run(
         command(&mut Operator {
             store: store.as_ref(),
             now: now(),
+            issuer: config.device_issuer.name(),
             out: &mut out,
             mac: &|| operator::open_mac(&config),
             seed_key: &|| seed_key(&config),

@@ -9,7 +9,7 @@ use super::{
     sections::{DAY, HOUR, MINUTE},
     source::Keys,
 };
-use crate::devices::issuer::{Cidr, MountPath, VaultAddress};
+use crate::devices::issuer::{Cidr, MountPath, VaultAddress, embedded, vault};
 
 /// How secret_ids are issued, and by whom.
 #[derive(Debug)]
@@ -24,6 +24,20 @@ pub struct DeviceIssuer {
     pub cidrs: Vec<Cidr>,
     /// Lifetime of the wrapping token that devices get instead of the secret_id; `None` for the secret_id itself.
     pub wrap_ttl: Option<Duration>,
+}
+
+impl DeviceIssuer {
+    /// What the issuer calls itself ([`crate::devices::issuer::SecretIdIssuer::name`]); `None` when there is none.
+    #[must_use]
+    pub fn name(&self) -> Option<String> {
+        match &self.kind {
+            IssuerKind::None => None,
+            IssuerKind::Embedded { .. } => Some(embedded::NAME.to_owned()),
+            IssuerKind::Vault(section) => {
+                Some(vault::name(section.namespace.as_ref(), &section.mount))
+            }
+        }
+    }
 }
 
 /// Who issues secret_ids.

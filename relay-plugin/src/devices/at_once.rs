@@ -37,6 +37,7 @@ impl Devices {
             reason: reason.clone(),
             identity,
             owner: self.settings().owner.clone(),
+            issuer: self.parts.issuer.name().to_owned(),
             limits: self.settings().limits(),
         };
         // The last one made is the one that was stored.

@@ -311,6 +311,7 @@ impl Devices {
             reason,
             identity,
             owner: self.settings().owner.clone(),
+            issuer: self.parts.issuer.name().to_owned(),
             limits: self.settings().limits(),
         };
         match self.change(&device, ask).await {

@@ -13,7 +13,7 @@ use keyturn_store::store::StoreError;
 use tokio_util::sync::CancellationToken;
 
 use super::flow::Devices;
-use super::issuer::{Accessor, Destroyed, NonceHash, RoleName};
+use super::issuer::{Accessor, Destroyed, Found, Intent, IssuerError, NonceHash, Reason, RoleName};
 use super::outgoing;
 use super::settings::jittered;
 use crate::crash;
@@ -179,7 +179,14 @@ impl Devices {
         else {
             return failed("not_nameable");
         };
-        let (word, change) = match self.parts.issuer.destroy(&role, &name).await {
+        // Ours would call it gone while it lives on where it was made.
+        let destroyed = if self.made(doomed.issuer.as_deref()) {
+            self.parts.issuer.destroy(&role, &name).await
+        } else {
+            let why = Reason::AnotherIssuer;
+            Err(IssuerError::Permanent { why })
+        };
+        let (word, change) = match destroyed {
             Ok(destroyed) => {
                 tracing::info!(accessor = %name, why = doomed.why, "destroyed a secret_id");
                 let now_gone = destroyed == Destroyed::Now;
@@ -192,11 +199,22 @@ impl Devices {
             }
             Err(error) => {
                 tracing::warn!(accessor = %name, reason = error.reason().word(), "a secret_id could not be destroyed");
-                ("failed", failed(error.reason().word()))
+                let why = error.reason();
+                let word = if why == Reason::AnotherIssuer {
+                    why.word()
+                } else {
+                    "failed"
+                };
+                (word, failed(why.word()))
             }
         };
         metrics::counter!(names::DEVICE_DESTROYED, "result" => word).increment(1);
         change
+    }
+
+    /// Whether the issuer that the configuration names now is the one that made something. Where that was not written down, the issuer itself tells by the accessor.
+    fn made(&self, issuer: Option<&str>) -> bool {
+        issuer.is_none_or(|issuer| issuer == self.parts.issuer.name())
     }
 
     /// Looks for what issues of unknown outcome have made: one pass per role, however many they are.
@@ -209,21 +227,30 @@ impl Devices {
             }
         }
         for (role, issues) in roles {
-            let found = self.find(role, &issues).await;
-            for (doc, issue) in issues {
+            let ours = |(_, issue): &(&DeviceDoc, &Unresolved)| self.made(issue.issuer.as_deref());
+            let (ours, others): (Vec<_>, Vec<_>) = issues.into_iter().partition(ours);
+            let found = match &*ours {
+                [] => Ok(Vec::new()),
+                issues => self.find(role, issues).await,
+            };
+            let searched = ours.into_iter().map(|issue| (issue, found.as_deref()));
+            let another = Reason::AnotherIssuer.word();
+            let others = others.into_iter().map(|issue| (issue, Err(&another)));
+            for ((doc, issue), found) in searched.chain(others) {
                 let attempt = issue.attempt;
-                let change = match &found {
-                    Some(found) => Change::Resolved {
+                let change = match found {
+                    Ok(found) => {
+                        let intent = intent(doc, issue);
+                        let found = found.iter().filter(|found| found.intent == intent);
+                        Change::Resolved {
+                            attempt,
+                            accessors: found.map(|it| it.accessor.as_str().to_owned()).collect(),
+                        }
+                    }
+                    Err(why) => Change::ResolveFailed {
                         attempt,
-                        accessors: found
-                            .iter()
-                            .filter(|(nonce, _)| *nonce == hash(&issue.nonce))
-                            .map(|(_, accessor)| accessor.as_str().to_owned())
-                            .collect(),
-                    },
-                    None => Change::ResolveFailed {
-                        attempt,
-                        retry_at: now.plus(jittered(RETRY.0, 0.5)),
+                        why: (*why).to_owned(),
+                        retry_at: now.plus(backoff(issue.failures)),
                     },
                 };
                 match self.change(&doc.device_id, change).await {
@@ -235,32 +262,27 @@ impl Devices {
         }
     }
 
+    /// What lives of `issues`; otherwise why that could not be found out, a stable word.
     async fn find(
         &self,
         role: &str,
         issues: &[(&DeviceDoc, &Unresolved)],
-    ) -> Option<Vec<(NonceHash, Accessor)>> {
-        let role: RoleName = role.parse().ok()?;
-        let nonces: Vec<NonceHash> = issues.iter().map(|(_, issue)| hash(&issue.nonce)).collect();
-        let known = match self.known(role.as_str()).await {
-            Ok(known) => known,
-            Err(error) => {
-                tracing::warn!(%error, "the known secret_ids could not be listed");
-                return None;
-            }
-        };
-        match self.parts.issuer.find(&role, &nonces, &known).await {
-            Ok(found) => Some(
-                found
-                    .into_iter()
-                    .map(|found| (found.nonce, found.accessor))
-                    .collect(),
-            ),
-            Err(error) => {
-                tracing::warn!(%role, reason = error.reason().word(), "orphaned secret_ids could not be looked for");
-                None
-            }
-        }
+    ) -> Result<Vec<Found>, &'static str> {
+        let role: RoleName = role.parse().map_err(|_| "role_invalid")?;
+        let intents: Vec<Intent> = issues
+            .iter()
+            .map(|(doc, issue)| intent(doc, issue))
+            .collect();
+        let known = self.known(role.as_str()).await.map_err(|error| {
+            tracing::warn!(%error, "the known secret_ids could not be listed");
+            "store"
+        })?;
+        let found = self.parts.issuer.find(&role, &intents, &known).await;
+        found.map_err(|error| {
+            let why = error.reason().word();
+            tracing::warn!(%role, reason = why, "orphaned secret_ids could not be looked for");
+            why
+        })
     }
 
     /// Every accessor of `role` that a device's document names: they need not be looked at.
@@ -316,8 +338,11 @@ impl Devices {
     }
 }
 
-fn hash(nonce: &DeviceNonce) -> NonceHash {
-    NonceHash::of(nonce.as_str())
+fn intent(doc: &DeviceDoc, issue: &Unresolved) -> Intent {
+    Intent {
+        device: doc.device_id.to_string(),
+        nonce: NonceHash::of(issue.nonce.as_str()),
+    }
 }
 
 fn backoff(failures: u32) -> Duration {

@@ -1,5 +1,6 @@
 //! The allow-list of devices.
 
+use std::collections::BTreeSet;
 use std::io::BufRead;
 
 use keyturn_proto::UnixMs;
@@ -62,6 +63,8 @@ pub struct DeviceView {
     pub issues: u64,
     /// secret_ids that wait for their destruction, or are looked for.
     pub to_destroy: usize,
+    /// Other issuers than the one in the configuration that alone can destroy some of these.
+    pub another_issuer: Vec<String>,
 }
 
 /// Puts a device on the list, or changes it. Whether anything changed.
@@ -186,7 +189,7 @@ pub struct Imported {
 }
 
 /// What a listed device has beside its entry: an import takes a list as it is.
-const LISTED: [&str; 7] = [
+const LISTED: [&str; 8] = [
     "state",
     "accessor",
     "proven",
@@ -194,6 +197,7 @@ const LISTED: [&str; 7] = [
     "expires_at",
     "issues",
     "to_destroy",
+    "another_issuer",
 ];
 
 /// One line of an import. Why not, without repeating the line.
@@ -252,24 +256,34 @@ pub async fn import(
     Ok(imported)
 }
 
-/// Every device, in id order.
+/// Every device, in id order. `issuer` is what the issuer in the configuration calls itself.
 ///
 /// # Errors
 /// The store's.
-pub async fn list(store: &dyn DeviceStore) -> Result<Vec<DeviceView>, OperatorError> {
+pub async fn list(
+    store: &dyn DeviceStore,
+    issuer: Option<&str>,
+) -> Result<Vec<DeviceView>, OperatorError> {
     let mut views: Vec<DeviceView> = Vec::new();
     loop {
         let after = views.last().map(|view| view.entry.device_id.clone());
         let page = store.devices(after.as_ref(), PAGE).await?;
         let last = page.len() < PAGE;
-        views.extend(page.into_iter().map(view));
+        views.extend(page.into_iter().map(|doc| view(doc, issuer)));
         if last {
             return Ok(views);
         }
     }
 }
 
-fn view(doc: DeviceDoc) -> DeviceView {
+fn view(doc: DeviceDoc, issuer: Option<&str>) -> DeviceView {
+    let doomed = doc.doomed.iter().filter_map(|it| it.issuer.as_deref());
+    let unresolved = doc.unresolved.iter().filter_map(|it| it.issuer.as_deref());
+    let others: BTreeSet<&str> = doomed
+        .chain(unresolved)
+        .filter(|made_by| Some(*made_by) != issuer)
+        .collect();
+    let another_issuer = others.into_iter().map(str::to_owned).collect();
     let (sealing, current) = (doc.options.sealing, doc.current);
     DeviceView {
         state: doc.state,
@@ -279,6 +293,7 @@ fn view(doc: DeviceDoc) -> DeviceView {
         accessor: current.map(|held| held.accessor),
         issues: doc.attempts,
         to_destroy: doc.doomed.len() + doc.unresolved.len(),
+        another_issuer,
         entry: Entry {
             device_id: doc.device_id,
             role: doc.role,

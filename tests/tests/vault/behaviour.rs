@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use keyturn::devices::issuer::vault::{VaultIssuer, VaultSettings};
 use keyturn::devices::issuer::{
-    Accessor, Cidr, Credential, Destroyed, Found, IssueRequest, Issued, IssuerError, NonceHash,
-    Reason, RoleName, SecretIdIssuer as _,
+    Accessor, Cidr, Credential, Destroyed, Found, Intent, IssueRequest, Issued, IssuerError,
+    NonceHash, Reason, RoleName, SecretIdIssuer as _,
 };
 use keyturn_tests::vault::Stand;
 use serde_json::json;
@@ -34,6 +34,14 @@ pub fn request<'a>(role: &'a RoleName, nonce: &'a NonceHash) -> IssueRequest<'a>
         num_uses: 0,
         cidrs: &[],
         wrap_ttl: None,
+    }
+}
+
+/// What [`request`] is for.
+pub fn intent(nonce: &NonceHash) -> Intent {
+    Intent {
+        device: "pump-7".to_owned(),
+        nonce: nonce.clone(),
     }
 }
 
@@ -88,12 +96,19 @@ pub async fn the_whole_life(stand: &Stand) {
         good(issuer.destroy(&stand.role, &never).await),
         Destroyed::AlreadyGone
     );
+    // One of the embedded issuer, which Vault does not know either.
+    let embedded: Accessor = "01JM8VEZAMG2DK6T4S9N7TT1C8".parse().unwrap();
+    assert_eq!(
+        failure(issuer.destroy(&stand.role, &embedded).await).reason(),
+        Reason::AnotherIssuer
+    );
 }
 
 pub async fn lost_ones_are_found_by_nonce(stand: &Stand) {
     let issuer = issuer(stand.settings());
     let nonces: Vec<NonceHash> = ["one", "two", "three"].map(NonceHash::of).into();
-    assert!(good(issuer.find(&stand.role, &nonces, &[]).await).is_empty());
+    let intents: Vec<Intent> = nonces.iter().map(intent).collect();
+    assert!(good(issuer.find(&stand.role, &intents, &[]).await).is_empty());
     let mut accessors = Vec::new();
     for nonce in &nonces {
         accessors.push(good(issuer.issue(request(&stand.role, nonce)).await).accessor);
@@ -101,21 +116,34 @@ pub async fn lost_ones_are_found_by_nonce(stand: &Stand) {
     // Somebody else's, without our metadata.
     let path = stand.path("role/river-iot/secret-id");
     stand.operator.say("POST", &path, json!({})).await;
-    let mut found = good(issuer.find(&stand.role, &nonces[..2], &[]).await);
-    found.sort_by_key(|it| it.nonce != nonces[0]);
-    let expected: Vec<Found> = nonces
+    // Another device has chosen the same nonce.
+    let other = IssueRequest {
+        device: "pump-8",
+        ..request(&stand.role, &nonces[0])
+    };
+    let other = good(issuer.issue(other).await).accessor;
+    let theirs = Intent {
+        device: "pump-8".to_owned(),
+        ..intents[0].clone()
+    };
+    let found = good(issuer.find(&stand.role, &[theirs], &[]).await);
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].accessor, other);
+    let mut found = good(issuer.find(&stand.role, &intents[..2], &[]).await);
+    found.sort_by_key(|it| it.intent.nonce != nonces[0]);
+    let expected: Vec<Found> = intents
         .iter()
         .zip(&accessors)
         .take(2)
-        .map(|(nonce, accessor)| Found {
-            nonce: nonce.clone(),
+        .map(|(intent, accessor)| Found {
+            intent: intent.clone(),
             accessor: accessor.clone(),
         })
         .collect();
     assert_eq!(found, expected);
     let rest = good(
         issuer
-            .find(&stand.role, &nonces[..2], &accessors[..1])
+            .find(&stand.role, &intents[..2], &accessors[..1])
             .await,
     );
     assert_eq!(rest, expected[1..]);
@@ -123,7 +151,7 @@ pub async fn lost_ones_are_found_by_nonce(stand: &Stand) {
     assert!(
         good(
             issuer
-                .find(&stand.role, &nonces[..2], &accessors[..1])
+                .find(&stand.role, &intents[..2], &accessors[..1])
                 .await
         )
         .is_empty()

@@ -7,7 +7,9 @@ use keyturn::devices::issuer::{IssueRequest, IssuerError, NonceHash, Reason, Sec
 use keyturn_tests::vault::Api;
 use serde_json::json;
 
-use super::behaviour::{self, HOUR, failure, good, issuer, request, secret_id, stand_for_devices};
+use super::behaviour::{
+    self, HOUR, failure, good, intent, issuer, request, secret_id, stand_for_devices,
+};
 
 #[tokio::test]
 async fn what_holds_everywhere_holds_here() {
@@ -34,7 +36,7 @@ async fn the_policy_that_ships_is_enough() {
     let nonce = NonceHash::of("least privilege");
     good(issuer.health().await);
     let issued = good(issuer.issue(request(&stand.role, &nonce)).await);
-    let found = good(issuer.find(&stand.role, &[nonce], &[]).await);
+    let found = good(issuer.find(&stand.role, &[intent(&nonce)], &[]).await);
     assert_eq!(found[0].accessor, issued.accessor);
     good(issuer.destroy(&stand.role, &issued.accessor).await);
     good(issuer.destroy(&stand.role, &issued.accessor).await);
@@ -67,10 +69,10 @@ async fn the_policy_that_ships_has_nothing_to_spare() {
         let denied = IssuerError::Permanent {
             why: Reason::Denied,
         };
-        let (role, nonces) = (&stand.role, std::slice::from_ref(&nonce));
+        let (role, intents) = (&stand.role, [intent(&nonce)]);
         let worked = async {
             let issued = issuer.issue(request(role, &nonce)).await?;
-            issuer.find(role, nonces, &[]).await?;
+            issuer.find(role, &intents, &[]).await?;
             issuer.destroy(role, &issued.accessor).await?;
             Ok::<_, IssuerError>(())
         };
@@ -93,7 +95,7 @@ async fn the_policy_that_ships_is_what_is_really_called() {
     good(issuer.health().await);
     let nonce = NonceHash::of("every call");
     let issued = good(issuer.issue(request(&stand.role, &nonce)).await);
-    good(issuer.find(&stand.role, &[nonce], &[]).await);
+    good(issuer.find(&stand.role, &[intent(&nonce)], &[]).await);
     good(issuer.destroy(&stand.role, &issued.accessor).await);
     keyturn_tests::eventually("its token is renewed", async || {
         let seen = api.seen();

@@ -6,7 +6,7 @@ use keyturn::devices::issuer::{IssueRequest, IssuerError, NonceHash, Reason, Sec
 use keyturn_tests::eventually;
 use keyturn_tests::vault::{Api, Fault, Stand};
 
-use super::behaviour::{failure, good, issuer, request, stand_for_devices};
+use super::behaviour::{failure, good, intent, issuer, request, stand_for_devices};
 
 /// Where issuing happens, and nothing else.
 const ISSUE: &str = "river-iot/secret-id";
@@ -49,11 +49,7 @@ async fn an_answer_that_is_lost_leaves_no_secret_id_behind() {
         let error = failure(issuer.issue(request(&stand.role, &nonce)).await);
         assert!(error.in_doubt(), "{shown}: {error:?}");
         assert!(started.elapsed() < Duration::from_secs(60), "{shown}");
-        let found = good(
-            issuer
-                .find(&stand.role, std::slice::from_ref(&nonce), &[])
-                .await,
-        );
+        let found = good(issuer.find(&stand.role, &[intent(&nonce)], &[]).await);
         assert_eq!(found.len(), 1, "{shown}");
         good(issuer.destroy(&stand.role, &found[0].accessor).await);
         assert!(stand.accessors().await.is_empty(), "{shown}");
@@ -213,9 +209,10 @@ async fn a_search_that_fails_half_way_fails() {
     for nonce in &nonces {
         good(issuer.issue(request(&stand.role, nonce)).await);
     }
+    let intents = nonces.each_ref().map(intent);
     api.fault(Fault::status("secret-id-accessor/lookup", 500, "{}"));
-    let error = failure(issuer.find(&stand.role, &nonces, &[]).await);
+    let error = failure(issuer.find(&stand.role, &intents, &[]).await);
     assert_eq!(error.reason(), Reason::ServerError);
     assert!(!error.in_doubt());
-    assert_eq!(good(issuer.find(&stand.role, &nonces, &[]).await).len(), 3);
+    assert_eq!(good(issuer.find(&stand.role, &intents, &[]).await).len(), 3);
 }

@@ -59,6 +59,7 @@ impl Draft {
             let held = Held {
                 accessor,
                 role: issue.role.clone(),
+                issuer: issue.issuer.clone(),
                 nonce: issue.nonce.clone(),
                 expected_proof,
                 proven: false,
@@ -87,9 +88,14 @@ impl Draft {
             return Decision::unchanged(Answer::Repeat);
         }
         // Overtaken by a newer request, by the deadline or by the operator: with this the outcome is known.
-        self.doc.unresolved.retain(|issue| issue.attempt != attempt);
+        let known = self
+            .doc
+            .unresolved
+            .iter()
+            .position(|issue| issue.attempt == attempt);
+        let issuer = known.and_then(|at| self.doc.unresolved.remove(at).issuer);
         self.by_relay("device.overtaken", &role, None, Some(&accessor));
-        self.doom_accessor(accessor, role, expires_at, "overtaken");
+        self.doom_accessor(accessor, role, issuer, expires_at, "overtaken");
         self.done(|doc| Answer::Superseded(Box::new(doc.clone())))
     }
 
@@ -120,6 +126,8 @@ impl Draft {
                 attempt,
                 nonce: issue.nonce,
                 role: issue.role,
+                issuer: issue.issuer,
+                failures: 0,
                 retry_at: self.now,
                 expires_at,
             });

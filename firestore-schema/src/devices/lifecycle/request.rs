@@ -14,6 +14,7 @@ pub(super) struct Ask {
     pub(super) reason: String,
     pub(super) identity: Option<IdentityKey>,
     pub(super) owner: String,
+    pub(super) issuer: String,
     pub(super) limits: Limits,
 }
 
@@ -32,6 +33,7 @@ impl Draft {
             reason,
             identity,
             owner,
+            issuer,
             limits,
         } = ask;
         if self.doc.state != DeviceState::Allowed {
@@ -82,6 +84,7 @@ impl Draft {
             role: self.doc.role.clone(),
             stage: Stage::Asked,
             owner,
+            issuer: Some(issuer),
             asked_at: self.now,
             deadline_at: self.now.plus(limits.step),
             held: None,

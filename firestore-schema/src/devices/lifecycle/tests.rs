@@ -93,6 +93,7 @@ impl World {
             reason: "invalid_secret".into(),
             identity: None,
             owner: "relay".into(),
+            issuer: "embedded".into(),
             limits: LIMITS,
         })
     }
@@ -336,6 +337,71 @@ fn a_request_is_begun_before_its_deadline_or_not_at_all() {
     assert_eq!(w.start(attempt), Answer::Done(Box::new(begun)));
     w.later(MINUTE / 2);
     assert_eq!(w.start(attempt), Answer::Stale);
+}
+
+/// Whoever destroys it must ask the issuer that made it, whatever the configuration says by then.
+#[test]
+fn what_an_issuer_made_keeps_its_name() {
+    let mut w = World::new();
+    w.issue(1, "first");
+    w.ask(2);
+    let made = |issuer: &Option<String>| issuer.as_deref() == Some("embedded");
+    w.change(Change::Invalidate);
+    assert_eq!(w.doc().doomed.len() + w.doc().unresolved.len(), 2);
+    assert!(w.doc().doomed.iter().all(|it| made(&it.issuer)));
+    assert!(w.doc().unresolved.iter().all(|it| made(&it.issuer)));
+    // The search finds what was lost; a late answer tells of it.
+    let attempt = w.doc().unresolved[0].attempt;
+    assert!(matches!(
+        w.issued_as(attempt, "late", 2),
+        Answer::Superseded(_)
+    ));
+    assert!(w.doc().doomed.iter().all(|it| made(&it.issuer)));
+    w.ask(3);
+    let attempt = w.attempt();
+    w.change(Change::Invalidate);
+    w.change(Change::Resolved {
+        attempt,
+        accessors: vec!["orphan".into()],
+    });
+    assert_eq!(w.doomed(), ["first", "late", "orphan"]);
+    assert!(w.doc().doomed.iter().all(|it| made(&it.issuer)));
+}
+
+#[test]
+fn of_a_search_that_keeps_failing_the_first_failure_is_recorded() {
+    let mut w = World::new();
+    w.ask(1);
+    let (attempt, until) = (w.attempt(), w.now.plus(HOUR));
+    w.change(Change::IssueFailed {
+        attempt,
+        why: "timeout".into(),
+        in_doubt_until: Some(until),
+    });
+    for _ in 0..3 {
+        w.change(Change::ResolveFailed {
+            attempt,
+            why: "sealed".into(),
+            retry_at: w.now,
+        });
+    }
+    assert_eq!(w.doc().unresolved[0].failures, 3);
+    let failed = w.events.iter().filter(|it| *it == "device.search_failed");
+    assert_eq!(failed.count(), 1);
+}
+
+/// As an older version wrote it.
+#[test]
+fn a_document_that_names_no_issuer_is_read() {
+    let mut w = World::new();
+    w.issue(1, "first");
+    let mut value = serde_json::to_value(w.doc()).unwrap();
+    let issue = value["outstanding"].as_object_mut().unwrap();
+    issue.remove("issuer").unwrap();
+    let held = issue["held"].as_object_mut().unwrap();
+    held.remove("issuer").unwrap();
+    let doc: DeviceDoc = serde_json::from_value(value).unwrap();
+    assert_eq!(doc.outstanding.unwrap().held.unwrap().issuer, None);
 }
 
 #[test]

@@ -77,12 +77,13 @@ impl Draft {
                 Some(&accessor),
             );
             // Its own lifetime is not known; it is not forgotten before the longest possible one.
-            self.doom_accessor(accessor, issue.role.clone(), issue.expires_at, "orphan");
+            let (role, issuer) = (issue.role.clone(), issue.issuer.clone());
+            self.doom_accessor(accessor, role, issuer, issue.expires_at, "orphan");
         }
         self.done_with_doc()
     }
 
-    pub(super) fn resolve_failed(mut self, attempt: u64, retry_at: UnixMs) -> Decision {
+    pub(super) fn resolve_failed(mut self, attempt: u64, why: &str, retry_at: UnixMs) -> Decision {
         let now = self.now;
         let Some(at) = self
             .doc
@@ -97,6 +98,12 @@ impl Draft {
             self.doc.unresolved.remove(at);
         } else {
             issue.retry_at = retry_at.min(issue.expires_at);
+            issue.failures = issue.failures.saturating_add(1);
+            // As with destructions: the first failure is worth a record.
+            if issue.failures == 1 {
+                let nonce = issue.nonce.clone();
+                self.by_relay("device.search_failed", why, Some(&nonce), None);
+            }
         }
         self.done_with_doc()
     }

@@ -77,6 +77,9 @@ pub enum Reason {
     /// Asked for something this issuer cannot do.
     #[error("this issuer cannot do that")]
     Unsupported,
+    /// The accessor is another issuer's, from before the configuration named this one.
+    #[error("another issuer made it")]
+    AnotherIssuer,
     /// The store behind an embedded issuer failed.
     #[error("the issuer's store is not available")]
     Store,
@@ -143,6 +146,7 @@ impl Reason {
             Self::UnknownRole => "unknown_role",
             Self::Rejected => "rejected",
             Self::Unsupported => "unsupported",
+            Self::AnotherIssuer => "another_issuer",
             Self::Store => "store",
             Self::MacKey => "mac_key",
             Self::Random => "random",

@@ -63,11 +63,20 @@ pub enum Destroyed {
     AlreadyGone,
 }
 
-/// A secret_id found by the hash that was recorded before it was issued.
+/// What was recorded before a secret_id was issued, and is found with it again. Both count: a nonce is fresh only to the device that chose it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Intent {
+    /// Which device it was to be for.
+    pub device: String,
+    /// Hash of the request's nonce.
+    pub nonce: NonceHash,
+}
+
+/// A secret_id found by the intent that was recorded before it was issued.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The hash it was issued for.
-    pub nonce: NonceHash,
+    /// What it was issued for.
+    pub intent: Intent,
     /// What destroys it.
     pub accessor: Accessor,
 }
@@ -75,6 +84,9 @@ pub struct Found {
 /// Issues and destroys secret_ids. Cheap to share; waits for its own turn when too many calls are under way.
 #[async_trait]
 pub trait SecretIdIssuer: Send + Sync {
+    /// Which issuer this is; kept with what it makes. The same on every relay that shares a store, and after a restart, unless the configuration chose another one.
+    fn name(&self) -> &str;
+
     /// Issues one secret_id. After [`IssuerError::InDoubt`] one may exist: look for it with [`SecretIdIssuer::find`] before the intent is forgotten.
     ///
     /// # Errors
@@ -95,19 +107,19 @@ pub trait SecretIdIssuer: Send + Sync {
     /// Destroys the secret_id that `accessor` names. A repeat is fine.
     ///
     /// # Errors
-    /// [`IssuerError`]; on any of them the secret_id may still live.
+    /// [`IssuerError`]; on any of them the secret_id may still live. [`Reason::AnotherIssuer`] for an accessor that cannot be one of ours.
     async fn destroy(&self, role: &RoleName, accessor: &Accessor)
     -> Result<Destroyed, IssuerError>;
 
-    /// Living secret_ids of `role` that were issued for one of `nonces`. One pass over the role whatever the number of nonces; `known` (accessors
-    /// whose owner is clear) need not be looked at, which is what keeps the pass short.
+    /// Living secret_ids of `role` that were issued for one of `intents`. One pass over the role whatever their number; `known` (accessors
+    /// whose owner is clear) need not be looked at, which is what keeps the pass short. Nothing found means that there is nothing: a search that could not be made fails.
     ///
     /// # Errors
     /// [`IssuerError`].
     async fn find(
         &self,
         role: &RoleName,
-        nonces: &[NonceHash],
+        intents: &[Intent],
         known: &[Accessor],
     ) -> Result<Vec<Found>, IssuerError>;
 

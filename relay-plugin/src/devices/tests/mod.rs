@@ -1,6 +1,7 @@
 //! The flow over a real store, with an issuer and a broker that can be told to fail.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod another_issuer;
 mod at_once;
 mod flood;
 mod flow;

@@ -22,8 +22,8 @@ use zeroize::Zeroizing;
 use crate::devices::flow::{Devices, Handled, Parts};
 use crate::devices::intake::{Carriage, Incoming};
 use crate::devices::issuer::{
-    Accessor, Credential, CredentialText, Destroyed, Found, IssueRequest, Issued, IssuerError,
-    NonceHash, Reason, RoleName, SecretIdIssuer,
+    Accessor, Credential, CredentialText, Destroyed, Found, Intent, IssueRequest, Issued,
+    IssuerError, NonceHash, Reason, RoleName, SecretIdIssuer,
 };
 use crate::devices::outgoing::{NotSent, Outgoing, Outlet};
 use crate::devices::settings::Settings;
@@ -109,6 +109,10 @@ impl TestIssuer {
 
 #[async_trait]
 impl SecretIdIssuer for TestIssuer {
+    fn name(&self) -> &str {
+        "test"
+    }
+
     async fn issue(&self, request: IssueRequest<'_>) -> Result<Issued, IssuerError> {
         let now = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_at_once.fetch_max(now, Ordering::SeqCst);
@@ -150,23 +154,23 @@ impl SecretIdIssuer for TestIssuer {
     async fn find(
         &self,
         _: &RoleName,
-        nonces: &[NonceHash],
+        intents: &[Intent],
         known: &[Accessor],
     ) -> Result<Vec<Found>, IssuerError> {
         self.mood()?;
         let living = self.living.lock().unwrap();
-        let found = living.iter().filter(|(accessor, (nonce, _))| {
-            nonces.contains(nonce)
-                && !known
-                    .iter()
-                    .any(|known| known.as_str() == accessor.as_str())
+        let unknown = living.iter().filter(|(accessor, _)| {
+            !known
+                .iter()
+                .any(|known| known.as_str() == accessor.as_str())
         });
-        Ok(found
-            .map(|(accessor, (nonce, _))| Found {
-                nonce: nonce.clone(),
+        let found = unknown.filter_map(|(accessor, (nonce, _))| {
+            Some(Found {
+                intent: intents.iter().find(|it| it.nonce == *nonce)?.clone(),
                 accessor: accessor.parse().unwrap(),
             })
-            .collect())
+        });
+        Ok(found.collect())
     }
 
     async fn health(&self) -> Result<(), IssuerError> {
@@ -335,6 +339,10 @@ impl World {
             .change_device(device, change, self.clock.now())
             .await
             .unwrap();
+    }
+
+    pub(super) fn clock_now(&self) -> UnixMs {
+        self.clock.now()
     }
 
     pub(super) fn later(&self, by: Duration) {

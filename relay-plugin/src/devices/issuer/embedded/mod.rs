@@ -5,7 +5,7 @@
 
 pub mod login;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,12 +19,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use zeroize::Zeroizing;
 
 use super::{
-    Accessor, Credential, CredentialText, Destroyed, Found, IssueRequest, Issued, IssuerError,
-    NonceHash, Reason, RoleName, SecretIdIssuer,
+    Accessor, Credential, CredentialText, Destroyed, Found, Intent, IssueRequest, Issued,
+    IssuerError, Reason, RoleName, SecretIdIssuer,
 };
 use crate::rotation::audit::Entry;
 use crate::rotation::ports::Clock;
 
+/// [`SecretIdIssuer::name`].
+pub const NAME: &str = "embedded";
 /// How often what has ended is removed.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
 /// Most documents removed in one transaction.
@@ -150,6 +152,10 @@ impl Fresh {
 
 #[async_trait]
 impl SecretIdIssuer for EmbeddedIssuer {
+    fn name(&self) -> &str {
+        NAME
+    }
+
     async fn issue(&self, request: IssueRequest<'_>) -> Result<Issued, IssuerError> {
         if request.wrap_ttl.is_some() {
             return Err(IssuerError::Permanent {
@@ -192,9 +198,10 @@ impl SecretIdIssuer for EmbeddedIssuer {
         role: &RoleName,
         accessor: &Accessor,
     ) -> Result<Destroyed, IssuerError> {
-        // Another issuer's, from before a change of the configuration: here it is gone.
         let Ok(accessor) = accessor.as_str().parse::<VersionId>() else {
-            return Ok(Destroyed::AlreadyGone);
+            return Err(IssuerError::Permanent {
+                why: Reason::AnotherIssuer,
+            });
         };
         let destroyed = self.parts.store.destroy_secret_id(role.as_str(), &accessor);
         match destroyed.await {
@@ -207,10 +214,11 @@ impl SecretIdIssuer for EmbeddedIssuer {
     async fn find(
         &self,
         role: &RoleName,
-        nonces: &[NonceHash],
+        intents: &[Intent],
         known: &[Accessor],
     ) -> Result<Vec<Found>, IssuerError> {
-        let hashes: Vec<String> = nonces.iter().map(ToString::to_string).collect();
+        let hashes: Vec<String> = intents.iter().map(|it| it.nonce.to_string()).collect();
+        let intents: HashSet<&Intent> = intents.iter().collect();
         let now = self.parts.clock.now();
         let found = self
             .parts
@@ -223,9 +231,12 @@ impl SecretIdIssuer for EmbeddedIssuer {
         for doc in found {
             let found = Found {
                 accessor: name(&doc.accessor)?,
-                nonce: doc.nonce_hash.parse().map_err(damaged)?,
+                intent: Intent {
+                    nonce: doc.nonce_hash.parse().map_err(damaged)?,
+                    device: doc.device,
+                },
             };
-            if !known.contains(&found.accessor) {
+            if intents.contains(&found.intent) && !known.contains(&found.accessor) {
                 all.push(found);
             }
         }

@@ -10,6 +10,7 @@ use keyturn_store::mac::{LocalMacKey, Maced, SecretHash};
 use keyturn_store::sqlite::SqliteStore;
 use keyturn_store::store::AuditTrail as _;
 
+use super::super::NonceHash;
 use super::login::{AppRoleLogin, LoginError, LoginLimits};
 use super::*;
 
@@ -27,6 +28,13 @@ impl Clock for Told {
 
     async fn sleep_until(&self, _: UnixMs) {
         std::future::pending().await
+    }
+}
+
+fn intent(device: &str, nonce: &str) -> Intent {
+    Intent {
+        device: device.to_owned(),
+        nonce: NonceHash::of(nonce),
     }
 }
 
@@ -317,11 +325,11 @@ async fn the_store_never_holds_a_secret_id() {
 async fn lost_ones_are_found_and_wrapping_is_refused() {
     let w = world();
     let issued = w.issue(|_| {}).await;
-    let nonces = [NonceHash::of("nonce"), NonceHash::of("other")];
-    let found = w.issuer.find(&w.role, &nonces, &[]).await.unwrap();
+    let intents = [intent("pump-7", "nonce"), intent("pump-7", "other")];
+    let found = w.issuer.find(&w.role, &intents, &[]).await.unwrap();
     assert_eq!(found[0].accessor, issued.accessor);
     let known = [issued.accessor.clone()];
-    assert_eq!(w.issuer.find(&w.role, &nonces, &known).await, Ok(vec![]));
+    assert_eq!(w.issuer.find(&w.role, &intents, &known).await, Ok(vec![]));
     let nonce = NonceHash::of("wrapped");
     let wrapping = IssueRequest {
         role: &w.role,
@@ -335,8 +343,37 @@ async fn lost_ones_are_found_and_wrapping_is_refused() {
     let error = w.issuer.issue(wrapping).await.err();
     let why = Reason::Unsupported;
     assert_eq!(error, Some(IssuerError::Permanent { why }));
-    assert_eq!(w.issuer.find(&w.role, &[nonce], &[]).await, Ok(vec![]));
+    let intents = [intent("pump-7", "wrapped")];
+    assert_eq!(w.issuer.find(&w.role, &intents, &[]).await, Ok(vec![]));
     w.issuer.health().await.unwrap();
+}
+
+/// A nonce is fresh to the device that chose it, and to no other.
+#[tokio::test]
+async fn of_two_devices_with_the_same_nonce_each_finds_its_own() {
+    let w = world();
+    let mine = w.issue(|it| it.device = "pump-7").await.accessor;
+    let yours = w.issue(|it| it.device = "pump-8").await.accessor;
+    for (device, accessor) in [("pump-7", &mine), ("pump-8", &yours)] {
+        let intents = [intent(device, "nonce")];
+        let found = w.issuer.find(&w.role, &intents, &[]).await.unwrap();
+        let found: Vec<&Accessor> = found.iter().map(|it| &it.accessor).collect();
+        assert_eq!(found, [accessor], "{device}");
+    }
+    let nobody = [intent("pump-9", "nonce")];
+    assert_eq!(w.issuer.find(&w.role, &nobody, &[]).await, Ok(vec![]));
+}
+
+#[tokio::test]
+async fn what_vault_made_is_not_called_gone() {
+    let w = world();
+    let accessor = "84896a0c-1347-aa90-a4f6-aca8b7558780".parse().unwrap();
+    assert_eq!(
+        w.issuer.destroy(&w.role, &accessor).await,
+        Err(IssuerError::Permanent {
+            why: Reason::AnotherIssuer
+        })
+    );
 }
 
 #[tokio::test]

@@ -1,14 +1,15 @@
-//! Destroying by accessor, and finding what was issued for a nonce.
+//! Destroying by accessor, and finding what was issued for an intent.
 
 use std::collections::HashSet;
 
 use futures::{StreamExt as _, TryStreamExt as _};
+use keyturn_proto::VersionId;
 use reqwest::Method;
 
 use super::client::Client;
 use super::transport::{Call, Failure, LIST};
-use super::wire::{self, AccessorBody, AccessorList, NONCE_KEY, SecretIdProperties};
-use crate::devices::issuer::{Accessor, Destroyed, Found, NonceHash, Reason, RoleName};
+use super::wire::{self, AccessorBody, AccessorList, DEVICE_KEY, NONCE_KEY, SecretIdProperties};
+use crate::devices::issuer::{Accessor, Destroyed, Found, Intent, Reason, RoleName};
 
 /// Look-ups under way in one pass; they leave room for devices.
 const LOOKUPS: usize = 4;
@@ -20,6 +21,10 @@ impl Client {
         role: &RoleName,
         accessor: &Accessor,
     ) -> Result<Destroyed, Failure> {
+        // Vault would only say that it does not know it, as of one that is gone.
+        if accessor.as_str().parse::<VersionId>().is_ok() {
+            return Err(Failure::permanent(Reason::AnotherIssuer));
+        }
         let body = wire::body(&AccessorBody {
             secret_id_accessor: accessor.as_str(),
         })?;
@@ -41,25 +46,25 @@ impl Client {
         Err(refused)
     }
 
-    /// The role's secret_ids that were issued for one of `nonces`.
+    /// The role's secret_ids that were issued for one of `intents`.
     pub(super) async fn find(
         &self,
         role: &RoleName,
-        nonces: &[NonceHash],
+        intents: &[Intent],
         known: &[Accessor],
     ) -> Result<Vec<Found>, Failure> {
-        if nonces.is_empty() {
+        if intents.is_empty() {
             return Ok(Vec::new());
         }
-        let wanted: HashSet<&str> = nonces.iter().map(NonceHash::as_str).collect();
+        let wanted: HashSet<&Intent> = intents.iter().collect();
         let known: HashSet<&Accessor> = known.iter().collect();
         let unknown = self.list(role).await?;
         let unknown = unknown.into_iter().filter(|found| !known.contains(found));
         let found: Vec<Option<Found>> = futures::stream::iter(unknown)
             .map(|accessor| async {
-                let nonce = self.nonce_of(role, &accessor).await?;
-                let nonce = nonce.filter(|nonce| wanted.contains(nonce.as_str()));
-                Ok::<_, Failure>(nonce.map(|nonce| Found { nonce, accessor }))
+                let intent = self.intent_of(role, &accessor).await?;
+                let intent = intent.filter(|intent| wanted.contains(intent));
+                Ok::<_, Failure>(intent.map(|intent| Found { intent, accessor }))
             })
             .buffer_unordered(LOOKUPS)
             .try_collect()
@@ -85,15 +90,20 @@ impl Client {
             .collect()
     }
 
-    async fn nonce_of(
+    async fn intent_of(
         &self,
         role: &RoleName,
         accessor: &Accessor,
-    ) -> Result<Option<NonceHash>, Failure> {
+    ) -> Result<Option<Intent>, Failure> {
         let properties = self.properties(role, accessor).await?;
         let metadata = properties.and_then(|found| found.metadata);
         // Somebody else's secret_id may have any metadata, or none.
-        Ok(metadata.and_then(|all| all.get(NONCE_KEY)?.parse().ok()))
+        Ok(metadata.and_then(|mut all| {
+            Some(Intent {
+                nonce: all.get(NONCE_KEY)?.parse().ok()?,
+                device: all.remove(DEVICE_KEY)?,
+            })
+        }))
     }
 
     /// `None` when it is gone.

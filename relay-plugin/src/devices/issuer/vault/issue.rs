@@ -6,7 +6,7 @@ use super::client::Client;
 use super::transport::{Call, Failure};
 use super::wire::{self, Envelope, IssueBody, Metadata, SecretId, WrapInfo};
 use crate::devices::issuer::{
-    Accessor, Credential, CredentialText, IssueRequest, Issued, IssuerError, Reason,
+    Accessor, Credential, CredentialText, Intent, IssueRequest, Issued, IssuerError, Reason,
 };
 
 impl Client {
@@ -112,8 +112,11 @@ impl Client {
 
     /// Older servers do not say which secret_id they have wrapped.
     async fn accessor_of(&self, request: &IssueRequest<'_>) -> Result<Accessor, IssuerError> {
-        let nonces = std::slice::from_ref(request.nonce);
-        let found = self.find(request.role, nonces, &[]).await;
+        let intent = Intent {
+            device: request.device.to_owned(),
+            nonce: request.nonce.clone(),
+        };
+        let found = self.find(request.role, &[intent], &[]).await;
         let found = found.map_err(|failure| IssuerError::InDoubt {
             why: failure.why,
             after: failure.after,

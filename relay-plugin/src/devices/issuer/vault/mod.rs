@@ -28,13 +28,24 @@ pub use transport::VaultSetupError;
 
 use self::{client::Client, transport::Failure};
 use super::{
-    Accessor, Destroyed, Found, IssueRequest, Issued, IssuerError, NonceHash, RoleName,
+    Accessor, Destroyed, Found, Intent, IssueRequest, Issued, IssuerError, MountPath, RoleName,
     SecretIdIssuer,
 };
+
+/// [`SecretIdIssuer::name`]: the path of the auth method, as Vault itself writes it. Without the address, for one Vault has many: each relay may go through an agent
+/// of its own, and a name in the DNS may change.
+#[must_use]
+pub fn name(namespace: Option<&MountPath>, mount: &MountPath) -> String {
+    match namespace {
+        Some(namespace) => format!("vault:{namespace}/auth/{mount}"),
+        None => format!("vault:auth/{mount}"),
+    }
+}
 
 /// The issuer behind Vault's AppRole. Keeps its own token alive until it is dropped.
 pub struct VaultIssuer {
     client: Arc<Client>,
+    name: String,
     _keeper: DropGuard,
 }
 
@@ -48,6 +59,7 @@ impl VaultIssuer {
         let stopping = CancellationToken::new();
         tokio::spawn(Arc::clone(&client).keep_token(stopping.clone()));
         Ok(Self {
+            name: name(client.settings.namespace.as_ref(), &client.settings.mount),
             client,
             _keeper: stopping.drop_guard(),
         })
@@ -56,6 +68,10 @@ impl VaultIssuer {
 
 #[async_trait]
 impl SecretIdIssuer for VaultIssuer {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
     async fn issue(&self, request: IssueRequest<'_>) -> Result<Issued, IssuerError> {
         self.client.issue(&request).await
     }
@@ -72,10 +88,10 @@ impl SecretIdIssuer for VaultIssuer {
     async fn find(
         &self,
         role: &RoleName,
-        nonces: &[NonceHash],
+        intents: &[Intent],
         known: &[Accessor],
     ) -> Result<Vec<Found>, IssuerError> {
-        let found = self.client.find(role, nonces, known).await;
+        let found = self.client.find(role, intents, known).await;
         found.map_err(Failure::harmless)
     }
 

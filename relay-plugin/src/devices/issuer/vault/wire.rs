@@ -109,7 +109,8 @@ pub(super) struct Metadata<'a> {
     pub(super) issued_by: &'a str,
 }
 
-/// The key of [`Metadata::nonce_sha256`] when it is read back.
+/// The keys of [`Metadata::device`] and [`Metadata::nonce_sha256`] when they are read back.
+pub(super) const DEVICE_KEY: &str = "device";
 pub(super) const NONCE_KEY: &str = "nonce_sha256";
 
 #[derive(Serialize)]
