@@ -8,6 +8,7 @@ What must always hold:
 - what works is never given up for something that was not tried: the old secret_id goes when a login with the new one has worked;
 - a power cut at any moment loses nothing: every step is in the state file before the next one begins;
 - an answer counts only under the nonce of the request that is under way; with a sealing key, only a sealed one;
+- a wrapping token is exchanged at once and once: one that somebody else has exchanged before us is reported as such;
 - a secret_id is neither printed nor put on a command line.
 
 Standard output has one JSON object per line that says what happened.
@@ -21,6 +22,7 @@ import json
 import os
 import queue
 import random
+import re
 import secrets
 import ssl
 import struct
@@ -40,6 +42,8 @@ from paho.mqtt.properties import Properties
 
 MAX_COMMAND = 8192
 LONGEST_PAUSE = 3600
+# What Vault says of a wrapping token that is used up, expired or none.
+REFUSED = (400, 403, 404)
 
 
 # ---- the protocol, without any network: what the test vectors are for ----
@@ -98,7 +102,8 @@ def hpke_open(private, suite, device_id, nonce, enc, ct):
 
 
 class State:
-    """role_id, secret_id: what works. asked: the nonce under way. candidate: received, not tried. report: to be told to the service."""
+    """role_id, secret_id: what works. asked: the nonce under way. candidate: received, not tried; until it is exchanged, with a wrapping_token in place of the
+    secret_id. report: to be told to the service."""
 
     def __init__(self, path):
         self.path = path
@@ -185,7 +190,13 @@ class Device:
                 say("told_to_wait", nonce=nonce, error=answer["error"], seconds=answer["retry_after_sec"])
                 self.wait_for_invitation(min(answer["retry_after_sec"], LONGEST_PAUSE))
             else:
-                self.state.change(candidate={name: answer[name] for name in ("nonce", "role_id", "secret_id")})
+                candidate = {name: answer[name] for name in ("nonce", "role_id")}
+                if "wrapping_token" in answer:
+                    candidate["wrapping_token"] = answer["wrapping_token"]
+                    candidate["good_until"] = time.time() + answer["wrapping_ttl_sec"]
+                else:
+                    candidate["secret_id"] = answer["secret_id"]
+                self.state.change(candidate=candidate)
                 if self.try_candidate():
                     self.report()
                     return
@@ -206,9 +217,10 @@ class Device:
             if message is None:
                 continue
             command, sealed = message
-            if command.get("nonce") == nonce and ("error" in command or "secret_id" in command):
+            given = "secret_id" in command or "wrapping_token" in command
+            if command.get("nonce") == nonce and understood(command):
                 # Whoever can write on our topic could send a secret_id of their own; with a sealing key, only who knows it counts.
-                if "secret_id" in command and self.sealing and not sealed:
+                if given and self.sealing and not sealed:
                     say("not_sealed", nonce=nonce)
                     continue
                 return command
@@ -217,13 +229,19 @@ class Device:
     def try_candidate(self):
         """Whether it works. Waits for as long as nobody can say."""
         candidate = self.state.get("candidate")
-        pause = 1
-        while (works := self.works(candidate["role_id"], candidate["secret_id"])) is None:
-            time.sleep(pause)
-            pause = min(pause * 2, 60)
+        if "secret_id" not in candidate:
+            why = until_known(self.unwrap)
+            if why:
+                self.state.change(candidate=None, report={"nonce": candidate["nonce"], "ok": False, "reason": why})
+                say("not_unwrapped", nonce=candidate["nonce"], why=why)
+                return False
+            candidate = self.state.get("candidate")
+        works = until_known(lambda: self.works(candidate["role_id"], candidate["secret_id"]))
         report = {"nonce": candidate["nonce"], "ok": works}
         if works:
-            report["proof"] = proof(candidate["secret_id"], candidate["nonce"])
+            # The key of the proof is what the service sent.
+            sent = candidate.get("wrapping_token", candidate["secret_id"])
+            report["proof"] = proof(sent, candidate["nonce"])
             kept = {"role_id": candidate["role_id"], "secret_id": candidate["secret_id"]}
             self.state.change(candidate=None, report=report, **kept)
         else:
@@ -231,13 +249,67 @@ class Device:
         say("tried", nonce=candidate["nonce"], works=works)
         return works
 
+    def unwrap(self):
+        """Exchanges the candidate's wrapping token for the secret_id: "" when that is done, why not when it never will be, None when Vault cannot be reached.
+
+        A token works once. So one that is refused although nobody but us should have had it tells that somebody else has the secret_id: the service hears of it,
+        destroys it, and its operator finds the reason in the audit trail. Looking before taking tells this from an exchange of ours whose answer was lost."""
+        candidate = self.state.get("candidate")
+        token, taken = candidate["wrapping_token"], candidate.get("taken", False)
+        lost = "wrapping_token_expired" if time.time() > candidate["good_until"] else "wrapping_token_used"
+        if not taken:
+            status, answer = self.vault("sys/wrapping/lookup", {"token": token})
+            if status in REFUSED:
+                return lost
+            if status != 200:
+                return None
+            # Whoever has exchanged it could have wrapped something of their own instead.
+            if not self.made_by_issuing(answer):
+                return "wrapping_token_forged"
+            # Written down first: after a power cut nobody could tell our exchange from another's.
+            candidate = {**candidate, "taken": True}
+            self.state.change(candidate=candidate)
+        status, answer = self.vault("sys/wrapping/unwrap", {}, token)
+        if status in REFUSED:
+            return "unwrap_interrupted" if taken else lost
+        if status != 200:
+            return None
+        secret_id = text_at(answer, "data", "secret_id")
+        if not secret_id:
+            return "wrapping_token_forged"
+        self.state.change(candidate={**candidate, "secret_id": secret_id})
+        return ""
+
+    def made_by_issuing(self, answer):
+        mount = re.search(r"/v1/(auth/.+)/login$", self.options.login)
+        path = text_at(answer, "data", "creation_path") or ""
+        return bool(mount and re.fullmatch(re.escape(mount.group(1)) + r"/role/[^/]+/secret-id", path))
+
+    def vault(self, path, body, token=None):
+        """Status and content; status None when there is no answer."""
+        base = self.options.login.split("/v1/")[0]
+        headers = {"Content-Type": "application/json", **self.namespace(), **({"X-Vault-Token": token} if token else {})}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(f"{base}/v1/{path}", json.dumps(body).encode(), headers), timeout=20) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, None
+        except (OSError, ValueError):
+            return None, None
+
+    def namespace(self):
+        return {"X-Vault-Namespace": self.options.vault_namespace} if self.options.vault_namespace else {}
+
     def report(self):
         """Until the broker has it: the service destroys the old secret_id on a proven ok, and a new one that did not work."""
         report = self.state.get("report")
         nonce = report["nonce"]
         domain = "keyturn/device-ok/1" if report["ok"] else "keyturn/device-failed/1"
         message = {"nonce": nonce, "device_id": self.id, "auth_result": "ok" if report["ok"] else "failed"}
-        message["proof" if report["ok"] else "reason"] = report.get("proof", "login_refused")
+        if report["ok"]:
+            message["proof"] = report["proof"]
+        else:
+            message["reason"] = report.get("reason", "login_refused")
         self.publish({**message, **self.signed(domain, nonce)})
         self.state.change(report=None)
         say("reported", nonce=nonce, ok=report["ok"])
@@ -253,7 +325,7 @@ class Device:
         if not secret_id:
             return False
         body = json.dumps({"role_id": role_id, "secret_id": secret_id}).encode()
-        request = urllib.request.Request(self.options.login, body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(self.options.login, body, {"Content-Type": "application/json", **self.namespace()})
         try:
             with urllib.request.urlopen(request, timeout=20) as answer:
                 return answer.status == 200
@@ -360,6 +432,31 @@ class Device:
             self.next_message(left)
 
 
+def understood(command):
+    """Whether it answers a request. Whatever else is on our topic must not stop us."""
+    has = lambda name, kind: isinstance(command.get(name), kind) and not isinstance(command.get(name), bool)
+    if "error" in command:
+        return has("error", str) and has("retry_after_sec", int)
+    wrapped = has("wrapping_token", str) and has("wrapping_ttl_sec", int)
+    return has("role_id", str) and (has("secret_id", str) or wrapped)
+
+
+def until_known(ask):
+    """Asks until there is an answer."""
+    pause = 1
+    while (known := ask()) is None:
+        time.sleep(pause)
+        pause = min(pause * 2, 60)
+    return known
+
+
+def text_at(value, *names):
+    """The text at that place of a JSON answer, or None: a server may say anything."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, str) else None
+
+
 def say(event, **fields):
     print(json.dumps({"event": event, **fields}), flush=True)
 
@@ -422,6 +519,7 @@ def options():
     parser.add_argument("--certificate", help="the device's own, PEM")
     parser.add_argument("--key", help="its key, PEM")
     parser.add_argument("--login", help="where a login is tried: https://vault.example.org:8200/v1/auth/approle/login, or Keyturn's /kr/v1/approle/login")
+    parser.add_argument("--vault-namespace", help="the namespace that --login is in, if any")
     parser.add_argument("--identity-key", help="file with the Ed25519 seed in hex: then every message is signed")
     parser.add_argument("--sealing-key", help="file with the X25519 key in hex: then only sealed commands count")
     parser.add_argument("--state", help="file in which role_id and secret_id are kept")

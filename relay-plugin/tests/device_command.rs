@@ -336,6 +336,28 @@ async fn an_import_can_be_repeated_and_takes_what_was_listed() {
     assert_eq!(other.listed(), allowed.cloned().collect::<Vec<_>>());
 }
 
+/// Only the issuer that made it can destroy it; the list says which one that is, if the configuration names another.
+#[tokio::test]
+async fn what_another_issuer_has_to_destroy_is_shown() {
+    let world = World::new();
+    world.ok(&["allow", "pump-1", "--role", "a"]);
+    world.given("pump-1", "accessor").await;
+    assert_eq!(world.listed()[0]["another_issuer"], json!([]));
+    world.ok(&["invalidate", "pump-1"]);
+    assert_eq!(world.listed()[0]["another_issuer"], json!(["embedded"]));
+    let line = world.ok(&["list"]);
+    assert!(
+        line.contains("to destroy 1, by another issuer: embedded"),
+        "{line}"
+    );
+    let path = world.dir.path().join("keyturn.toml");
+    let config = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, config + "[devices.issuer]\nkind = \"embedded\"\n").unwrap();
+    assert_eq!(world.listed()[0]["another_issuer"], json!([]));
+    let line = world.ok(&["list"]);
+    assert!(line.trim_end().ends_with("to destroy 1"), "{line}");
+}
+
 #[tokio::test]
 async fn what_devices_hold_is_shown_by_accessor_and_can_be_invalidated() {
     let world = World::new();

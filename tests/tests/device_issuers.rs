@@ -16,6 +16,8 @@ mod recovery;
 mod runbook;
 #[path = "device_issuers/webhook.rs"]
 mod webhook;
+#[path = "device_issuers/wrapped.rs"]
+mod wrapped;
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;

@@ -9,7 +9,7 @@ mod certificates;
 mod operator;
 mod rvault;
 
-pub use api::{Api, Fault};
+pub use api::{Api, Fault, Shape};
 pub use certificates::{certificates, client_certificate};
 pub use operator::{Operator, Stand, hcl};
 pub use rvault::Rvault;

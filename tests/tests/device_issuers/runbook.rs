@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 
 use keyturn_tests::iot::{House, Line, Mqtt, repository};
+use keyturn_tests::relay::Relay;
 use keyturn_tests::vault::{Operator, Rvault};
-use keyturn_tests::world::eventually;
+use keyturn_tests::world::{eventually, set};
 use reqwest::StatusCode;
 use serde_json::{Map, Value, json};
 
@@ -175,6 +176,23 @@ impl Hand {
     }
 }
 
+/// Names another issuer in the configuration; what stood there before.
+fn configured(house: &House, kind: &str) -> String {
+    let path = house.world.layout.config();
+    let before = std::fs::read_to_string(&path).unwrap();
+    let mut config: toml::Table = before.parse().unwrap();
+    let issuer = toml::Table::from_iter([("kind".to_owned(), kind.into())]);
+    set(&mut config, "devices", "issuer", issuer);
+    std::fs::write(&path, toml::to_string(&config).unwrap()).unwrap();
+    before
+}
+
+async fn stop(relay: Relay) {
+    tokio::task::spawn_blocking(move || relay.terminate())
+        .await
+        .unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_command_of_the_page_does_what_the_page_says() {
     let server = Rvault::start().await;
@@ -183,7 +201,7 @@ async fn every_command_of_the_page_does_what_the_page_says() {
         .stand(json!({ "token_ttl": "20m", "secret_id_ttl": "12h" }))
         .await;
     let house = House::new(PROGRAM, Mqtt::V5, |config| super::vault(config, &stand)).await;
-    let _relay = house.relay().await;
+    let relay = house.relay().await;
     house.allow(ID, &[]).await;
     let line = json!({ "device_id": ID, "role": "river-iot" });
     std::fs::write(
@@ -256,11 +274,36 @@ async fn every_command_of_the_page_does_what_the_page_says() {
     assert_eq!(hand.living().await, 0);
     let (_, fifth) = hand.renewed(&mut device).await;
 
+    // The configuration comes to name another issuer while something waits for its destruction.
+    done.push("The issuer was changed");
+    stop(relay).await;
+    let before = configured(&hand.house, "embedded");
+    hand.keyturn(&format!("keyturn device invalidate {ID} --config {CONFIG}"))
+        .await;
+    let relay = hand.house.relay().await;
+    let doomed = eventually("the other issuer's is refused", async || {
+        let doomed = hand.house.document(ID).await.doomed;
+        doomed.into_iter().find(|it| it.failures > 0)
+    })
+    .await;
+    let reason = hand.house.trail(ID).await.into_iter().rev();
+    let mut reason = reason.filter(|record| record.event == "device.destroy_failed");
+    assert_eq!(reason.next().unwrap().reason, "another_issuer");
+    assert!(hand.logs_in(&role_id, &fifth).await, "it is not gone");
+    hand.names.insert(ACCESSOR, doomed.accessor);
+    hand.carry_out("The issuer was changed").await;
+    assert!(!hand.logs_in(&role_id, &fifth).await);
+    stop(relay).await;
+    std::fs::write(hand.house.world.layout.config(), before).unwrap();
+    let _relay = hand.house.relay().await;
+    hand.all_destroyed().await;
+    let (_, sixth) = hand.renewed(&mut device).await;
+
     done.push("Only one accessor is known");
     let accessor = hand.house.document(ID).await.current.unwrap().accessor;
     hand.names.insert(ACCESSOR, accessor);
     hand.carry_out("Only one accessor is known").await;
-    assert!(!hand.logs_in(&role_id, &fifth).await);
+    assert!(!hand.logs_in(&role_id, &sixth).await);
     hand.renewed(&mut device).await;
 
     let mut all = sections;

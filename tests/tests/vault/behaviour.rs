@@ -158,6 +158,32 @@ pub async fn lost_ones_are_found_by_nonce(stand: &Stand) {
     );
 }
 
+/// "Not found" is also what is said of a role, or a mount, that is not there: then nothing was looked for, and nothing is known to be gone.
+pub async fn what_cannot_be_looked_for_is_not_called_gone(stand: &Stand) {
+    let nonce = NonceHash::of("not there");
+    let good_one = issuer(stand.settings());
+    let issued = good(good_one.issue(request(&stand.role, &nonce)).await);
+    let nowhere = || {
+        let mut settings = stand.settings();
+        settings.mount = format!("{}-elsewhere", stand.mount).parse().unwrap();
+        settings
+    };
+    let no_role: RoleName = "no-such-role".parse().unwrap();
+    for (settings, role) in [(stand.settings(), &no_role), (nowhere(), &stand.role)] {
+        let shown = format!("{} {role}", settings.mount);
+        let issuer = issuer(settings);
+        let found = issuer.find(role, &[intent(&nonce)], &[]).await;
+        assert!(found.is_err(), "{shown}: {found:?}");
+        let destroyed = issuer.destroy(role, &issued.accessor).await;
+        assert!(destroyed.is_err(), "{shown}: {destroyed:?}");
+    }
+    assert_eq!(stand.accessors().await, [issued.accessor.to_string()]);
+    good(good_one.destroy(&stand.role, &issued.accessor).await);
+    // Of a role that is there and has none, it says that there is none.
+    let found = good_one.find(&stand.role, &[intent(&nonce)], &[]).await;
+    assert_eq!(good(found), []);
+}
+
 pub async fn uses_are_limited(stand: &Stand) {
     let issuer = issuer(stand.settings());
     let nonce = NonceHash::of("limited");

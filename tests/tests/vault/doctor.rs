@@ -8,7 +8,7 @@ use keyturn::doctor::{self, Finding, Level, Subject};
 use keyturn::rotation::ports::Clock as _;
 use keyturn_store::devices::{Change, DeviceOptions, DeviceStore as _};
 use keyturn_store::sqlite::SqliteStore;
-use keyturn_tests::vault::{Api, Rvault, Stand};
+use keyturn_tests::vault::{Api, Fault, Rvault, Shape, Stand};
 use serde_json::json;
 
 use super::behaviour::stand_for_devices;
@@ -48,7 +48,10 @@ async fn too_little_and_too_much_are_named() {
     let role = format!("auth/{mount}/role/river-iot");
     assert_eq!(
         report.missing,
-        Ok(vec![(format!("{role}/secret-id"), "list")])
+        Ok(vec![
+            (format!("{role}/secret-id"), "list"),
+            ("auth/token/renew-self".to_owned(), "update")
+        ])
     );
     let excess: Vec<&str> = report
         .excess
@@ -84,6 +87,54 @@ async fn a_root_token_an_unknown_role_and_a_sealed_server_are_named() {
         .await
         .unwrap();
     assert!(stranger.token.is_err());
+}
+
+/// The documentation shows the paths at the top of the answer; servers also put them into its `data`, or only there.
+#[tokio::test]
+async fn capabilities_are_understood_wherever_they_stand() {
+    let api = Api::start().await;
+    let stand = stand_for_devices(&api.operator()).await;
+    let token = stand.least_privileged_token(json!({})).await;
+    let roles = [stand.role.clone()];
+    for shape in [Shape::Both, Shape::Top, Shape::Data] {
+        api.show_capabilities(shape);
+        let report = examine(stand.settings_with(&token), &roles).await.unwrap();
+        assert_eq!(report.missing, Ok(Vec::new()), "{shape:?}");
+        assert_eq!(report.excess, Vec::new(), "{shape:?}");
+    }
+    // Said of other paths than those that were asked about.
+    api.fault(Fault::garbage(
+        "sys/capabilities-self",
+        r#"{"capabilities":["update"],"data":{"capabilities":["update"]}}"#,
+    ));
+    let report = examine(stand.settings_with(&token), &roles).await.unwrap();
+    assert_eq!(report.missing, Err(Reason::Garbled));
+}
+
+/// In a namespace, what only the root has is asked of the root; and a look leaves no login behind.
+#[tokio::test]
+async fn a_look_into_a_namespace_is_as_good_and_leaves_no_token() {
+    let api = Api::start().await;
+    let stand = stand_for_devices(&api.operator().in_namespace("plant/north")).await;
+    stand.least_privileged_policy().await;
+    let policy = format!("{}-issuer", stand.mount);
+    let role = json!({ "token_ttl": "1h", "token_policies": [policy] });
+    let auth = stand.own_login(role).await;
+    let roles = [stand.role.clone()];
+    let before = api.tokens();
+    for health in [200, 404] {
+        if health == 404 {
+            // Then the seal status has to do.
+            api.fault(Fault::status("sys/health", 404, r#"{"errors":[]}"#));
+        }
+        let report = examine(stand.settings_as(auth.clone()), &roles)
+            .await
+            .unwrap();
+        assert_eq!(report.server, Ok(()), "{health}");
+        assert_eq!(report.missing, Ok(Vec::new()), "{health}");
+        assert_eq!(report.roles, [(stand.role.clone(), Ok(()))], "{health}");
+        assert_eq!(api.tokens().len(), before.len(), "{health}");
+    }
 }
 
 /// A server without `sys/capabilities-self` cannot say what is allowed, and that is what the report says.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keyturn::devices::issuer::vault::examine;
 use keyturn::devices::issuer::{IssueRequest, IssuerError, NonceHash, Reason, SecretIdIssuer as _};
-use keyturn_tests::vault::Api;
+use keyturn_tests::vault::{Api, Fault};
 use serde_json::json;
 
 use super::behaviour::{
@@ -16,6 +16,8 @@ async fn what_holds_everywhere_holds_here() {
     let api = Api::start().await;
     let operator = api.operator();
     behaviour::the_whole_life(&stand_for_devices(&operator).await).await;
+    behaviour::what_cannot_be_looked_for_is_not_called_gone(&stand_for_devices(&operator).await)
+        .await;
     behaviour::lost_ones_are_found_by_nonce(&stand_for_devices(&operator).await).await;
     behaviour::uses_are_limited(&stand_for_devices(&operator).await).await;
     behaviour::networks_are_passed_on(&stand_for_devices(&operator).await, true).await;
@@ -138,6 +140,36 @@ async fn the_policy_that_ships_is_what_is_really_called() {
     }
     granted.sort();
     assert_eq!(called, granted);
+}
+
+/// Vault says 404 with an empty list of errors both of an empty list and, on some versions, of what is not there at all.
+#[tokio::test]
+async fn a_list_that_is_not_there_is_not_an_empty_one() {
+    let api = Api::start().await;
+    let stand = stand_for_devices(&api.operator()).await;
+    let nonce = NonceHash::of("lost");
+    let list = format!("{}/role/river-iot/secret-id", stand.mount);
+    let list: &'static str = list.leak();
+    let intents = [intent(&nonce)];
+    for body in [
+        r#"{"errors":[]}"#,
+        r#"{"errors":["no handler for route"]}"#,
+        "404 page not found",
+    ] {
+        let issuer = issuer(stand.settings());
+        // The role is there: then there is nothing.
+        api.fault(Fault::status(list, 404, body));
+        assert_eq!(good(issuer.find(&stand.role, &intents, &[]).await), []);
+        // Neither is.
+        api.fault(Fault::status("river-iot", 404, body).times(2));
+        let error = failure(issuer.find(&stand.role, &intents, &[]).await);
+        assert_eq!(error.reason(), Reason::UnknownRole, "{body}");
+    }
+    let mut elsewhere = stand.settings();
+    elsewhere.namespace = Some("plant/south".parse().unwrap());
+    let issuer = behaviour::issuer(elsewhere);
+    let error = failure(issuer.find(&stand.role, &intents, &[]).await);
+    assert_eq!(error.reason(), Reason::UnknownRole, "another namespace");
 }
 
 #[tokio::test]

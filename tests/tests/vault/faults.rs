@@ -25,6 +25,10 @@ async fn an_answer_that_is_lost_leaves_no_secret_id_behind() {
         Fault::status(ISSUE, 500, r#"{"errors":["internal error"]}"#),
         Fault::status(ISSUE, 502, "<html>bad gateway</html>"),
         Fault::status(ISSUE, 504, ""),
+        // A proxy whose backend was gone when the answer was due.
+        Fault::status(ISSUE, 503, "<html>no server is available</html>"),
+        Fault::status(ISSUE, 503, r#"{"errors":["no server is available"]}"#),
+        Fault::status(ISSUE, 501, ""),
         Fault::hang(ISSUE),
         Fault::reset(ISSUE),
         Fault::garbage(ISSUE, "<html>welcome</html>"),
@@ -68,7 +72,11 @@ async fn what_was_surely_not_done_is_not_in_doubt() {
         (501, Reason::Sealed),
         (503, Reason::Sealed),
     ] {
-        api.fault(Fault::status(ISSUE, status, r#"{"errors":["x"]}"#));
+        api.fault(Fault::status(
+            ISSUE,
+            status,
+            r#"{"errors":["Vault is sealed"]}"#,
+        ));
         let issuer = issuer(stand.settings());
         let nonce = NonceHash::of("not done");
         let error = failure(issuer.issue(request(&stand.role, &nonce)).await);

@@ -58,6 +58,14 @@ async fn lost_secret_ids_are_found_by_their_nonce() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_looked_for_is_not_called_gone() {
+    let real = Real::here().await;
+    let stand = real.stand().await;
+    behaviour::what_cannot_be_looked_for_is_not_called_gone(&stand).await;
+    stand.clear().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uses_and_networks_are_limited() {
     let real = Real::here().await;
     let stand = real.stand().await;
@@ -111,7 +119,7 @@ async fn a_wrapped_secret_id_is_wrapped_or_not_given_at_all() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_issued_outlives_a_killedserver() {
+async fn what_was_issued_outlives_a_killed_server() {
     let mut server = Rvault::start().await;
     let stand = stand_for_devices(&server.operator()).await;
     let issuer = issuer(stand.settings());
@@ -145,7 +153,7 @@ async fn what_was_issued_outlives_a_killedserver() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sealedserver_is_waited_for() {
+async fn a_sealed_server_is_waited_for() {
     let server = Rvault::start().await;
     let stand = stand_for_devices(&server.operator()).await;
     let issuer = issuer(stand.settings());

@@ -22,7 +22,7 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value, json};
 
 pub use fault::Fault;
-pub use state::Seen;
+pub use state::{Seen, Shape};
 
 use self::state::Vault;
 use super::Operator;
@@ -108,6 +108,11 @@ impl Api {
         self.with(|vault| vault.names_wrapped = false);
     }
 
+    /// Answers `sys/capabilities-self` in this shape.
+    pub fn show_capabilities(&self, shape: Shape) {
+        self.with(|vault| vault.shape = shape);
+    }
+
     /// What was asked so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.with(|vault| vault.seen.clone())
@@ -125,6 +130,11 @@ impl Api {
     /// Every token, to look for them where they must not be.
     pub fn tokens(&self) -> Vec<String> {
         self.with(|vault| vault.tokens.keys().cloned().collect())
+    }
+
+    /// Wrapping tokens that nobody has exchanged yet.
+    pub fn wrapped(&self) -> Vec<String> {
+        self.with(|vault| vault.wrapped.keys().cloned().collect())
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Vault) -> T) -> T {

@@ -18,6 +18,17 @@ pub struct Seen {
     pub wrap_ttl: u64,
 }
 
+/// Where capabilities stand in the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// As Vault has it.
+    Both,
+    /// As the documentation shows it.
+    Top,
+    /// As other `sys` paths have it.
+    Data,
+}
+
 /// A role of an AppRole mount.
 #[derive(Clone)]
 pub(super) struct Role {
@@ -63,11 +74,19 @@ impl Token {
     }
 }
 
+/// An answer that waits for whoever brings its token.
+pub(super) struct Wrapped {
+    pub(super) ends: Instant,
+    pub(super) path: String,
+    pub(super) content: Value,
+}
+
 /// The whole server.
 pub(super) struct Vault {
     pub(super) sealed: bool,
     pub(super) active: Option<String>,
     pub(super) names_wrapped: bool,
+    pub(super) shape: Shape,
     pub(super) faults: Vec<Fault>,
     pub(super) seen: Vec<Seen>,
     pub(super) present: usize,
@@ -76,7 +95,7 @@ pub(super) struct Vault {
     pub(super) policies: HashMap<String, Policy>,
     /// By namespace and mount.
     pub(super) mounts: HashMap<(String, String), HashMap<String, Role>>,
-    pub(super) wrapped: HashMap<String, (Instant, Value)>,
+    pub(super) wrapped: HashMap<String, Wrapped>,
     made: u64,
 }
 
@@ -94,6 +113,7 @@ impl Default for Vault {
             sealed: false,
             active: None,
             names_wrapped: true,
+            shape: Shape::Both,
             faults: Vec::new(),
             seen: Vec::new(),
             present: 0,
@@ -129,9 +149,16 @@ impl Vault {
     }
 
     pub(super) fn handle(&mut self, ask: &Ask<'_>) -> Reply {
+        // Of the root namespace alone, as the documentation lists them.
+        if ["sys/health", "sys/seal-status"].contains(&ask.path) && !ask.namespace.is_empty() {
+            return Err(refuse(404, "unsupported path"));
+        }
+        if ask.path == "sys/seal-status" {
+            return Ok(json!({ "type": "shamir", "initialized": true, "sealed": self.sealed }));
+        }
         if ask.path == "sys/health" {
             return match (self.sealed, &self.active) {
-                (true, _) => Err(refuse(503, "sealed")),
+                (true, _) => Err(refuse(503, "Vault is sealed")),
                 (false, Some(_)) => Err(refuse(429, "standby")),
                 (false, None) => {
                     Ok(json!({ "initialized": true, "sealed": false, "standby": false }))
@@ -143,6 +170,9 @@ impl Vault {
         }
         if ask.method == "POST" && ask.path.starts_with("auth/") && ask.path.ends_with("/login") {
             return self.log_in(ask);
+        }
+        if ask.path == "sys/wrapping/lookup" {
+            return self.wrapping(ask.body["token"].as_str().unwrap_or_default());
         }
         if ask.path == "sys/wrapping/unwrap" {
             return self.unwrap(ask.token);

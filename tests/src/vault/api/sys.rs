@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::policy::Policy;
-use super::state::Vault;
+use super::state::{Shape, Vault, Wrapped};
 use super::{Ask, Reply, denied, refuse};
 
 impl Vault {
@@ -45,7 +45,14 @@ impl Vault {
                 });
                 let mut data: serde_json::Map<_, _> = each.collect();
                 data.insert("capabilities".to_owned(), json!(["deny"]));
-                Ok(json!({ "data": data }))
+                let mut whole = match self.shape {
+                    Shape::Both | Shape::Top => data.clone(),
+                    Shape::Data => Default::default(),
+                };
+                if self.shape != Shape::Top {
+                    whole.insert("data".to_owned(), data.into());
+                }
+                Ok(whole.into())
             }
             _ => Err(refuse(404, "unsupported path")),
         }
@@ -60,8 +67,12 @@ impl Vault {
         } else {
             json!("")
         };
-        self.wrapped
-            .insert(token.clone(), (Instant::now() + ttl, content));
+        let wrapped = Wrapped {
+            ends: Instant::now() + ttl,
+            path: path.to_owned(),
+            content,
+        };
+        self.wrapped.insert(token.clone(), wrapped);
         json!({ "wrap_info": {
             "token": token, "accessor": self.unique(), "ttl": ttl.as_secs(), "creation_time": "2026-11-21T06:00:00Z",
             "creation_path": path, "wrapped_accessor": named,
@@ -70,9 +81,23 @@ impl Vault {
 
     /// Once.
     pub(super) fn unwrap(&mut self, token: &str) -> Reply {
-        match self.wrapped.remove(token) {
-            Some((ends, content)) if Instant::now() < ends => Ok(content),
-            _ => Err(refuse(400, "wrapping token is not valid or does not exist")),
-        }
+        let found = self.wrapped.remove(token);
+        let found = found.filter(|it| Instant::now() < it.ends);
+        found.map(|it| it.content).ok_or_else(used_up)
     }
+
+    /// What a wrapping token is for, without using it up; for anybody who has it.
+    pub(super) fn wrapping(&self, token: &str) -> Reply {
+        let found = self.wrapped.get(token);
+        let found = found.filter(|it| Instant::now() < it.ends);
+        let found = found.ok_or_else(used_up)?;
+        let left = found.ends.saturating_duration_since(Instant::now());
+        Ok(json!({ "data": {
+            "creation_path": found.path, "creation_time": "2026-11-21T06:00:00Z", "creation_ttl": left.as_secs(),
+        }}))
+    }
+}
+
+fn used_up() -> (u16, Vec<String>) {
+    refuse(400, "wrapping token is not valid or does not exist")
 }

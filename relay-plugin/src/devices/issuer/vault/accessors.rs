@@ -41,6 +41,8 @@ impl Client {
             Reason::UnknownRole | Reason::Denied | Reason::Rejected | Reason::ServerError
         );
         if telling && self.properties(role, accessor).await?.is_none() {
+            // Where there is no such role, or no such mount, nobody has looked for the accessor.
+            self.role_id(role).await?;
             return Ok(Destroyed::AlreadyGone);
         }
         Err(refused)
@@ -80,8 +82,9 @@ impl Client {
             ..Call::get(self.role_path(role, "secret-id"))
         };
         let answer = self.call("list", &call).await?;
-        // An empty list, as well as a role that is not there: neither has a secret_id.
+        // An empty list, but just as well a role, a mount or a namespace that is not there. Only of a role that is there it says that there is nothing.
         if answer.status.as_u16() == 404 {
+            self.read_role_id(role).await?;
             return Ok(Vec::new());
         }
         let AccessorList { keys } = wire::data(&answer.good()?)?;

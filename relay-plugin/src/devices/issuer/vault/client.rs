@@ -103,11 +103,17 @@ impl Client {
         if let Some(known) = self.known_role_id(role) {
             return Ok(known);
         }
+        let role_id = self.read_role_id(role).await?;
+        self.role_ids()
+            .insert(role.clone(), (Instant::now(), role_id.clone()));
+        Ok(role_id)
+    }
+
+    /// Past what is remembered: that the role is there now.
+    pub(super) async fn read_role_id(&self, role: &RoleName) -> Result<String, Failure> {
         let call = Call::get(self.role_path(role, "role-id"));
         let answer = self.call("role_id", &call).await?.good()?;
         let RoleId { role_id } = wire::data(&answer)?;
-        self.role_ids()
-            .insert(role.clone(), (Instant::now(), role_id.clone()));
         Ok(role_id)
     }
 

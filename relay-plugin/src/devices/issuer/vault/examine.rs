@@ -1,10 +1,9 @@
 //! One look at Vault for `keyturn doctor`: is our token good, can it do what is needed, and can it do more?
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use super::client::Client;
-use super::settings::VaultSettings;
+use super::settings::{VaultAuth, VaultSettings};
 use super::transport::{Call, VaultSetupError};
 use super::wire::{self, PathsBody, TokenProperties};
 use crate::devices::issuer::{Reason, RoleName};
@@ -58,6 +57,8 @@ pub async fn examine(
         Ok((missing, excess)) => (Ok(missing), excess),
         Err(why) => (Err(why), Vec::new()),
     };
+    // What we have logged in for ourselves ends here.
+    client.give_back().await;
     Ok(VaultReport {
         server,
         token,
@@ -87,7 +88,7 @@ impl Client {
         &self,
         roles: &[RoleName],
     ) -> Result<(Vec<(String, &'static str)>, Vec<(String, String)>), Reason> {
-        let needed: Vec<(String, &'static str)> = roles
+        let mut needed: Vec<(String, &'static str)> = roles
             .iter()
             .flat_map(|role| {
                 [
@@ -100,6 +101,14 @@ impl Client {
                 .map(|(rest, capability)| (self.role_path(role, rest), capability))
             })
             .collect();
+        // Without these our token ends unseen, or outlives us.
+        needed.extend([
+            ("auth/token/lookup-self".to_owned(), "read"),
+            ("auth/token/renew-self".to_owned(), "update"),
+        ]);
+        if matches!(self.settings.auth, VaultAuth::AppRole { .. }) {
+            needed.push(("auth/token/revoke-self".to_owned(), "update"));
+        }
         let forbidden = self.forbidden(roles);
         let mut paths: Vec<String> = needed.iter().map(|(path, _)| path.clone()).collect();
         paths.extend(forbidden.iter().cloned());
@@ -110,14 +119,15 @@ impl Client {
         let answer = answer
             .and_then(super::transport::Answer::good)
             .map_err(|failure| failure.why)?;
-        let granted: HashMap<String, serde_json::Value> =
-            wire::data(&answer).map_err(|failure| failure.why)?;
+        let granted = wire::capabilities(&answer).map_err(|failure| failure.why)?;
+        // Silence about a path is no leave, and no refusal either.
+        if paths.iter().any(|path| !granted.contains_key(path)) {
+            return Err(Reason::Garbled);
+        }
         let of = |path: &str| -> Vec<&str> {
-            let listed = granted.get(path).and_then(serde_json::Value::as_array);
+            let listed = granted.get(path).into_iter().flatten();
             listed
-                .into_iter()
-                .flatten()
-                .filter_map(serde_json::Value::as_str)
+                .map(String::as_str)
                 .filter(|capability| *capability != "deny")
                 .collect()
         };

@@ -10,6 +10,7 @@ use reqwest::{Method, StatusCode, Url, header, header::HeaderValue};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::settings::VaultSettings;
+use super::wire;
 use crate::devices::issuer::{IssuerError, Reason};
 
 /// A standby's answer leads to the active node; one more in case that one just changed.
@@ -174,8 +175,12 @@ impl Answer {
             // A node that has not caught up with an earlier write.
             412 => Failure::retryable(Reason::Standby, second),
             429 => Failure::retryable(Reason::RateLimited, after(second)),
-            472 | 473 => Failure::retryable(Reason::Standby, after(second * 10)),
-            501 | 503 => Failure::retryable(Reason::Sealed, after(second * 10)),
+            472..=474 => Failure::retryable(Reason::Standby, after(second * 10)),
+            // Whatever stands in front of Vault says so as well, also of a request that Vault has carried out.
+            501 | 503 if wire::is_sealed(&self.body) => {
+                Failure::retryable(Reason::Sealed, after(second * 10))
+            }
+            501 | 503 => Failure::in_doubt(Reason::ServerError, after(second * 10)),
             400..=499 => Failure::permanent(Reason::Rejected),
             // Vault also says 500 when it did what was asked and could not write its own audit log.
             500..=599 => Failure::in_doubt(Reason::ServerError, after(second * 5)),
@@ -400,11 +405,13 @@ mod tests {
             (429, Reason::RateLimited, false, false),
             (472, Reason::Standby, false, false),
             (473, Reason::Standby, false, false),
+            (474, Reason::Standby, false, false),
             (500, Reason::ServerError, true, false),
-            (501, Reason::Sealed, false, false),
+            (501, Reason::ServerError, true, false),
             (502, Reason::ServerError, true, false),
-            (503, Reason::Sealed, false, false),
+            (503, Reason::ServerError, true, false),
             (504, Reason::ServerError, true, false),
+            (530, Reason::ServerError, true, false),
             (999, Reason::Garbled, true, false),
         ] {
             let failure = answered(status).failure().unwrap();
@@ -417,6 +424,45 @@ mod tests {
             assert!(!failure.harmless().in_doubt(), "{status}");
         }
         assert_eq!(answered(204).failure(), None);
+    }
+
+    /// Only Vault's own word says that nothing was done. The hint of when to come back counts either way.
+    #[test]
+    fn a_server_is_sealed_when_it_says_so_itself() {
+        let health = r#"{"initialized":true,"sealed":true,"standby":true}"#;
+        let fresh = r#"{"initialized":false,"sealed":true,"standby":true}"#;
+        for (body, sealed) in [
+            (r#"{"errors":["Vault is sealed"]}"#, true),
+            (r#"{"errors":["OpenBao is sealed"]}"#, true),
+            (
+                r#"{"errors":["error performing token check: Vault is sealed"]}"#,
+                true,
+            ),
+            (r#"{"error":"Vault is sealed."}"#, true),
+            (health, true),
+            (fresh, true),
+            ("", false),
+            ("{}", false),
+            (r#"{"errors":[]}"#, false),
+            (r#"{"errors":["no server available"]}"#, false),
+            (r#"{"errors":["the envelope was unsealed"]}"#, false),
+            (r#"{"sealed":false}"#, false),
+            (r#"{"sealed":"true"}"#, false),
+            ("Vault is sealed", false),
+            ("<html>503 Service Unavailable: sealed</html>", false),
+        ] {
+            for status in [501, 503] {
+                let answer = Answer {
+                    body: Zeroizing::new(body.as_bytes().to_vec()),
+                    retry_after: Some(Duration::from_secs(7)),
+                    ..answered(status)
+                };
+                let failure = answer.failure().unwrap();
+                assert_eq!(failure.doubt, !sealed, "{status} {body}");
+                assert_eq!(failure.why == Reason::Sealed, sealed, "{status} {body}");
+                assert_eq!(failure.after, Duration::from_secs(7), "{status} {body}");
+            }
+        }
     }
 
     #[test]

@@ -85,6 +85,27 @@ pub(super) struct SealStatus {
     pub(super) sealed: bool,
 }
 
+/// An answer that is no answer to what was asked: errors, or the seal status in their place.
+#[derive(Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    errors: Vec<String>,
+    /// RustyVault's.
+    #[serde(default)]
+    error: String,
+    #[serde(default)]
+    sealed: bool,
+}
+
+/// Whether the server itself says that it is sealed, or not even initialised.
+pub(super) fn is_sealed(body: &[u8]) -> bool {
+    let Ok(refusal) = serde_json::from_slice::<Refusal>(body) else {
+        return false;
+    };
+    let mut errors = refusal.errors.iter().chain([&refusal.error]);
+    refusal.sealed || errors.any(|error| error.contains("is sealed"))
+}
+
 /// `auth/<mount>/role/<role>/secret-id`.
 #[derive(Serialize)]
 pub(super) struct IssueBody<'a> {
@@ -140,6 +161,21 @@ pub(super) fn envelope<T: DeserializeOwned>(answer: &Answer) -> Result<Envelope<
 /// The `data` of an answer.
 pub(super) fn data<T: DeserializeOwned>(answer: &Answer) -> Result<T, Failure> {
     envelope(answer)?.data.ok_or_else(Failure::garbled)
+}
+
+/// `sys/capabilities-self`: capabilities by path, documented at the top of the answer, and by newer servers in its `data` as well.
+pub(super) fn capabilities(answer: &Answer) -> Result<HashMap<String, Vec<String>>, Failure> {
+    let whole: HashMap<String, serde_json::Value> =
+        serde_json::from_slice(&answer.body).map_err(|_| Failure::garbled())?;
+    let paths = match whole.get("data").and_then(serde_json::Value::as_object) {
+        Some(data) => data.clone().into_iter().collect(),
+        None => whole,
+    };
+    let lists = paths.into_iter().filter_map(|(path, list)| {
+        let list = serde_json::from_value(list).ok()?;
+        Some((path, list))
+    });
+    Ok(lists.collect())
 }
 
 /// Writes a body into a buffer that is wiped and never grows, so that no copy of a secret stays behind.
