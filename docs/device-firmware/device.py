@@ -445,7 +445,8 @@ def until_known(ask):
     """Asks until there is an answer."""
     pause = 1
     while (known := ask()) is None:
-        time.sleep(pause)
+        # A fleet that was refused at once should not come back at once.
+        time.sleep(pause * random.uniform(0.5, 1))
         pause = min(pause * 2, 60)
     return known
 

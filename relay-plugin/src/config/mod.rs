@@ -22,7 +22,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use device_issuer::{DeviceIssuer, IssuerKind, VaultLogin, VaultSection};
+pub use device_issuer::{
+    DeviceIssuer, IssuerKind, LOGINS_PER_MINUTE, LOGINS_PER_SECOND, VaultLogin, VaultSection,
+};
 pub use error::ConfigError;
 pub use mac::{CloudKms, Mac};
 pub use mqtt::{Broker, Devices, Mqtt};

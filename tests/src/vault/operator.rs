@@ -88,6 +88,16 @@ impl Operator {
         self
     }
 
+    /// Whether it is RustyVault, which has no `sys/health`; Vault and OpenBao always answer there.
+    pub async fn is_rvault(&self) -> bool {
+        let root = Self {
+            namespace: None,
+            ..self.clone()
+        };
+        let (status, _) = root.ask_as("", "GET", "sys/health", Value::Null).await;
+        status == StatusCode::NOT_FOUND
+    }
+
     /// One request as somebody; status and body.
     pub async fn ask_as(
         &self,

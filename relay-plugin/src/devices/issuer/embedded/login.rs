@@ -26,6 +26,8 @@ use crate::rotation::audit::Entry;
 
 /// Sources after which those that have been quiet are forgotten.
 const SWEEP_AT: usize = 10_000;
+/// Logins of one source that may always come at once.
+const BURST: u32 = 60;
 /// Refusals of secret_ids that exist, written down in one minute; more are only counted.
 const RECORDED_PER_MINUTE: u32 = 60;
 
@@ -92,7 +94,7 @@ impl AppRoleLogin {
             parts,
             trail,
             nobody,
-            by_source: RateLimiter::keyed(Quota::per_minute(limits.per_source)),
+            by_source: RateLimiter::keyed(source_quota(limits.per_source)),
             in_all: RateLimiter::direct(Quota::per_second(limits.in_all)),
             recorded: RateLimiter::direct(Quota::per_minute(per_minute)),
         }
@@ -229,6 +231,13 @@ impl AppRoleLogin {
         }
         LoginError::Invalid
     }
+}
+
+/// A source gets its share evenly: at once a tenth of a minute's, or a whole minute's where that is little, so that one of many cannot take what all have.
+pub(super) fn source_quota(per_minute: NonZeroU32) -> Quota {
+    let burst = (per_minute.get() / 10).max(per_minute.get().min(BURST));
+    let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
+    Quota::per_minute(per_minute).allow_burst(burst)
 }
 
 /// A record about a secret_id and the device it was issued to.

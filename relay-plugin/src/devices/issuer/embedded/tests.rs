@@ -38,6 +38,29 @@ fn intent(device: &str, nonce: &str) -> Intent {
     }
 }
 
+/// A fleet behind one address after everything it held has died: each device tries with what is dead, and with what it was given.
+#[test]
+fn the_limits_that_ship_let_a_fleet_behind_one_address_in() {
+    use crate::config::{LOGINS_PER_MINUTE, LOGINS_PER_SECOND};
+    let tries = 2 * 10_000;
+    let minutes = |per_minute: u32| f64::from(tries) / f64::from(per_minute);
+    assert!(minutes(LOGINS_PER_MINUTE) <= 10.0);
+    assert!(minutes(LOGINS_PER_SECOND * 60) <= 10.0);
+    // And still leave three quarters to everybody else.
+    assert!(LOGINS_PER_MINUTE <= LOGINS_PER_SECOND * 60 / 4);
+}
+
+/// No source takes at once what all have in a second twice over.
+#[test]
+fn a_source_gets_its_share_evenly() {
+    for (per_minute, burst) in [(1, 1), (5, 5), (60, 60), (61, 60), (3000, 300)] {
+        let quota = login::source_quota(NonZeroU32::new(per_minute).unwrap());
+        assert_eq!(quota.burst_size().get(), burst, "{per_minute}");
+        let each = Duration::from_secs(60) / per_minute;
+        assert_eq!(quota.replenish_interval(), each, "{per_minute}");
+    }
+}
+
 /// Counts what a guess costs.
 struct Counting(LocalMacKey, AtomicU64);
 
