@@ -83,13 +83,13 @@ pub const DUE_LAG_SECONDS: &str = "keyturn_due_lag_seconds";
 
 // The device flow.
 
-/// Messages of devices, by `result`: request, result, ignored, refused, overrun.
+/// Messages of devices, by `result`: request, result, ignored, refused, overrun, unrecorded.
 pub const DEVICE_MESSAGES: &str = "keyturn_device_messages_total";
 /// Messages of devices that were refused, by `reason`: the words of the audit trail.
 pub const DEVICE_REFUSALS: &str = "keyturn_device_refusals_total";
 /// Issues, by `result`: issued, not_sent, superseded, failed.
 pub const DEVICE_ISSUES: &str = "keyturn_device_issues_total";
-/// Results that devices reported, by `result`: proven, unproven, failed, repeat, stale, store.
+/// Results that devices reported, by `result`: proven, unproven, failed, repeat, stale, or store: given up, since the store did not take it.
 pub const DEVICE_RESULTS: &str = "keyturn_device_results_total";
 /// Devices that were asked to try again, by `error`: the word they were sent, or lost (no room), or withheld (told often enough).
 pub const DEVICE_RETRIES: &str = "keyturn_device_retries_total";

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use keyturn_proto::device::{
     AuthRequest, DeviceError, DeviceId, DeviceNonce, DeviceSignature, IdentityKey, Statement,
-    Status, identity::NotSigned,
+    Status, identity::NotSigned, topic,
 };
 use keyturn_store::devices::{Answer, Change, DeviceDoc, DeviceState, DeviceStore};
 use keyturn_store::store::{Store, StoreError};
@@ -17,12 +17,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::intake::{self, Incoming, Refused};
 use super::issuer::SecretIdIssuer;
-use super::limits::Limits;
+use super::limits::{Limits, Voice};
 use super::outgoing::{self, Outlet};
 use super::queue::{Job, Queue};
 use super::refusals::Refusals;
 use super::results;
 use super::settings::{Settings, jittered};
+use super::turns::{Turn, Turns};
 use crate::crash::{self, Point};
 use crate::metrics as names;
 use crate::rotation::ports::Clock;
@@ -37,6 +38,8 @@ const TENDED: usize = 16;
 const REFUSALS: Duration = Duration::from_secs(1);
 /// How often a store write of unknown outcome is repeated.
 const REPEATS: u32 = 5;
+/// Messages that the store is asked about at once. Their writes share commits.
+const AT_ONCE: usize = 256;
 
 /// What the flow stands on.
 pub struct Parts {
@@ -60,6 +63,10 @@ pub struct Devices {
     pub(super) queue: Queue,
     pub(super) refusals: Refusals,
     limits: Limits,
+    turns: Turns,
+    places: Semaphore,
+    /// Cancelled when nothing may be waited for any more.
+    pub(super) closing: CancellationToken,
     /// When this flow was made: what is older belongs to the process before.
     pub(super) began: keyturn_proto::UnixMs,
     /// Wakes the upkeep before its time.
@@ -78,7 +85,14 @@ pub enum Handled {
     Ignored,
     /// Refused, with this word.
     Refused(&'static str),
+    /// The store did not take a result for as long as that was worth waiting for. It is lost, unless whoever brought it brings it again.
+    Unrecorded,
+    /// The relay stops before the store took it: it must not be acknowledged.
+    Interrupted,
 }
+
+/// Whose a message turned out to be, and what came of it.
+type Judged = (Voice, Result<Handled, Refused>);
 
 impl Devices {
     /// A flow that does nothing yet; [`Devices::run`] makes it work.
@@ -89,6 +103,9 @@ impl Devices {
             limits: Limits::new(&parts.settings),
             began: parts.clock.now(),
             refusals: Refusals::new(Arc::clone(&parts.store)),
+            turns: Turns::default(),
+            places: Semaphore::new(AT_ONCE),
+            closing: CancellationToken::new(),
             due: Notify::new(),
             tended: Arc::new(Semaphore::new(TENDED)),
             parts,
@@ -103,16 +120,29 @@ impl Devices {
         self.parts.clock.now()
     }
 
+    /// A place in the line of the device that `topic` names. Places are given in the order of these calls: they belong where messages come in.
+    #[must_use]
+    pub fn line_up(&self, topic: &str) -> Turn {
+        self.turns.take(topic::of_status(topic).ok())
+    }
+
     /// Takes one message in.
     pub async fn handle(self: &Arc<Self>, incoming: Incoming<'_>) -> Handled {
+        let turn = self.line_up(incoming.topic);
+        self.handle_in(turn, incoming).await
+    }
+
+    /// Takes in the message that `turn` was taken for, when those that came before it on its topic are done with.
+    pub async fn handle_in(self: &Arc<Self>, mut turn: Turn, incoming: Incoming<'_>) -> Handled {
+        turn.come().await;
         let outcome = match intake::read(&incoming) {
-            Ok(read) => self.judge(read, incoming.arrived).await,
-            Err(refused) => Err(refused),
+            Ok(read) => self.look_into(&read, incoming.arrived).await,
+            Err(refused) => Err((Voice::Unsigned, refused)),
         };
         let handled = match outcome {
             Ok(handled) => handled,
-            Err(refused) => {
-                self.refuse(&refused, None).await;
+            Err((voice, refused)) => {
+                self.refuse_as(voice, &refused, None).await;
                 Handled::Refused(refused.reason)
             }
         };
@@ -121,9 +151,15 @@ impl Devices {
             Handled::Reported => "result",
             Handled::Ignored => "ignored",
             Handled::Refused(_) => "refused",
+            Handled::Unrecorded | Handled::Interrupted => "unrecorded",
         };
         metrics::counter!(names::DEVICE_MESSAGES, "result" => result).increment(1);
         handled
+    }
+
+    /// Nothing is waited for any more: the relay stops.
+    pub fn give_way(&self) {
+        self.closing.cancel();
     }
 
     /// Refuses somebody who could not even name a device.
@@ -155,7 +191,8 @@ impl Devices {
                     "queue.overrun",
                     DeviceError::Unavailable,
                 );
-                if self.limits.may_answer(&device) {
+                let voice = Voice::of(&Status::Request(request.clone()));
+                if self.limits.may_answer(&device, voice) {
                     self.tell(&device, &request.nonce, DeviceError::Unavailable, SOON);
                 }
                 refused
@@ -177,79 +214,109 @@ impl Devices {
         self.refusals.sum_up(&refused, self.now());
     }
 
-    async fn judge(
+    /// Holds a message to the limits, and lets the store judge it: a result until the store has, for nobody would say it again.
+    async fn look_into(
         self: &Arc<Self>,
-        read: intake::Read,
+        read: &intake::Read,
         arrived: Instant,
-    ) -> Result<Handled, Refused> {
-        let intake::Read { device, status } = read;
-        let nonce = match &status {
-            Status::Request(request) => request.nonce.clone(),
-            Status::Result(result) => result.nonce.clone(),
+    ) -> Result<Handled, (Voice, Refused)> {
+        let nonce = match &read.status {
+            Status::Request(request) => &request.nonce,
+            Status::Result(result) => &result.nonce,
             Status::Other => return Ok(Handled::Ignored),
         };
-        if let Err((reason, wait)) = self.limits.take(&device) {
-            let error = DeviceError::RateLimited;
-            let refused = refusal(&device, &nonce, reason, error);
-            self.refuse(&refused, Some(Duration::from_secs(wait))).await;
+        let (device, claimed) = (&read.device, Voice::of(&read.status));
+        if let Err((reason, wait)) = self.limits.admit(device, claimed) {
+            let refused = refusal(device, nonce, reason, DeviceError::RateLimited);
+            let wait = Some(Duration::from_secs(wait));
+            self.refuse_as(claimed, &refused, wait).await;
             return Ok(Handled::Refused(reason));
         }
+        for tries in 0.. {
+            let place = self.places.acquire().await;
+            let judged = self.judge(read, nonce, claimed, arrived).await;
+            // Whoever waits for the store keeps nobody else from it.
+            drop(place);
+            match judged {
+                Ok((whose, outcome)) => {
+                    self.limits.count(device, whose);
+                    return outcome.map_err(|refused| (whose, refused));
+                }
+                Err(error) => {
+                    if let Some(end) = self.outlast(device, &error, tries, arrived).await {
+                        return Ok(end);
+                    }
+                }
+            }
+        }
+        Ok(Handled::Unrecorded)
+    }
+
+    /// Fails only where the store does not take a result.
+    async fn judge(
+        self: &Arc<Self>,
+        read: &intake::Read,
+        nonce: &DeviceNonce,
+        claimed: Voice,
+        arrived: Instant,
+    ) -> Result<Judged, StoreError> {
+        let intake::Read { device, status } = read;
         // Whether it had to be signed is seen in the same commit.
-        if let Status::Request(request) = &status
+        if let Status::Request(request) = status
             && request.signature.is_none()
             && !self.settings().require_signed
-            && let Some(handled) = self.at_once(&device, request, None, arrived).await
+            && let Some(handled) = self.at_once(device, request, None, arrived).await
         {
-            return Ok(handled);
+            return Ok((whose(claimed, &Ok(handled)), Ok(handled)));
         }
-        let doc = match self.parts.devices.device(&device).await {
+        let doc = match self.parts.devices.device(device).await {
             Ok(Some(doc)) if doc.state == DeviceState::Allowed => doc,
             Ok(known) => {
-                return Err(Refused {
+                let refused = Refused {
                     known: known.is_some(),
-                    ..refusal(&device, &nonce, "not_allowed", DeviceError::Unauthorized)
-                });
+                    ..refusal(device, nonce, "not_allowed", DeviceError::Unauthorized)
+                };
+                return Ok((claimed, Err(refused)));
             }
-            Err(error) => return Ok(self.store_failed(&device, &nonce, &status, &error)),
+            Err(error) if matches!(status, Status::Result(_)) => return Err(error),
+            Err(error) => {
+                tracing::warn!(%device, %error, "a device could not be looked up");
+                self.tell(device, nonce, DeviceError::Unavailable, SOON);
+                return Ok((claimed, Ok(Handled::Refused("store"))));
+            }
         };
-        let accessor = results::issued_for(&doc, &nonce).map(|held| held.accessor.clone());
-        let judged = self.judge_listed(doc, status, &nonce, arrived).await;
-        judged.map_err(|refused| Refused {
+        let accessor = results::issued_for(&doc, nonce).map(|held| held.accessor.clone());
+        let of_listed = |refused: Refused| Refused {
             known: true,
             accessor: refused.accessor.or(accessor),
             ..refused
-        })
+        };
+        let proven = self
+            .has_keys(&doc, nonce)
+            .and_then(|()| self.verified(&doc, status));
+        let identity = match proven {
+            Ok(identity) => identity,
+            Err(refused) => return Ok((claimed, Err(of_listed(refused)))),
+        };
+        let outcome = match status {
+            Status::Request(request) => self.request(doc, request.clone(), identity, arrived).await,
+            Status::Result(result) => self.result(doc, result.clone(), identity).await?,
+            Status::Other => Ok(Handled::Ignored),
+        };
+        Ok((whose(claimed, &outcome), outcome.map_err(of_listed)))
     }
 
-    /// A message of a device that is on the list.
-    async fn judge_listed(
-        self: &Arc<Self>,
-        doc: DeviceDoc,
-        status: Status,
-        nonce: &DeviceNonce,
-        arrived: Instant,
-    ) -> Result<Handled, Refused> {
-        let lacking = if self.settings().require_signed && doc.options.identity_key.is_none() {
-            Some("policy.not_signed")
+    /// Whether the device has the keys that the operator asks of every device.
+    fn has_keys(&self, doc: &DeviceDoc, nonce: &DeviceNonce) -> Result<(), Refused> {
+        let reason = if self.settings().require_signed && doc.options.identity_key.is_none() {
+            "policy.not_signed"
         } else if self.settings().require_sealed && doc.options.sealing.is_none() {
-            Some("policy.not_sealed")
+            "policy.not_sealed"
         } else {
-            None
+            return Ok(());
         };
-        if let Some(reason) = lacking {
-            return Err(refusal(
-                &doc.device_id,
-                nonce,
-                reason,
-                DeviceError::Unauthorized,
-            ));
-        }
-        let identity = self.verified(&doc, &status)?;
-        match status {
-            Status::Request(request) => self.request(doc, request, identity, arrived).await,
-            Status::Result(result) => self.result(doc, result, identity).await,
-            Status::Other => Ok(Handled::Ignored),
-        }
+        let error = DeviceError::Unauthorized;
+        Err(refusal(&doc.device_id, nonce, reason, error))
     }
 
     /// Checks the signature where the device has an identity key. Returns the key, which the store compares with its own.
@@ -347,20 +414,6 @@ impl Devices {
         }
     }
 
-    fn store_failed(
-        &self,
-        device: &DeviceId,
-        nonce: &DeviceNonce,
-        status: &Status,
-        error: &StoreError,
-    ) -> Handled {
-        tracing::warn!(%device, %error, "a device could not be looked up");
-        if matches!(status, Status::Request(_)) {
-            self.tell(device, nonce, DeviceError::Unavailable, SOON);
-        }
-        Handled::Refused("store")
-    }
-
     /// Changes a device's document. Where the outcome of the write is unknown, it is repeated: every change tells its own repeat.
     pub(super) async fn change(
         &self,
@@ -385,8 +438,13 @@ impl Devices {
         })
     }
 
-    /// Counts, audits and answers a refusal.
+    /// Counts, audits and answers a refusal of what the device itself has said, or of nobody in particular.
     pub(super) async fn refuse(&self, refused: &Refused, wait: Option<Duration>) {
+        self.refuse_as(Voice::Own, refused, wait).await;
+    }
+
+    /// Counts, audits and answers a refusal.
+    async fn refuse_as(&self, voice: Voice, refused: &Refused, wait: Option<Duration>) {
         metrics::counter!(names::DEVICE_REFUSALS, "reason" => refused.reason).increment(1);
         let recorded = self.refusals.note(refused, self.now()).await;
         let Refused {
@@ -404,7 +462,7 @@ impl Devices {
         }
         if let (Some(device), Some(nonce), true) = (device, nonce, answered) {
             // One that does not heed its answers gets no more of them: they would stand before everybody else's.
-            if !self.limits.may_answer(device) {
+            if !self.limits.may_answer(device, voice) {
                 metrics::counter!(names::DEVICE_RETRIES, "error" => "withheld").increment(1);
                 return;
             }
@@ -448,6 +506,16 @@ impl Devices {
             .is_some_and(|message| self.parts.outlet.offer(message).is_ok());
         let word = if sent { error.as_str() } else { "lost" };
         metrics::counter!(names::DEVICE_RETRIES, "error" => word).increment(1);
+    }
+}
+
+/// Whose a message is that bore whatever proof was asked for.
+fn whose(claimed: Voice, outcome: &Result<Handled, Refused>) -> Voice {
+    match outcome {
+        // Anybody may have said again what the device said once.
+        Ok(Handled::Ignored) => claimed,
+        Err(refused) if refused.error == DeviceError::NonceUsed || !refused.answered => claimed,
+        _ => Voice::Own,
     }
 }
 

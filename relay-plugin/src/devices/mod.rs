@@ -1,7 +1,7 @@
 //! The sibling of the rotation: devices get fresh AppRole secret_ids (protocol.md §8). It shares the store, the audit trail and the shutdown of the rotation and
 //! none of its policy; either works when the other is down.
 //!
-//! In the order a message walks: [`mqtt`] or the web listener's webhook → [`intake`] (checks, pure) → [`limits`] → [`flow`] (the store decides) →
+//! In the order a message walks: [`mqtt`] or the web listener's webhook → [`turns`] (one device's after one another) → [`intake`] (checks, pure) → [`limits`] → [`flow`] (the store decides) →
 //! [`queue`] (in fair order) → [`work`] (the issuer) → [`outgoing`] (the answer) → [`flow`] again (the device's result) → [`upkeep`] (destruction,
 //! orphans, deadlines, pings).
 //!
@@ -17,11 +17,13 @@ pub mod issuer;
 pub mod limits;
 pub mod mqtt;
 pub mod outgoing;
+mod outlast;
 pub mod queue;
 pub mod refusals;
 mod results;
 pub mod settings;
 pub mod start;
+pub mod turns;
 pub mod upkeep;
 pub mod work;
 

@@ -10,6 +10,9 @@ use zeroize::Zeroizing;
 
 use super::issuer::{Credential, Issued};
 
+/// How long taking back a command is tried. One that is late could take back what another relay has sent since.
+const FORGET: Duration = Duration::from_secs(5);
+
 /// One message for a device's command topic. Wiped on drop; has no `Debug`, for it may bear a secret.
 pub struct Outgoing {
     /// For whom.
@@ -21,6 +24,13 @@ pub struct Outgoing {
     pub retain: bool,
     /// How long the broker keeps it for a device that is not there.
     pub expires_in: Duration,
+}
+
+impl Outgoing {
+    /// Whether it takes a command back. Such a message must not overtake or be overtaken by a command: it would erase the wrong one.
+    pub(super) fn forgets(&self) -> bool {
+        self.retain && self.payload.is_empty()
+    }
 }
 
 /// The connection cannot take a message.
@@ -118,12 +128,12 @@ pub fn ping(device: &DeviceId, nonce: &DeviceNonce, expires_in: Duration) -> Opt
 
 /// Has the broker forget a sealed command that it keeps and that has done its work.
 #[must_use]
-pub fn forget(device: &DeviceId, expires_in: Duration) -> Outgoing {
+pub fn forget(device: &DeviceId) -> Outgoing {
     Outgoing {
         device: device.clone(),
         payload: Zeroizing::new(Vec::new()),
         retain: true,
-        expires_in,
+        expires_in: FORGET,
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use keyturn_proto::device::{AuthResult, DeviceError, DeviceId, DeviceNonce, IdentityKey, proof};
 use keyturn_store::devices::{Answer, Change, DeviceDoc, Held, UsedNonce};
+use keyturn_store::store::StoreError;
 
 use super::flow::{Devices, Handled, refusal};
 use super::intake::Refused;
@@ -16,13 +17,13 @@ use crate::crash::{self, Point};
 use crate::metrics as names;
 
 impl Devices {
-    /// Takes a result in.
+    /// Takes a result in; fails when the store does not, and may then be called again ([`super::outlast`]).
     pub(super) async fn result(
         self: &Arc<Self>,
         doc: DeviceDoc,
         result: AuthResult,
         identity: Option<IdentityKey>,
-    ) -> Result<Handled, Refused> {
+    ) -> Result<Result<Handled, Refused>, StoreError> {
         let ok = result.is_ok();
         let AuthResult {
             nonce,
@@ -53,8 +54,9 @@ impl Devices {
             let proven = |text: &String| proof::is_proven(text, &held.expected_proof);
             ok && proof.as_ref().is_some_and(|text| !proven(text))
         };
-        let (word, outcome) = match self.change(&device, change).await {
-            Ok(Answer::Confirmed { proven, doc }) => {
+        let mut newest = None;
+        let (word, outcome) = match self.change(&device, change).await? {
+            Answer::Confirmed { proven, doc } => {
                 crash::point(Point::AfterResult).await;
                 self.tend_soon(&doc);
                 // It counts as an ok without proof; but somebody may be guessing.
@@ -66,35 +68,33 @@ impl Devices {
                     self.refuse(&refused, None).await;
                 }
                 let word = if proven { "proven" } else { "unproven" };
+                newest = Some(doc);
                 (word, Ok(Handled::Reported))
             }
-            Ok(Answer::Done(doc)) => {
+            Answer::Done(doc) => {
                 self.tend_soon(&doc);
+                newest = Some(doc);
                 ("failed", Ok(Handled::Reported))
             }
-            Ok(Answer::Repeat) => match before {
+            Answer::Repeat => match before {
                 Some(held) if wrong(&held) => ("repeat", Err(silent(&device, "proof.wrong"))),
                 // What works does not stop working because somebody says so later.
                 _ if !ok => ("repeat", Err(silent(&device, "result.contradicts"))),
                 _ => ("repeat", Ok(Handled::Ignored)),
             },
-            Ok(Answer::KeyChanged) => return Err(silent(&device, "signature.key_changed")),
+            Answer::KeyChanged => return Ok(Err(silent(&device, "signature.key_changed"))),
             // Nothing to do, and nothing to tell.
-            Ok(_) if is_among(&nonces, &nonce) => ("stale", Err(silent(&device, "result.stale"))),
-            Ok(_) => ("stale", Err(silent(&device, "result.unasked"))),
-            Err(error) => {
-                tracing::warn!(%device, %error, "a device's result could not be recorded");
-                ("store", Ok(Handled::Refused("store")))
-            }
+            _ if is_among(&nonces, &nonce) => ("stale", Err(silent(&device, "result.stale"))),
+            _ => ("stale", Err(silent(&device, "result.unasked"))),
         };
         metrics::counter!(names::DEVICE_RESULTS, "result" => word).increment(1);
-        let handled = outcome?;
-        if kept && handled == Handled::Reported {
+        // What the broker keeps has done its work, unless the device has asked again since: then it may be the next command already. A request that comes
+        // from here on is handled after this, and its command stands behind this in the same queue.
+        if kept && newest.is_some_and(|doc| doc.outstanding.is_none()) {
             // Lost, it stays until its expiry, as it would have anyway.
-            let forget = outgoing::forget(&device, self.settings().answer_expiry);
-            let _ = self.parts.outlet.offer(forget);
+            let _ = self.parts.outlet.offer(outgoing::forget(&device));
         }
-        Ok(handled)
+        Ok(outcome)
     }
 }
 

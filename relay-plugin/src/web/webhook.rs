@@ -119,6 +119,14 @@ pub(super) async fn deliver(devices: &Arc<Devices>, body: &[u8]) -> Response {
         Handled::Asked | Handled::Reported => "accepted",
         Handled::Ignored => "ignored",
         Handled::Refused(_) => "refused",
+        // Nobody else has it.
+        Handled::Unrecorded | Handled::Interrupted => {
+            return problem(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "the device's result could not be recorded; send it again",
+            );
+        }
     };
     Json(json!({ "result": result })).into_response()
 }

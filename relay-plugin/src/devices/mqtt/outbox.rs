@@ -1,6 +1,9 @@
 //! Answers that wait for the connection: bounded, and forgotten when their time is over.
 //!
-//! What matters (a secret_id) never stands behind what may be lost (a refusal, a ping): whoever causes refusals by the thousand delays nobody's secret_id.
+//! What must always hold:
+//! - what matters (a secret_id) never stands behind what may be lost (a refusal, a ping): whoever causes refusals by the thousand delays nobody's secret_id;
+//! - the empty message that takes a retained command back stands in the commands' own queue and is sent once or not at all: so it is never published after the device's
+//!   next command, which it would erase.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -24,6 +27,13 @@ pub(super) struct Parcel {
     pub(super) retain: bool,
     pub(super) expires_in: Duration,
     pub(super) since: Instant,
+}
+
+impl Parcel {
+    /// See [`Outgoing::forgets`]. Over 3.1.1 nothing is retained, so that there the mark is lost and only the emptiness left.
+    pub(super) fn forgets(&self) -> bool {
+        self.payload.is_empty()
+    }
 }
 
 /// The entrance. Clones share it.
@@ -77,7 +87,12 @@ impl Outlet for Outbox {
     }
 
     fn offer(&self, message: Outgoing) -> Result<(), NotSent> {
-        self.then.try_send(parcel(message)).map_err(|_| NotSent)
+        let queue = if message.forgets() {
+            &self.first
+        } else {
+            &self.then
+        };
+        queue.try_send(parcel(message)).map_err(|_| NotSent)
     }
 }
 
@@ -128,7 +143,9 @@ impl Inbox {
             }
             let left = parcel.expires_in.saturating_sub(parcel.since.elapsed());
             if left < Duration::from_secs(1) {
-                metrics::counter!(names::DEVICE_ANSWERS_EXPIRED).increment(1);
+                if !parcel.forgets() {
+                    metrics::counter!(names::DEVICE_ANSWERS_EXPIRED).increment(1);
+                }
                 continue;
             }
             if client.publish(&parcel, left).await.is_err() {
@@ -152,6 +169,24 @@ mod tests {
             retain: false,
             expires_in: Duration::from_secs(60),
         }
+    }
+
+    #[tokio::test]
+    async fn taking_a_command_back_comes_after_it_and_before_the_next() {
+        let (outbox, mut inbox) = outbox(3);
+        let forget = || crate::devices::outgoing::forget(&"river-1".parse().unwrap());
+        outbox.send(message(1)).await.unwrap();
+        outbox.offer(message(0)).unwrap();
+        outbox.offer(forget()).unwrap();
+        outbox.send(message(2)).await.unwrap();
+        assert_eq!(outbox.offer(forget()), Err(NotSent), "it may be lost");
+        drop(outbox);
+        let mut order = Vec::new();
+        while let Some(parcel) = inbox.next().await {
+            assert_eq!(parcel.forgets(), parcel.retain);
+            order.push(String::from_utf8(parcel.payload.to_vec()).unwrap());
+        }
+        assert_eq!(order, ["1", "", "2", "0"]);
     }
 
     #[tokio::test]

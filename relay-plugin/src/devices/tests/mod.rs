@@ -3,10 +3,14 @@
 
 mod another_issuer;
 mod at_once;
+pub(super) mod faulty;
 mod flood;
 mod flow;
+mod order;
+mod outage;
 mod recorded;
 mod refused;
 mod schedule;
 mod trouble;
+mod voices;
 pub(super) mod world;

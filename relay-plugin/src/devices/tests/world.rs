@@ -35,7 +35,7 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 /// Calls that pass at once while the gate is open.
 const GATE: usize = 1000;
 
-pub(super) struct TestClock(pub(super) AtomicU64);
+pub(in crate::devices) struct TestClock(pub(super) AtomicU64);
 
 impl TestClock {
     pub(super) fn later(&self, by: Duration) {
@@ -203,7 +203,7 @@ pub(in crate::devices) struct World {
     _dir: tempfile::TempDir,
 }
 
-pub(super) fn settings() -> Settings {
+pub(in crate::devices) fn settings() -> Settings {
     Settings {
         owner: "relay".to_owned(),
         secret_id_ttl: Duration::from_secs(12 * 3600),
@@ -228,15 +228,15 @@ pub(super) fn settings() -> Settings {
     }
 }
 
-pub(super) fn id(n: usize) -> DeviceId {
+pub(in crate::devices) fn id(n: usize) -> DeviceId {
     format!("river-{n}").parse().unwrap()
 }
 
-pub(super) fn nonce(n: usize) -> DeviceNonce {
+pub(in crate::devices) fn nonce(n: usize) -> DeviceNonce {
     format!("nonce-number-{n:06}").parse().unwrap()
 }
 
-pub(super) fn request(device: &DeviceId, nonce: &DeviceNonce) -> Value {
+pub(in crate::devices) fn request(device: &DeviceId, nonce: &DeviceNonce) -> Value {
     json!({ "nonce": nonce, "device_id": device, "auth_request": "secret_id", "reason": "invalid_secret" })
 }
 
@@ -257,7 +257,7 @@ impl World {
     }
 
     /// A flow that sees the store through what `seen` makes of it.
-    pub(super) fn over(
+    pub(in crate::devices) fn over(
         settings: Settings,
         seen: impl FnOnce(Arc<SqliteStore>, Arc<TestClock>) -> Arc<dyn DeviceStore>,
     ) -> Self {
@@ -330,7 +330,7 @@ impl World {
         self.start();
     }
 
-    pub(super) async fn allow(&self, device: &DeviceId, options: DeviceOptions) {
+    pub(in crate::devices) async fn allow(&self, device: &DeviceId, options: DeviceOptions) {
         let change = Change::Allow {
             role: "river-iot".to_owned(),
             options,
@@ -391,7 +391,7 @@ impl World {
         self.sent.try_recv().is_err()
     }
 
-    pub(super) async fn doc(&self, device: &DeviceId) -> DeviceDoc {
+    pub(in crate::devices) async fn doc(&self, device: &DeviceId) -> DeviceDoc {
         self.store.device(device).await.unwrap().unwrap()
     }
 
@@ -407,7 +407,11 @@ impl World {
     }
 
     /// Waits until `condition` holds.
-    pub(super) async fn until<F: AsyncFn(&Self) -> bool>(&self, what: &str, condition: F) {
+    pub(in crate::devices) async fn until<F: AsyncFn(&Self) -> bool>(
+        &self,
+        what: &str,
+        condition: F,
+    ) {
         let waited = async {
             while !condition(self).await {
                 tokio::time::sleep(Duration::from_millis(5)).await;
