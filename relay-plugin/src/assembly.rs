@@ -166,6 +166,7 @@ impl ServiceFactory for Assembly {
                     issuer: Arc::clone(&chosen.issuer),
                     clock: clock.clone(),
                     identity,
+                    broker: readiness.register_apart("mqtt"),
                     stopping,
                 };
                 let started = devices::start::start(&config, broker, needs);

@@ -17,6 +17,7 @@ use super::mqtt::{self, Inbox, Options, Outbox, Tls, outbox};
 use super::settings::Settings;
 use crate::config::{Broker, ConfigError, ValidatedConfig};
 use crate::rotation::ports::Clock;
+use crate::web::readiness::Check;
 
 /// Answers that may wait for the connection.
 const ANSWERS: usize = 16_384;
@@ -66,6 +67,8 @@ pub struct Needs {
     pub clock: Arc<dyn Clock>,
     /// Who we are.
     pub identity: Npub,
+    /// Says whether devices are heard.
+    pub broker: Check,
     /// Ends the flow when the process is about to stop.
     pub stopping: CancellationToken,
 }
@@ -85,6 +88,7 @@ pub fn start(
         issuer,
         clock,
         identity,
+        broker: heard,
         stopping,
     } = needs;
     let options = options(broker, &identity)?;
@@ -98,10 +102,25 @@ pub fn start(
         settings: settings(config, &identity),
     });
     let (stop_flow, stop_link) = (stopping.child_token(), CancellationToken::new());
-    let flow = tokio::spawn(Arc::clone(&devices).run(stop_flow.clone()));
-    let link = mqtt::run(options, inbox, Arc::clone(&devices), stop_link.clone());
+    let flow = {
+        let (devices, stop) = (Arc::clone(&devices), stop_flow.clone());
+        async move {
+            let stopped = async {
+                stop.cancelled().await;
+                devices.give_way();
+            };
+            tokio::join!(Arc::clone(&devices).run(stop.clone()), stopped);
+        }
+    };
+    let link = mqtt::run(
+        options,
+        inbox,
+        Arc::clone(&devices),
+        heard,
+        stop_link.clone(),
+    );
     Ok(Running {
-        flow,
+        flow: tokio::spawn(flow),
         link: tokio::spawn(link),
         devices,
         stop_flow,

@@ -17,6 +17,8 @@ pub enum State {
     Ready,
     /// Does not work (yet), and why.
     NotReady(&'static str),
+    /// Does not work (yet), and why; everything else does all the same.
+    Impaired(&'static str),
 }
 
 /// The registry behind `/readyz`. A part that is not registered is not waited for.
@@ -26,9 +28,19 @@ pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, State>>>);
 impl Readiness {
     /// Adds a part, not ready with the reason "starting". Registering a name again resets it.
     pub fn register(&self, name: &'static str) -> Check {
+        self.add(name, State::NotReady)
+    }
+
+    /// Adds a part that everything else does without: what ails it is shown, and nothing waits for it.
+    pub fn register_apart(&self, name: &'static str) -> Check {
+        self.add(name, State::Impaired)
+    }
+
+    fn add(&self, name: &'static str, ailing: fn(&'static str) -> State) -> Check {
         let check = Check {
             registry: self.clone(),
             name,
+            ailing,
         };
         check.not_ready("starting");
         check
@@ -42,9 +54,12 @@ impl Readiness {
             .clone()
     }
 
-    /// True when every registered part is ready.
+    /// True when every part is ready that anything waits for.
     pub fn all_ready(&self) -> bool {
-        self.states().values().all(|state| *state == State::Ready)
+        let states = self.states();
+        !states
+            .values()
+            .any(|state| matches!(state, State::NotReady(_)))
     }
 
     fn set(&self, name: &'static str, state: State) {
@@ -60,6 +75,7 @@ impl Readiness {
 pub struct Check {
     registry: Readiness,
     name: &'static str,
+    ailing: fn(&'static str) -> State,
 }
 
 impl Check {
@@ -70,7 +86,7 @@ impl Check {
 
     /// The part does not work. `reason` is public.
     pub fn not_ready(&self, reason: &'static str) {
-        self.registry.set(self.name, State::NotReady(reason));
+        self.registry.set(self.name, (self.ailing)(reason));
     }
 }
 
@@ -90,5 +106,17 @@ mod tests {
         assert!(readiness.all_ready());
         store.not_ready("the database is locked");
         assert!(!readiness.all_ready());
+    }
+
+    #[test]
+    fn what_ails_a_part_that_nothing_waits_for_is_shown_and_no_more() {
+        let readiness = Readiness::default();
+        readiness.register("store").ready();
+        let mqtt = readiness.register_apart("mqtt");
+        assert_eq!(readiness.states()["mqtt"], State::Impaired("starting"));
+        mqtt.not_ready("no connection to the broker");
+        assert!(readiness.all_ready());
+        mqtt.ready();
+        assert_eq!(readiness.states()["mqtt"], State::Ready);
     }
 }

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use keyturn_proto::device::MAX_STATUS;
+use keyturn_proto::device::{DeviceId, MAX_STATUS};
 use rumqttc::v5::mqttbytes::QoS as QoS5;
 use rumqttc::v5::mqttbytes::v5 as five;
 use rumqttc::{self as four, QoS as QoS4};
 
 use super::options::{CHANNEL, Options, Version};
 use super::outbox::Parcel;
+use super::reasons::{five_error, five_poisoned, four_error, four_poisoned};
+use super::undelivered;
 use crate::metrics as names;
 
 /// What a poll brought.
@@ -44,30 +46,42 @@ pub(super) struct Lost {
     pub(super) undelivered: Vec<Parcel>,
 }
 
-/// A message, to be acknowledged on the connection it came by.
+/// A message.
 pub(super) struct Arrived {
+    /// No more of it than it takes to see that it is too long; of the payload neither.
     pub(super) topic: String,
-    /// No more than it takes to see that it is too long.
     pub(super) payload: Bytes,
     pub(super) retain: bool,
     /// When it came in.
     pub(super) at: Instant,
-    /// The device has been told to ask again; only the acknowledgement is left.
-    pub(super) overrun: bool,
-    ack: Ack,
+    pub(super) receipt: Receipt,
+}
+
+impl Arrived {
+    /// Its share of the memory.
+    pub(super) fn weight(&self) -> usize {
+        size_of::<Self>() + self.topic.len() + self.payload.len()
+    }
+}
+
+/// What it takes to acknowledge a message, on the connection it came by. Bears nothing of the message.
+pub(super) struct Receipt {
+    number: u16,
+    quality: QoS4,
     connection: u64,
 }
+
+/// A message on this topic panics in tests as if the library did: no packet is known that it panics on.
+#[cfg(test)]
+pub(super) const POISON: &str = "iot/poison/status";
 
 /// What a connection is called before the broker has taken it: nothing is acknowledged on it.
 const NONE_YET: u64 = u64::MAX;
 
-impl Arrived {
+impl Receipt {
     /// Whether the broker counts it until it is acknowledged, and would send it again.
     pub(super) fn is_awaited(&self) -> bool {
-        match &self.ack {
-            Ack::Five(publish) => publish.qos != QoS5::AtMostOnce,
-            Ack::Four(publish) => publish.qos != QoS4::AtMostOnce,
-        }
+        self.quality != QoS4::AtMostOnce
     }
 }
 
@@ -88,25 +102,27 @@ impl Arrived {
             _ => unreachable!("a publish is a message"),
         }
     }
+}
 
+#[cfg(test)]
+impl Receipt {
     /// What the packet was called.
     pub(super) fn number(&self) -> u16 {
-        match &self.ack {
-            Ack::Five(publish) => publish.pkid,
-            Ack::Four(publish) => publish.pkid,
-        }
+        self.number
     }
 }
+
+/// Longer than the topic of any device's status.
+const MAX_TOPIC: usize = 2 * DeviceId::MAX;
 
 /// A copy of its own: the packet lies in a buffer that many others may share, and each would keep all of it alive.
 fn kept(payload: &Bytes) -> Bytes {
     Bytes::copy_from_slice(payload.get(..=MAX_STATUS).unwrap_or(payload))
 }
 
-/// The packet without its contents: its number and quality.
-enum Ack {
-    Five(five::Publish),
-    Four(four::Publish),
+/// The same of a topic. One that is cut is nobody's: the rest of it would name a device that cannot be.
+fn kept_topic(topic: &[u8]) -> String {
+    String::from_utf8_lossy(topic.get(..MAX_TOPIC).unwrap_or(topic)).into_owned()
 }
 
 /// Sends. Clones share the connection.
@@ -131,6 +147,8 @@ pub(super) struct Wire {
     connection: Arc<AtomicU64>,
     /// Whether the broker has taken the connection. What comes before that is left over from the one before.
     up: bool,
+    /// The number of the latest publish.
+    number: u16,
     subscribe: Option<String>,
 }
 
@@ -161,6 +179,7 @@ pub(super) fn open(options: &Options) -> (Client, Wire) {
         inner,
         connection,
         up: false,
+        number: 0,
         subscribe,
     };
     (client, wire)
@@ -194,7 +213,8 @@ impl Client {
                     .await
                     .map_err(|_| Closed)
             }
-            // Without an expiry nothing is kept by the broker.
+            // Without an expiry nothing is kept by the broker, so there is nothing to take back.
+            Inner::Four(_) if parcel.forgets() => Ok(()),
             Inner::Four(client) => client
                 .publish_bytes(topic, QoS4::AtLeastOnce, false, payload.clone())
                 .await
@@ -203,15 +223,27 @@ impl Client {
     }
 
     /// Acknowledges a message, unless its connection is gone: there its number means another one by now, and the broker sends it again anyway.
-    pub(super) async fn ack(&self, arrived: &Arrived) {
-        if arrived.connection != self.connection.load(Ordering::Acquire) {
+    pub(super) async fn ack(&self, receipt: &Receipt) {
+        if receipt.connection != self.connection.load(Ordering::Acquire) {
             return;
         }
-        // An error means that the connection is closed for good.
-        match (&self.inner, &arrived.ack) {
-            (Inner::Five(client), Ack::Five(publish)) => drop(client.ack(publish).await),
-            (Inner::Four(client), Ack::Four(publish)) => drop(client.ack(publish).await),
-            (Inner::Five(_), Ack::Four(_)) | (Inner::Four(_), Ack::Five(_)) => {}
+        // The library wants the packet, and looks at no more of it. An error means that the connection is closed for good.
+        match &self.inner {
+            Inner::Five(client) => {
+                let quality = match receipt.quality {
+                    QoS4::AtMostOnce => QoS5::AtMostOnce,
+                    QoS4::AtLeastOnce => QoS5::AtLeastOnce,
+                    QoS4::ExactlyOnce => QoS5::ExactlyOnce,
+                };
+                let mut packet = five::Publish::new("", quality, Bytes::new(), None);
+                packet.pkid = receipt.number;
+                drop(client.ack(&packet).await);
+            }
+            Inner::Four(client) => {
+                let mut packet = four::Publish::from_bytes("", receipt.quality, Bytes::new());
+                packet.pkid = receipt.number;
+                drop(client.ack(&packet).await);
+            }
         }
     }
 
@@ -230,10 +262,7 @@ impl Wire {
         let seen = polled.unwrap_or_else(|_| self.panicked());
         match &seen {
             Seen::Connected(_) => self.connected(),
-            Seen::Lost(_) => {
-                self.up = false;
-                self.connection.fetch_add(1, Ordering::AcqRel);
-            }
+            Seen::Lost(_) => self.is_down(),
             Seen::Subscribed(_) | Seen::Published(_) | Seen::Message(_) | Seen::Nothing => {}
         }
         seen
@@ -247,19 +276,25 @@ impl Wire {
         };
         match &mut self.inner {
             Loop::Five(poll) => match poll.poll().await {
-                Ok(event) => five_event(event, connection),
+                Ok(event) => {
+                    self.number = undelivered::five_number(&event).unwrap_or(self.number);
+                    five_event(event, connection)
+                }
                 Err(error) => Seen::Lost(Lost {
                     why: five_error(&error),
                     poisoned: five_poisoned(&error),
-                    undelivered: five_undelivered(poll),
+                    undelivered: undelivered::five(poll, self.number),
                 }),
             },
             Loop::Four(poll) => match poll.poll().await {
-                Ok(event) => four_event(event, connection),
+                Ok(event) => {
+                    self.number = undelivered::four_number(&event).unwrap_or(self.number);
+                    four_event(event, connection)
+                }
                 Err(error) => Seen::Lost(Lost {
                     why: four_error(&error),
                     poisoned: four_poisoned(&error),
-                    undelivered: four_undelivered(poll),
+                    undelivered: undelivered::four(poll, self.number),
                 }),
             },
         }
@@ -267,21 +302,37 @@ impl Wire {
 
     fn panicked(&mut self) -> Seen {
         metrics::counter!(names::PANICS, "part" => "mqtt").increment(1);
+        Seen::Lost(self.drop_connection("panic", true))
+    }
+
+    /// Ends the connection from our side; the broker keeps the session.
+    pub(super) fn hang_up(&mut self, why: &'static str) -> Lost {
+        let lost = self.drop_connection(why, false);
+        self.is_down();
+        lost
+    }
+
+    fn drop_connection(&mut self, why: &'static str, poisoned: bool) -> Lost {
         let undelivered = match &mut self.inner {
             Loop::Five(poll) => {
                 poll.clean();
-                five_undelivered(poll)
+                undelivered::five(poll, self.number)
             }
             Loop::Four(poll) => {
                 poll.clean();
-                four_undelivered(poll)
+                undelivered::four(poll, self.number)
             }
         };
-        Seen::Lost(Lost {
-            why: "panic",
-            poisoned: true,
+        Lost {
+            why,
+            poisoned,
             undelivered,
-        })
+        }
+    }
+
+    fn is_down(&mut self) {
+        self.up = false;
+        self.connection.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Subscribes, ahead of everything that waits. The broker may have forgotten us even where it kept the session.
@@ -331,17 +382,27 @@ fn five_event(event: four::v5::Event, connection: u64) -> Seen {
         four::v5::Event::Incoming(five::Packet::PubAck(ack)) => {
             Seen::Published(ack.reason != five::PubAckReason::NotAuthorized)
         }
-        four::v5::Event::Incoming(five::Packet::Publish(mut publish)) => {
-            let topic = std::mem::take(&mut publish.topic);
-            let payload = std::mem::take(&mut publish.payload);
+        four::v5::Event::Incoming(five::Packet::Publish(publish)) => {
+            #[cfg(test)]
+            assert_ne!(
+                &publish.topic[..],
+                POISON.as_bytes(),
+                "as the library might"
+            );
             Seen::Message(Box::new(Arrived {
-                topic: String::from_utf8_lossy(&topic).into_owned(),
-                payload: kept(&payload),
+                topic: kept_topic(&publish.topic),
+                payload: kept(&publish.payload),
                 retain: publish.retain,
                 at: Instant::now(),
-                overrun: false,
-                ack: Ack::Five(publish),
-                connection,
+                receipt: Receipt {
+                    number: publish.pkid,
+                    quality: match publish.qos {
+                        QoS5::AtMostOnce => QoS4::AtMostOnce,
+                        QoS5::AtLeastOnce => QoS4::AtLeastOnce,
+                        QoS5::ExactlyOnce => QoS4::ExactlyOnce,
+                    },
+                    connection,
+                },
             }))
         }
         _ => Seen::Nothing,
@@ -357,123 +418,21 @@ fn four_event(event: four::Event, connection: u64) -> Seen {
                 .all(|code| matches!(code, four::SubscribeReasonCode::Success(_))),
         ),
         four::Event::Incoming(four::Packet::PubAck(_)) => Seen::Published(true),
-        four::Event::Incoming(four::Packet::Publish(mut publish)) => {
-            let payload = std::mem::take(&mut publish.payload);
+        four::Event::Incoming(four::Packet::Publish(publish)) => {
+            #[cfg(test)]
+            assert_ne!(publish.topic, POISON, "as the library might");
             Seen::Message(Box::new(Arrived {
-                topic: std::mem::take(&mut publish.topic),
-                payload: kept(&payload),
+                topic: kept_topic(publish.topic.as_bytes()),
+                payload: kept(&publish.payload),
                 retain: publish.retain,
                 at: Instant::now(),
-                overrun: false,
-                ack: Ack::Four(publish),
-                connection,
+                receipt: Receipt {
+                    number: publish.pkid,
+                    quality: publish.qos,
+                    connection,
+                },
             }))
         }
         _ => Seen::Nothing,
-    }
-}
-
-/// `rumqttc` forgets these when the broker has no session of ours, and can lose some when it has; so they are taken out and sent anew.
-fn five_undelivered(poll: &mut four::v5::EventLoop) -> Vec<Parcel> {
-    std::mem::take(&mut poll.pending)
-        .into_iter()
-        .filter_map(|request| match request {
-            four::v5::Request::Publish(publish) => Some(Parcel {
-                topic: String::from_utf8_lossy(&publish.topic).into_owned(),
-                payload: publish.payload,
-                retain: publish.retain,
-                expires_in: publish
-                    .properties
-                    .and_then(|properties| properties.message_expiry_interval)
-                    .map_or(Duration::MAX, |secs| Duration::from_secs(secs.into())),
-                since: Instant::now(),
-            }),
-            _ => None,
-        })
-        .collect()
-}
-
-fn four_undelivered(poll: &mut four::EventLoop) -> Vec<Parcel> {
-    std::mem::take(&mut poll.pending)
-        .into_iter()
-        .filter_map(|request| match request {
-            four::Request::Publish(publish) => Some(Parcel {
-                topic: publish.topic,
-                payload: publish.payload,
-                retain: publish.retain,
-                // 3.1.1 has no expiry to read back.
-                expires_in: super::RESEND,
-                since: Instant::now(),
-            }),
-            _ => None,
-        })
-        .collect()
-}
-
-fn five_error(error: &four::v5::ConnectionError) -> &'static str {
-    use four::v5::{ConnectionError as Error, StateError, mqttbytes};
-    match error {
-        Error::Timeout(_) => "timeout",
-        Error::Tls(_) => "tls",
-        Error::Io(io)
-        | Error::MqttState(
-            StateError::Io(io) | StateError::Deserialization(mqttbytes::Error::Io(io)),
-        ) => of_io(io),
-        Error::ConnectionRefused(_) => "refused",
-        Error::MqttState(StateError::ServerDisconnect { .. }) => "disconnected_by_broker",
-        Error::MqttState(StateError::ConnFail { .. }) => "refused",
-        Error::MqttState(StateError::ConnectionAborted) => "network",
-        Error::MqttState(StateError::AwaitPingResp) => "no_ping_response",
-        Error::RequestsDone => "closed",
-        _ => "protocol",
-    }
-}
-
-/// A broker that does not like our certificate says so in the first answer after the handshake (TLS 1.3).
-fn of_io(error: &std::io::Error) -> &'static str {
-    let inner = error.get_ref();
-    if inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
-        "tls"
-    } else {
-        "network"
-    }
-}
-
-fn four_error(error: &four::ConnectionError) -> &'static str {
-    use four::{ConnectionError as Error, StateError};
-    match error {
-        Error::NetworkTimeout | Error::FlushTimeout => "timeout",
-        Error::Tls(_) => "tls",
-        Error::Io(io)
-        | Error::MqttState(StateError::Io(io) | StateError::Deserialization(four::Error::Io(io))) => {
-            of_io(io)
-        }
-        Error::ConnectionRefused(_) => "refused",
-        Error::MqttState(StateError::ConnectionAborted) => "network",
-        Error::MqttState(StateError::AwaitPingResp) => "no_ping_response",
-        Error::RequestsDone => "closed",
-        _ => "protocol",
-    }
-}
-
-fn five_poisoned(error: &four::v5::ConnectionError) -> bool {
-    use four::v5::{ConnectionError as Error, StateError, mqttbytes};
-    match error {
-        Error::MqttState(StateError::IncomingPacketTooLarge { .. } | StateError::WrongPacket) => {
-            true
-        }
-        Error::MqttState(StateError::Deserialization(why)) => {
-            !matches!(why, mqttbytes::Error::Io(_))
-        }
-        _ => false,
-    }
-}
-
-fn four_poisoned(error: &four::ConnectionError) -> bool {
-    use four::{ConnectionError as Error, StateError};
-    match error {
-        Error::MqttState(StateError::Deserialization(why)) => !matches!(why, four::Error::Io(_)),
-        Error::MqttState(StateError::WrongPacket) => true,
-        _ => false,
     }
 }
