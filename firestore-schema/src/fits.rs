@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::store::{Result, StoreError};
 
 /// Every field that holds a time, in any document. A test of the Firestore codec holds the list to the JSON Schemas.
-pub(crate) const TIME_FIELDS: [&str; 23] = [
+pub(crate) const TIME_FIELDS: [&str; 24] = [
     "ack_deadline",
     "announced_at",
     "asked_at",
@@ -19,6 +19,7 @@ pub(crate) const TIME_FIELDS: [&str; 23] = [
     "delete_after",
     "due_at",
     "expires_at",
+    "given_up_at",
     "grace_until",
     "issued_at",
     "last_rotation_at",

@@ -83,6 +83,7 @@ async fn devices(store: &dyn Store) {
             per_hour: 30,
             step: HOUR,
             ttl: HOUR,
+            replay: HOUR,
         },
     };
     let change = async |n: u32, change: Change| {

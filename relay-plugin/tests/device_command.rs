@@ -119,6 +119,7 @@ impl World {
                 per_hour: 32,
                 step: hour,
                 ttl: hour,
+                replay: hour,
             },
         };
         let Answer::Done(doc) = store.change_device(&id, ask, now).await.unwrap() else {

@@ -250,6 +250,10 @@ pub const EVENTS: &[(&str, &[Event])] = &[
                 "device.interrupted",
                 "an issue was under way when its time ended",
             ),
+            change(
+                "device.not_sent",
+                "a secret_id could not be handed to the broker: destroyed, and the device is to ask again",
+            ),
             change("device.confirmed", "the device has it, and proved so"),
             change("device.confirmed_unproven", "the device says so"),
             change("device.failed", "the device says that it does not work"),
@@ -275,6 +279,10 @@ pub const EVENTS: &[(&str, &[Event])] = &[
             change(
                 "device.search_failed",
                 "what an issue of unknown outcome has made could not be looked for; tried again",
+            ),
+            change(
+                "device.nothing_found",
+                "what an issue in doubt may have made is not there; the reason says whether it was searched for, or is dead by now",
             ),
             change("device.pinged", "asked whether it is there"),
             change("device.ping_unanswered", "it is not"),

@@ -224,6 +224,7 @@ where
                 per_hour: 30,
                 step: MINUTE,
                 ttl: MINUTE * 720,
+                replay: MINUTE * 5,
             },
         };
         for change in [allow, ask] {

@@ -43,6 +43,7 @@ fn ask(n: u32, owner: &str) -> Change {
             per_hour: 30,
             step: MINUTE,
             ttl: MINUTE * 720,
+            replay: MINUTE * 5,
         },
     }
 }

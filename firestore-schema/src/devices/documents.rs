@@ -5,10 +5,14 @@ use keyturn_proto::device::{DeviceId, DeviceNonce, IdentityKey, SealingKey, Suit
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Nonces remembered of one device. More than it may use within an hour, so that none is forgotten while its signature is still young enough.
+/// Nonces remembered of one device, however old they are.
 pub const NONCES: usize = 64;
-/// `secret_id`s left to their lifetime that are remembered; an older one is only left to its lifetime.
+/// Nonces remembered of one device while a signature made with the oldest of them could still be good: with so many it has to wait, for none of them may be forgotten.
+pub const YOUNG_NONCES: usize = 256;
+/// `secret_id`s left to their lifetime; with so many, a device gets no further one until the first of them has ended: none of them may be forgotten.
 pub const EARLIER: usize = 8;
+/// What counts for one device's hour is remembered so often; no configuration allows more.
+pub const SPENT: usize = NONCES / 2;
 
 /// `secret_id`s that wait for their destruction or are looked for; with so many, a device gets no further one.
 pub const PENDING: usize = 32;
@@ -155,6 +159,19 @@ pub struct Unresolved {
     pub retry_at: UnixMs,
     /// After this it is dead by itself.
     pub expires_at: UnixMs,
+    /// From when on nobody calls the issuer for it any more. What was called before may take effect a little later.
+    #[serde(default)]
+    pub given_up_at: UnixMs,
+    /// Searches that found nothing, and came late enough to say something.
+    #[serde(default)]
+    pub empty: u32,
+}
+
+/// What counts for a device's hour: a `secret_id` that was made, or a request that the device itself gave up before it was begun.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Spent {
+    /// When.
+    pub at: UnixMs,
 }
 
 /// One nonce that was used.
@@ -181,6 +198,10 @@ pub struct DeviceDoc {
     pub attempts: u64,
     /// See [`Outstanding`].
     pub outstanding: Option<Outstanding>,
+    /// What the last issue made that reached the device without being confirmed, and that a newer request has overtaken: it may be all that the device has, so it
+    /// goes only when that request has its own.
+    #[serde(default)]
+    pub superseded: Option<Held>,
     /// The `secret_id` that the device confirmed last.
     pub current: Option<Held>,
     /// Predecessors that are left to their lifetime, because their successor's `ok` was not proven.
@@ -191,10 +212,16 @@ pub struct DeviceDoc {
     pub unresolved: Vec<Unresolved>,
     /// The last nonces, oldest first.
     pub nonces: Vec<UsedNonce>,
+    /// What counts for its hour, oldest first.
+    #[serde(default)]
+    pub spent: Vec<Spent>,
     /// The nonce of a ping that has not been answered.
     pub ping: Option<DeviceNonce>,
     /// When to ping next; only for [`DevicePolicy::Scheduled`].
     pub ping_at: Option<UnixMs>,
+    /// Pings without an answer since it asked last.
+    #[serde(default)]
+    pub pings_missed: u32,
     /// When somebody must look at the document, derived from all of the above.
     pub due_at: Option<UnixMs>,
     /// When it was put on the list.
@@ -204,6 +231,17 @@ pub struct DeviceDoc {
 }
 
 impl DeviceDoc {
+    /// Every `secret_id` that the device may use.
+    pub fn held(&self) -> impl Iterator<Item = &Held> {
+        let outstanding = self.outstanding.as_ref();
+        outstanding
+            .and_then(|issue| issue.held.as_ref())
+            .into_iter()
+            .chain(&self.superseded)
+            .chain(&self.current)
+            .chain(&self.earlier)
+    }
+
     /// The relay that works on the outstanding issue, while one does: what its restart has to look after.
     #[must_use]
     pub fn worked_on_by(&self) -> Option<&str> {

@@ -3,8 +3,10 @@
 mod at_once;
 mod issue;
 mod operator;
+mod ping;
 mod request;
 mod result;
+mod search;
 mod upkeep;
 
 pub use at_once::at_once;
@@ -12,7 +14,7 @@ pub use at_once::at_once;
 use keyturn_proto::UnixMs;
 use keyturn_proto::device::{DeviceId, DeviceNonce, IdentityKey};
 
-use super::documents::{DeviceDoc, Doomed, Held, Stage, Unresolved};
+use super::documents::{DeviceDoc, Doomed, Held, Outstanding, SPENT, Spent, Stage, Unresolved};
 use super::store::{Answer, Change};
 use crate::documents::{Actor, AuditDevice, AuditRecord};
 
@@ -102,6 +104,7 @@ impl Draft {
                 limits,
             }),
             Change::Start { attempt, step } => self.start(attempt, step),
+            Change::NotSent { attempt } => self.not_sent(attempt),
             Change::Issued {
                 attempt,
                 role,
@@ -109,7 +112,7 @@ impl Draft {
                 expected_proof,
                 expires_at,
                 confirm,
-            } => self.issued(issue::Made {
+            } => self.issued(issue::Fresh {
                 attempt,
                 role,
                 accessor,
@@ -143,12 +146,17 @@ impl Draft {
                 why,
                 retry_at,
             } => self.destroy_failed(&accessor, &why, retry_at),
-            Change::Resolved { attempt, accessors } => self.resolved(attempt, accessors),
-            Change::ResolveFailed {
+            Change::Searched {
+                attempt,
+                accessors,
+                began,
+                quiet,
+            } => self.searched(attempt, accessors, began, quiet),
+            Change::SearchFailed {
                 attempt,
                 why,
                 retry_at,
-            } => self.resolve_failed(attempt, &why, retry_at),
+            } => self.search_failed(attempt, &why, retry_at),
             Change::Expire {
                 attempt,
                 at_once,
@@ -263,36 +271,50 @@ impl Draft {
 
     /// Takes the outstanding issue out. What it made or may have made stays known.
     fn set_aside(&mut self, why: &str, in_doubt_until: UnixMs) {
-        let Some(issue) = self.doc.outstanding.take() else {
+        let Some(mut issue) = self.doc.outstanding.take() else {
             return;
         };
-        match (issue.stage, issue.held) {
-            (_, Some(held)) => self.doom(held, why),
-            (Stage::Issuing, None) => self.doc.unresolved.push(Unresolved {
-                attempt: issue.attempt,
-                nonce: issue.nonce,
-                role: issue.role,
-                issuer: issue.issuer,
-                failures: 0,
-                // Its relay may still be at it; until then a search could come too early.
-                retry_at: issue.deadline_at,
-                expires_at: in_doubt_until.max(issue.deadline_at),
-            }),
-            (Stage::Asked | Stage::Issued | Stage::Unconfirmed, None) => {}
+        if let Some(held) = issue.held.take() {
+            self.doom(held, why);
+        } else if issue.stage == Stage::Issuing {
+            // Its relay may still be at it; until then a search could come too early.
+            let given_up_at = issue.deadline_at;
+            self.in_doubt(issue, given_up_at, in_doubt_until);
         }
+    }
+
+    /// What the issue made, if anything, is looked for from `given_up_at` on.
+    fn in_doubt(&mut self, issue: Outstanding, given_up_at: UnixMs, in_doubt_until: UnixMs) {
+        self.doc.unresolved.push(Unresolved {
+            attempt: issue.attempt,
+            nonce: issue.nonce,
+            role: issue.role,
+            issuer: issue.issuer,
+            failures: 0,
+            retry_at: given_up_at,
+            expires_at: in_doubt_until.max(given_up_at),
+            given_up_at,
+            empty: 0,
+        });
+    }
+
+    /// Counts for the device's hour. What is older, or beyond what anybody may spend, does not matter any more.
+    fn spend(&mut self) {
+        let now = self.now;
+        self.doc
+            .spent
+            .retain(|spent| request::is_recent(spent, now));
+        let excess = (self.doc.spent.len() + 1).saturating_sub(SPENT);
+        self.doc.spent.drain(..excess);
+        self.doc.spent.push(Spent { at: now });
     }
 
     /// Forgets what has lived its time.
     fn forget_dead(&mut self) {
         let now = self.now;
         self.doc.earlier.retain(|held| held.expires_at > now);
-        if self
-            .doc
-            .current
-            .as_ref()
-            .is_some_and(|held| held.expires_at <= now)
-        {
-            self.doc.current = None;
+        for held in [&mut self.doc.current, &mut self.doc.superseded] {
+            held.take_if(|held| held.expires_at <= now);
         }
     }
 

@@ -5,10 +5,11 @@
 //!
 //! What must always hold:
 //! - an intent is recorded before the issuer is called, and is forgotten only when its outcome is known: every `secret_id` that may live is named in the
-//!   document, by accessor (`outstanding`, `current`, `earlier`, `doomed`) or by the nonce it was asked for with (`unresolved`);
-//! - one unconfirmed issue per device; a newer nonce supersedes it;
+//!   document, by accessor (`outstanding`, `superseded`, `current`, `earlier`, `doomed`) or by the nonce it was asked for with (`unresolved`);
+//! - one unconfirmed issue per device; a newer nonce supersedes it, and what it made goes when the newer one has its own;
 //! - the `secret_id` in use is destroyed before its time only after a proven `ok` of its successor, or by the operator;
-//! - a nonce is accepted once per device.
+//! - a nonce is accepted once per device;
+//! - lists are bounded by refusing, never by forgetting what still counts.
 
 #[cfg(feature = "contract")]
 pub mod contract;
@@ -17,7 +18,7 @@ pub mod lifecycle;
 pub mod store;
 
 pub use documents::{
-    DeviceDoc, DeviceOptions, DevicePolicy, DeviceState, Doomed, Held, Outstanding, Sealing, Stage,
-    Unresolved, UsedNonce,
+    DeviceDoc, DeviceOptions, DevicePolicy, DeviceState, Doomed, Held, Outstanding, Sealing, Spent,
+    Stage, Unresolved, UsedNonce,
 };
 pub use store::{Answer, Change, DeviceStore, Limits, Mint, Minted};

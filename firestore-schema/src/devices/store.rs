@@ -13,18 +13,20 @@ use crate::store::{Early, Result};
 /// What a request is held to inside the transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests of one device within an hour; at most half of [`super::documents::NONCES`].
+    /// What one device may spend within an hour ([`super::documents::Spent`]); at most [`super::documents::SPENT`].
     pub per_hour: u32,
     /// How long a step may take until somebody else looks after it.
     pub step: Duration,
     /// How long a `secret_id` lives at most: so long one of unknown outcome is looked for.
     pub ttl: Duration,
+    /// How long after its use a signed nonce could be played again; so long it is remembered.
+    pub replay: Duration,
 }
 
 /// A change of one device's document.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// The operator puts it on the list, or changes its role and options.
+    /// The operator puts it on the list, or changes its role and options. With another role or other keys, the issue under way is set aside.
     Allow {
         /// AppRole role.
         role: String,
@@ -81,6 +83,11 @@ pub enum Change {
         /// Until when a `secret_id` could live that nobody knows of; `None` when certainly none was made.
         in_doubt_until: Option<UnixMs>,
     },
+    /// What was issued could not be handed to the broker's connection: the device does not have it.
+    NotSent {
+        /// Number of the issue.
+        attempt: u64,
+    },
     /// The device says how it went. The signature was verified under `identity`.
     Result {
         /// The request's.
@@ -112,15 +119,19 @@ pub enum Change {
         /// When to try next.
         retry_at: UnixMs,
     },
-    /// Orphans of an unresolved issue were looked for.
-    Resolved {
+    /// What an unresolved issue may have made was looked for.
+    Searched {
         /// Number of the issue.
         attempt: u64,
         /// What was found.
         accessors: Vec<String>,
+        /// When the search began.
+        began: UnixMs,
+        /// How long what the issuer was asked for may take to show, after nobody asks any more. Until then an empty search says nothing.
+        quiet: Duration,
     },
-    /// They could not be looked for.
-    ResolveFailed {
+    /// It could not be looked for.
+    SearchFailed {
         /// Number of the issue.
         attempt: u64,
         /// A stable word.
@@ -172,7 +183,7 @@ pub enum Answer {
     KeyChanged,
     /// That nonce was used before.
     NonceUsed,
-    /// Too many requests; when one is possible again.
+    /// It got too much within the hour, or too much of it has to be kept in mind; when a request is possible again.
     TooMany(UnixMs),
     /// [`Mint`] made nothing: it has to be asked and issued in steps.
     NotAtOnce,

@@ -211,7 +211,9 @@ pub struct Devices {
     pub confirm_timeout: Duration,
     /// How long the broker keeps an answer for a device that is not there.
     pub answer_expiry: Duration,
-    /// Requests of one device within an hour.
+    /// How long after a call of unknown outcome an empty search says nothing.
+    pub orphan_wait: Duration,
+    /// secret_ids of one device within an hour.
     pub requests_per_hour: u32,
     /// Messages of one device within a minute.
     pub messages_per_minute: u32,
@@ -242,7 +244,8 @@ impl Devices {
                 MINUTE * 5,
             )?,
             answer_expiry: keys.duration("devices.answer_expiry", second * 5..=HOUR, MINUTE)?,
-            // The store remembers 64 nonces of a device, and none of the last hour may be forgotten.
+            orphan_wait: keys.duration("devices.orphan_wait", second..=HOUR, second * 90)?,
+            // The store counts no more of them.
             requests_per_hour: keys.number("devices.requests_per_hour", 1..=32, 12)? as u32,
             messages_per_minute: keys.number("devices.messages_per_minute", 1..=10_000, 60)? as u32,
             messages_per_second: keys.number("devices.messages_per_second", 1..=100_000, 2_000)?

@@ -84,10 +84,13 @@ impl Devices {
         let issued = made.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         let expiry = self.settings().answer_expiry;
         match outgoing::command(device, &doc.options, nonce, &issued, expiry) {
-            Ok(message) => self.send(message, nonce, &issued.accessor, arrived).await,
+            Ok(message) => {
+                self.send(message, nonce, doc.attempts, &issued.accessor, arrived)
+                    .await;
+            }
             Err(error) => {
                 tracing::error!(%device, %error, "what was issued cannot be sent");
-                self.tell(device, nonce, DeviceError::Unavailable, SOON);
+                self.not_sent(device, nonce, doc.attempts).await;
             }
         }
         // What a newer request has superseded is destroyed without waiting for a sweep.

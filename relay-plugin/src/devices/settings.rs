@@ -33,7 +33,7 @@ pub struct Settings {
     pub confirm: Duration,
     /// How long a broker keeps an answer for a device that is not there.
     pub answer_expiry: Duration,
-    /// Requests of one device within an hour.
+    /// secret_ids made for one device within an hour.
     pub per_hour: u32,
     /// Messages of one device within a minute.
     pub per_minute: u32,
@@ -47,7 +47,12 @@ pub struct Settings {
     pub ping_retry: Duration,
     /// How often the store is asked for work that nobody announced.
     pub sweep: Duration,
+    /// How long what the issuer was asked for may take to show, after nobody asks any more: an empty search before that says nothing.
+    pub orphan_wait: Duration,
 }
+
+/// How far the clocks of relays that share a store may be apart.
+const CLOCKS: Duration = Duration::from_secs(30);
 
 impl Settings {
     /// What the store holds a request to.
@@ -57,6 +62,8 @@ impl Settings {
             per_hour: self.per_hour,
             step: self.step,
             ttl: self.secret_id_ttl,
+            // Signed ahead by as much as is allowed, it is good until it is as much behind.
+            replay: self.skew * 2 + CLOCKS,
         }
     }
 }

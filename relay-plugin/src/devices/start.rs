@@ -167,6 +167,7 @@ pub fn settings(config: &ValidatedConfig, identity: &Npub) -> Settings {
         interval: devices.schedule,
         ping_retry: devices.schedule_retry,
         sweep: SWEEP,
+        orphan_wait: devices.orphan_wait,
     }
 }
 

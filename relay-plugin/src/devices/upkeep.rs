@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::{StreamExt as _, stream};
 use keyturn_proto::UnixMs;
 use keyturn_proto::device::{DeviceError, DeviceNonce};
-use keyturn_store::devices::{Answer, Change, DeviceDoc, Doomed, Held, Unresolved};
+use keyturn_store::devices::{Answer, Change, DeviceDoc, Doomed, Unresolved};
 use keyturn_store::store::StoreError;
 use tokio_util::sync::CancellationToken;
 
@@ -242,12 +242,14 @@ impl Devices {
                     Ok(found) => {
                         let intent = intent(doc, issue);
                         let found = found.iter().filter(|found| found.intent == intent);
-                        Change::Resolved {
+                        Change::Searched {
                             attempt,
                             accessors: found.map(|it| it.accessor.as_str().to_owned()).collect(),
+                            began: now,
+                            quiet: self.settings().orphan_wait,
                         }
                     }
-                    Err(why) => Change::ResolveFailed {
+                    Err(why) => Change::SearchFailed {
                         attempt,
                         why: (*why).to_owned(),
                         retry_at: now.plus(backoff(issue.failures)),
@@ -292,14 +294,8 @@ impl Devices {
         loop {
             let page = self.parts.devices.devices(after.as_ref(), BATCH).await?;
             for doc in &page {
-                let held = doc
-                    .outstanding
-                    .iter()
-                    .filter_map(|issue| issue.held.as_ref());
-                let held = held.chain(&doc.current).chain(&doc.earlier);
-                let named = held
-                    .filter(|held: &&Held| held.role == role)
-                    .map(|held| &held.accessor);
+                let held = doc.held().filter(|held| held.role == role);
+                let named = held.map(|held| &held.accessor);
                 let doomed = doc.doomed.iter().filter(|doomed| doomed.role == role);
                 known.extend(
                     named
@@ -314,12 +310,20 @@ impl Devices {
         }
     }
 
+    /// Twice as long with every ping that was missed, up to the schedule's interval: a device that is gone for good fills neither the trail nor the broker.
+    fn pause_before_next_ping(&self, doc: &DeviceDoc) -> Duration {
+        let settings = self.settings();
+        let missed = doc.pings_missed + u32::from(doc.ping.is_some());
+        let pause = settings.ping_retry.saturating_mul(1 << missed.min(16));
+        jittered(pause.min(settings.interval), 0.5).min(jittered(settings.interval, 0.1))
+    }
+
     async fn invite(&self, doc: &DeviceDoc) {
         let Ok(nonce) = DeviceNonce::generate() else {
             tracing::error!("the random generator failed");
             return;
         };
-        let next_ping = self.now().plus(jittered(self.settings().ping_retry, 0.5));
+        let next_ping = self.now().plus(self.pause_before_next_ping(doc));
         let change = Change::Ping {
             nonce: nonce.clone(),
             next_ping,

@@ -3,10 +3,13 @@
 //! Order: the store knows that the issuer is called → the issuer → the store knows what it made → the device. A secret_id that was made and could not be
 //! recorded is destroyed at once; if that fails as well, the recorded intent leads to it.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::FutureExt as _;
 use keyturn_proto::UnixMs;
-use keyturn_proto::device::{DeviceError, DeviceNonce, proof};
+use keyturn_proto::device::{DeviceError, DeviceId, DeviceNonce, proof};
 use keyturn_store::devices::{Answer, Change, DeviceDoc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +21,28 @@ use super::queue::Job;
 use crate::crash;
 use crate::metrics as names;
 
+/// Before a task that has panicked is begun again.
+const AFTER_PANIC: Duration = Duration::from_secs(1);
+
+/// Runs `task` to its end, from the beginning after each panic: what it was at is left to the deadlines in the store, and everybody else is served on.
+async fn whatever_panics<F, Fut>(part: &'static str, stopping: CancellationToken, mut task: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = ()>,
+{
+    while AssertUnwindSafe(task()).catch_unwind().await.is_err() {
+        metrics::counter!(names::PANICS, "part" => "devices").increment(1);
+        tracing::error!(
+            part,
+            "a task of the device flow panicked and is begun again"
+        );
+        tokio::select! {
+            () = tokio::time::sleep(AFTER_PANIC) => {}
+            () = stopping.cancelled() => {}
+        }
+    }
+}
+
 impl Devices {
     /// Recovers, then works until `stopping`. What is under way is finished; what waits is left to the next start.
     pub async fn run(self: Arc<Self>, stopping: CancellationToken) {
@@ -25,27 +50,28 @@ impl Devices {
         let mut tasks = JoinSet::new();
         for _ in 0..self.settings().concurrency {
             let devices = Arc::clone(&self);
-            tasks.spawn(async move {
-                while let Some(job) = devices.queue.pop().await {
-                    devices.issue(job).await;
-                }
-            });
+            let work = move || Arc::clone(&devices).work();
+            tasks.spawn(whatever_panics("issue", stopping.clone(), work));
         }
-        let devices = Arc::clone(&self);
-        let stop = stopping.clone();
-        tasks.spawn(async move { devices.upkeep(stop).await });
-        let devices = Arc::clone(&self);
-        let stop = stopping.clone();
-        tasks.spawn(async move { devices.write_refusals(stop).await });
+        let (devices, stop) = (Arc::clone(&self), stopping.clone());
+        let upkeep = move || Arc::clone(&devices).upkeep(stop.clone());
+        tasks.spawn(whatever_panics("upkeep", stopping.clone(), upkeep));
+        let (devices, stop) = (Arc::clone(&self), stopping.clone());
+        let refusals = move || {
+            let (devices, stop) = (Arc::clone(&devices), stop.clone());
+            async move { devices.write_refusals(stop).await }
+        };
+        tasks.spawn(whatever_panics("refusals", stopping.clone(), refusals));
         stopping.cancelled().await;
         self.queue.close();
-        while let Some(ended) = tasks.join_next().await {
-            if ended.is_err() {
-                metrics::counter!(names::PANICS, "part" => "devices").increment(1);
-                tracing::error!("a worker of the device flow panicked");
-            }
-        }
+        while tasks.join_next().await.is_some() {}
         self.write_last_refusals().await;
+    }
+
+    async fn work(self: Arc<Self>) {
+        while let Some(job) = self.queue.pop().await {
+            self.issue(job).await;
+        }
     }
 
     /// Carries out one job.
@@ -206,14 +232,16 @@ impl Devices {
                 return;
             }
         }
-        self.send(message, &nonce, &issued.accessor, arrived).await;
+        self.send(message, &nonce, attempt, &issued.accessor, arrived)
+            .await;
     }
 
     /// Hands what was issued and recorded to the connection.
     pub(super) async fn send(
-        &self,
+        self: &Arc<Self>,
         message: outgoing::Outgoing,
         nonce: &DeviceNonce,
+        attempt: u64,
         accessor: &Accessor,
         arrived: std::time::Instant,
     ) {
@@ -224,11 +252,33 @@ impl Devices {
             Ok(()) => "issued",
             Err(error) => {
                 tracing::warn!(%device, %nonce, %error, "an issued secret_id could not be sent; the device has to ask again");
+                self.not_sent(&device, nonce, attempt).await;
                 "not_sent"
             }
         };
         metrics::counter!(names::DEVICE_ISSUES, "result" => word).increment(1);
         metrics::histogram!(names::DEVICE_ANSWER_SECONDS).record(arrived.elapsed().as_secs_f64());
+    }
+
+    /// Nobody will ever report on what nobody has got: it is destroyed, and the device is asked to come again, if that can be said to it.
+    pub(super) async fn not_sent(
+        self: &Arc<Self>,
+        device: &DeviceId,
+        nonce: &DeviceNonce,
+        attempt: u64,
+    ) {
+        match self.change(device, Change::NotSent { attempt }).await {
+            Ok(Answer::Done(doc)) => {
+                self.tend_soon(&doc);
+                self.tell(device, nonce, DeviceError::Unavailable, SOON);
+            }
+            // Superseded or denied meanwhile.
+            Ok(_) => {}
+            // It is left to the time in which the device should have reported.
+            Err(error) => {
+                tracing::warn!(%device, %nonce, %error, "it could not be recorded that nothing was sent");
+            }
+        }
     }
 
     /// Destroys what the store does not know. If it fails, the recorded intent leads to it.

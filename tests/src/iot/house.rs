@@ -40,6 +40,7 @@ impl House {
             );
             set(config, "mqtt", "certificate_key_file", path(&service.key));
             set(config, "devices", "requests_per_hour", 32);
+            set(config, "devices", "orphan_wait", "3s");
             let mut issuer = toml::Table::new();
             issuer.insert("kind".to_owned(), "embedded".into());
             issuer.insert("logins_per_minute".to_owned(), 10_000.into());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use keyturn_proto::UnixMs;
 use keyturn_proto::device::DeviceId;
 
-use super::issue::Made;
+use super::issue::Fresh;
 use super::{Decision, Draft, apply};
 use crate::approle::SecretIdDoc;
 use crate::devices::documents::{DeviceDoc, Stage};
@@ -40,7 +40,7 @@ pub fn at_once(
     if let Some(issue) = &mut doc.outstanding {
         issue.stage = Stage::Issuing;
     }
-    let made = Made {
+    let fresh = Fresh {
         attempt: doc.attempts,
         role: secret_id.role.clone(),
         accessor: secret_id.accessor.to_string(),
@@ -48,6 +48,6 @@ pub fn at_once(
         expires_at: secret_id.expires_at,
         confirm,
     };
-    let issued = Draft { doc, audit, now }.issued(made);
+    let issued = Draft { doc, audit, now }.issued(fresh);
     (issued, Some(secret_id))
 }

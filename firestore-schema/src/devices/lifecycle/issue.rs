@@ -5,11 +5,11 @@ use std::time::Duration;
 use keyturn_proto::UnixMs;
 
 use super::{Decision, Draft};
-use crate::devices::documents::{Held, Outstanding, Stage, Unresolved};
+use crate::devices::documents::{Held, Outstanding, Stage};
 use crate::devices::store::Answer;
 
 /// What the issuer made.
-pub(super) struct Made {
+pub(super) struct Fresh {
     pub(super) attempt: u64,
     pub(super) role: String,
     pub(super) accessor: String,
@@ -45,16 +45,16 @@ impl Draft {
         self.done_with_doc()
     }
 
-    /// The new `secret_id` is known by its accessor. One that was overtaken meanwhile is doomed.
-    pub(super) fn issued(mut self, made: Made) -> Decision {
-        let Made {
+    /// The new `secret_id` is known by its accessor, so what it supersedes can go. One that was overtaken meanwhile is doomed itself.
+    pub(super) fn issued(mut self, fresh: Fresh) -> Decision {
+        let Fresh {
             attempt,
             role,
             accessor,
             expected_proof,
             expires_at,
             confirm,
-        } = made;
+        } = fresh;
         if let Some(issue) = self.outstanding(attempt, &[Stage::Issuing]) {
             let held = Held {
                 accessor,
@@ -78,6 +78,10 @@ impl Draft {
                 held: Some(held),
                 ..issue
             });
+            self.spend();
+            if let Some(old) = self.doc.superseded.take() {
+                self.doom(old, "superseded");
+            }
             return self.done_with_doc();
         }
         // A repeat of this very change after an unknown outcome.
@@ -95,6 +99,7 @@ impl Draft {
             .position(|issue| issue.attempt == attempt);
         let issuer = known.and_then(|at| self.doc.unresolved.remove(at).issuer);
         self.by_relay("device.overtaken", &role, None, Some(&accessor));
+        self.spend();
         self.doom_accessor(accessor, role, issuer, expires_at, "overtaken");
         self.done(|doc| Answer::Superseded(Box::new(doc.clone())))
     }
@@ -121,17 +126,22 @@ impl Draft {
         };
         self.doc.outstanding = None;
         self.by_relay("device.issue_failed", why, Some(&issue.nonce), None);
-        if let Some(expires_at) = in_doubt_until {
-            self.doc.unresolved.push(Unresolved {
-                attempt,
-                nonce: issue.nonce,
-                role: issue.role,
-                issuer: issue.issuer,
-                failures: 0,
-                retry_at: self.now,
-                expires_at,
-            });
+        if let Some(until) = in_doubt_until {
+            self.in_doubt(issue, self.now, until);
         }
+        self.done_with_doc()
+    }
+
+    /// The device was never sent what was issued for it. It goes, and the device may ask again at once.
+    pub(super) fn not_sent(mut self, attempt: u64) -> Decision {
+        let issue = self.outstanding(attempt, &[Stage::Issued, Stage::Unconfirmed]);
+        let Some((nonce, held)) = issue.and_then(|issue| Some((issue.nonce, issue.held?))) else {
+            return Decision::unchanged(Answer::Stale);
+        };
+        self.doc.outstanding = None;
+        let accessor = Some(held.accessor.as_str());
+        self.by_relay("device.not_sent", "no_connection", Some(&nonce), accessor);
+        self.doom(held, "not_sent");
         self.done_with_doc()
     }
 }

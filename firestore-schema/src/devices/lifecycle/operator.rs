@@ -3,15 +3,18 @@
 use keyturn_proto::UnixMs;
 use keyturn_proto::device::DeviceId;
 
-use super::{Decision, Draft, record};
-use crate::devices::documents::{DeviceDoc, DeviceOptions, DevicePolicy, DeviceState};
+use super::{Decision, Draft, ping, record};
+use crate::devices::documents::{
+    DeviceDoc, DeviceOptions, DevicePolicy, DeviceState, Outstanding, Stage,
+};
 use crate::devices::store::Answer;
 use crate::documents::Actor;
 
 /// How far ahead a `secret_id` of unknown lifetime is looked for: no configuration gives one longer.
 const IN_DOUBT_MS: u64 = 30 * 86_400_000;
 
-/// Puts a device on the list, or changes its role and options. A repeat changes nothing.
+/// Puts a device on the list, or changes its role and options. A repeat changes nothing. Under another role or other keys nothing of the old ones is sent or waited for
+/// any more: whoever changes a key may know that somebody else has the old one.
 pub(super) fn allow(
     id: &DeviceId,
     known: Option<DeviceDoc>,
@@ -34,13 +37,16 @@ pub(super) fn allow(
         options: DeviceOptions::default(),
         attempts: 0,
         outstanding: None,
+        superseded: None,
         current: None,
         earlier: Vec::new(),
         doomed: Vec::new(),
         unresolved: Vec::new(),
         nonces: Vec::new(),
+        spent: Vec::new(),
         ping: None,
         ping_at: None,
+        pings_missed: 0,
         due_at: None,
         created_at: now,
         updated_at: now,
@@ -50,12 +56,13 @@ pub(super) fn allow(
     draft.doc.ping_at = match options.policy {
         DevicePolicy::OnDemand => None,
         // A device that was on the schedule keeps its place.
-        DevicePolicy::Scheduled => Some(draft.doc.ping_at.unwrap_or(now)),
+        DevicePolicy::Scheduled => Some(draft.doc.ping_at.unwrap_or_else(|| ping::soon(id, now))),
     };
     let mut words = vec![format!("role {role}")];
     words.extend(options.sealing.as_ref().map(|_| "sealed".to_owned()));
     words.extend(options.identity_key.as_ref().map(|_| "signed".to_owned()));
     words.extend((options.policy == DevicePolicy::Scheduled).then(|| "scheduled".to_owned()));
+    let anew = draft.doc.role != role || have_other_keys(&draft.doc.options, &options);
     draft.doc.role = role;
     draft.doc.options = options;
     let line = record(
@@ -68,7 +75,19 @@ pub(super) fn allow(
         None,
     );
     draft.audit.push(line);
+    if anew {
+        draft.begin_anew("changed");
+    }
     draft.done_with_doc()
+}
+
+/// Whether what is signed or sealed under one does not hold under the other.
+fn have_other_keys(one: &DeviceOptions, other: &DeviceOptions) -> bool {
+    let sealing = |options: &DeviceOptions| {
+        let sealing = options.sealing.as_ref();
+        sealing.map(|sealing| (sealing.key.clone(), sealing.suite))
+    };
+    one.identity_key != other.identity_key || sealing(one) != sealing(other)
 }
 
 impl Draft {
@@ -80,7 +99,8 @@ impl Draft {
         self.doc.state = DeviceState::Denied;
         self.doc.ping = None;
         self.doc.ping_at = None;
-        self.doom_all("denied");
+        self.set_aside("denied", self.in_doubt_at_most());
+        self.doom_held("denied");
         self.record(
             Actor::Operator,
             "device.denied",
@@ -92,16 +112,19 @@ impl Draft {
     }
 
     /// Whatever it holds is destroyed, and it stays on the list: this is what an operator does when secret_ids may have been read by somebody. A device on the
-    /// schedule is invited at once; every other one asks when its next login fails.
+    /// schedule is invited soon, one that waits for an answer is told to ask again, and every other one asks when its next login fails. A request that has not
+    /// reached the issuer goes on: what it gets is younger than this.
     pub(super) fn invalidate(mut self) -> Decision {
-        let holds = self.doc.current.is_some()
-            || !self.doc.earlier.is_empty()
-            || self.doc.outstanding.is_some();
-        if !holds {
+        let issue = self.doc.outstanding.as_ref();
+        let is_begun = issue.is_some_and(|issue| issue.stage != Stage::Asked);
+        if !is_begun && self.doc.held().next().is_none() {
             return Decision::unchanged(Answer::Repeat);
         }
-        self.doom_all("invalidated");
-        self.doc.ping_at = self.doc.ping_at.map(|_| self.now);
+        if is_begun {
+            self.begin_anew("invalidated");
+        }
+        self.doom_held("invalidated");
+        self.doc.ping_at = (self.doc.ping_at).map(|_| ping::soon(&self.doc.device_id, self.now));
         self.record(
             Actor::Operator,
             "device.invalidated",
@@ -112,15 +135,37 @@ impl Draft {
         self.done_with_doc()
     }
 
-    fn doom_all(&mut self, why: &str) {
-        let in_doubt_until = UnixMs(self.now.0.saturating_add(IN_DOUBT_MS));
-        self.set_aside(why, in_doubt_until);
-        let held = self.doc.current.take();
-        for held in held
-            .into_iter()
-            .chain(std::mem::take(&mut self.doc.earlier))
-        {
+    fn doom_held(&mut self, why: &str) {
+        let held = [self.doc.superseded.take(), self.doc.current.take()];
+        let earlier = std::mem::take(&mut self.doc.earlier);
+        for held in held.into_iter().flatten().chain(earlier) {
             self.doom(held, why);
         }
+    }
+
+    /// Sets the unconfirmed issues aside. A device that waits for an answer, or has not said how it went, is told to ask again by whoever looks after deadlines:
+    /// its request stands there as one that nobody works on and whose time is over. Its new number keeps out whoever is at work on the old one.
+    fn begin_anew(&mut self, why: &str) {
+        if let Some(held) = self.doc.superseded.take() {
+            self.doom(held, why);
+        }
+        let issue = self.doc.outstanding.clone();
+        self.set_aside(why, self.in_doubt_at_most());
+        let Some(issue) = issue.filter(|issue| issue.stage != Stage::Unconfirmed) else {
+            return;
+        };
+        self.doc.attempts += 1;
+        self.doc.outstanding = Some(Outstanding {
+            attempt: self.doc.attempts,
+            role: self.doc.role.clone(),
+            stage: Stage::Asked,
+            deadline_at: self.now,
+            held: None,
+            ..issue
+        });
+    }
+
+    fn in_doubt_at_most(&self) -> UnixMs {
+        UnixMs(self.now.0.saturating_add(IN_DOUBT_MS))
     }
 }

@@ -1,13 +1,18 @@
 //! A device asks.
 
+use std::time::Duration;
+
 use keyturn_proto::UnixMs;
 use keyturn_proto::device::{DeviceNonce, IdentityKey};
 
 use super::{Decision, Draft};
-use crate::devices::documents::{DeviceState, NONCES, Outstanding, PENDING, Stage, UsedNonce};
+use crate::devices::documents::{
+    DeviceState, EARLIER, NONCES, Outstanding, PENDING, SPENT, Spent, Stage, UsedNonce,
+    YOUNG_NONCES,
+};
 use crate::devices::store::{Answer, Limits};
 
-const HOUR_MS: u64 = 3_600_000;
+const HOUR: Duration = Duration::from_secs(3600);
 
 pub(super) struct Ask {
     pub(super) nonce: DeviceNonce,
@@ -16,6 +21,11 @@ pub(super) struct Ask {
     pub(super) owner: String,
     pub(super) issuer: String,
     pub(super) limits: Limits,
+}
+
+/// Whether it counts for the hour.
+pub(super) fn is_recent(spent: &Spent, now: UnixMs) -> bool {
+    now < spent.at.plus(HOUR)
 }
 
 /// What is remembered of a nonce: 128 bits of its hash.
@@ -51,17 +61,11 @@ impl Draft {
         if self.doc.nonces.iter().any(|used| used.hash == hash) {
             return Decision::unchanged(Answer::NonceUsed);
         }
-        if let Some(until) = self.too_many(limits.per_hour) {
+        self.forget_dead();
+        if let Some(until) = self.full_until(&limits) {
             return Decision::unchanged(Answer::TooMany(until));
         }
-        // While the issuer destroys nothing, nothing more is made for this device: the document stays bounded.
-        if self.doc.doomed.len() + self.doc.unresolved.len() >= PENDING {
-            return Decision::unchanged(Answer::TooMany(self.now.plus(limits.step)));
-        }
-        let excess = (self.doc.nonces.len() + 1).saturating_sub(NONCES);
-        self.doc.nonces.drain(..excess);
         self.doc.nonces.push(UsedNonce { hash, at: self.now });
-        self.forget_dead();
         if let Some(old) = &self.doc.outstanding {
             let accessor = old.held.as_ref().map(|held| held.accessor.clone());
             let old = old.nonce.clone();
@@ -72,10 +76,8 @@ impl Draft {
                 accessor.as_deref(),
             );
         }
-        self.set_aside("superseded", self.now.plus(limits.ttl));
-        if self.doc.ping.as_ref() == Some(&nonce) {
-            self.doc.ping = None;
-        }
+        self.supersede(self.now.plus(limits.ttl));
+        self.ping_answered();
         self.by_device("device.asked", &reason, &nonce, None);
         self.doc.attempts += 1;
         self.doc.outstanding = Some(Outstanding {
@@ -92,17 +94,75 @@ impl Draft {
         self.done_with_doc()
     }
 
-    /// When another request is possible, if there were too many within the last hour.
-    fn too_many(&self, per_hour: u32) -> Option<UnixMs> {
-        let per_hour = usize::try_from(per_hour).unwrap_or(usize::MAX).min(NONCES);
-        let since = self.now.0.saturating_sub(HOUR_MS);
-        let mut recent = self.doc.nonces.iter().filter(|used| used.at.0 > since);
-        let count = recent.clone().count();
-        if count < per_hour {
-            return None;
+    /// The outstanding issue makes way. What it made stays until the new one has its own: the device may have nothing else.
+    fn supersede(&mut self, in_doubt_until: UnixMs) {
+        let Some(issue) = &mut self.doc.outstanding else {
+            return;
+        };
+        let stage = issue.stage;
+        let Some(held) = issue.held.take() else {
+            // It did not wait for its answer.
+            if stage == Stage::Asked {
+                self.spend();
+            }
+            self.set_aside("superseded", in_doubt_until);
+            return;
+        };
+        self.doc.outstanding = None;
+        // There is none: an issue that made something has taken its place.
+        if let Some(older) = self.doc.superseded.replace(held) {
+            self.doom(older, "superseded");
         }
-        recent
-            .nth(count - per_hour)
-            .map(|used| UnixMs(used.at.0.saturating_add(HOUR_MS)))
+    }
+
+    /// When another request is possible, if there is no room for one now. Nothing that still counts is forgotten to make room.
+    fn full_until(&mut self, limits: &Limits) -> Option<UnixMs> {
+        let doc = &self.doc;
+        // While the issuer destroys nothing, nothing more is made for this device.
+        let pending = doc.doomed.len() + doc.unresolved.len() >= PENDING;
+        let pending = pending.then(|| self.now.plus(limits.step));
+        let kept = (doc.earlier.len() >= EARLIER)
+            .then(|| doc.earlier.iter().map(|held| held.expires_at).min())
+            .flatten();
+        [
+            pending,
+            kept,
+            self.spent_until(limits),
+            self.nonces_until(limits.replay),
+        ]
+        .into_iter()
+        .flatten()
+        .max()
+    }
+
+    /// A request whose issuer failed counts for nothing: a device that obediently asks through an outage must not pay for it afterwards. One that is under way
+    /// counts, or asking faster than the issuer works would be free.
+    fn spent_until(&self, limits: &Limits) -> Option<UnixMs> {
+        let (doc, now) = (&self.doc, self.now);
+        let issues = doc.outstanding.iter();
+        let under_way = issues
+            .filter(|issue| matches!(issue.stage, Stage::Asked | Stage::Issuing))
+            .count()
+            + (doc.unresolved.iter())
+                .filter(|issue| now < issue.given_up_at)
+                .count();
+        let per_hour = usize::try_from(limits.per_hour).map_or(SPENT, |n| n.clamp(1, SPENT));
+        let mut recent = doc.spent.iter().filter(|spent| is_recent(spent, now));
+        let excess = (recent.clone().count() + under_way).checked_sub(per_hour)?;
+        let first = recent.nth(excess).map(|spent| spent.at.plus(HOUR));
+        Some(first.unwrap_or_else(|| now.plus(limits.step)))
+    }
+
+    /// Makes room for a nonce by forgetting such as no signature can bring back.
+    fn nonces_until(&mut self, replay: Duration) -> Option<UnixMs> {
+        let (now, nonces) = (self.now, &mut self.doc.nonces);
+        while nonces.len() >= NONCES {
+            let young = nonces.first()?.at.plus(replay);
+            if now < young {
+                return (nonces.len() >= YOUNG_NONCES).then_some(young);
+            }
+            nonces.remove(0);
+        }
+        None
     }
 }

@@ -4,7 +4,7 @@ use keyturn_proto::UnixMs;
 use keyturn_proto::device::{DeviceNonce, IdentityKey, proof};
 
 use super::{Decision, Draft};
-use crate::devices::documents::{DevicePolicy, EARLIER, Held, Stage};
+use crate::devices::documents::{DevicePolicy, Held, Stage};
 use crate::devices::store::Answer;
 
 pub(super) struct Report {
@@ -43,10 +43,18 @@ impl Draft {
                 self.refused(report, held)
             };
         }
-        self.late(report)
+        let superseded = self.doc.superseded.take_if(|held| {
+            // Without a proof its word for what it gave up counts for nothing; that it does not work hurts nobody.
+            held.nonce == report.nonce && (!report.ok || report.proves(held))
+        });
+        match superseded {
+            Some(held) if report.ok => self.confirmed(report, held),
+            Some(held) => self.refused(report, held),
+            None => self.late(report),
+        }
     }
 
-    /// The new `secret_id` is in use. Its predecessors are doomed if that is proven, and left to their lifetime otherwise.
+    /// The new `secret_id` is in use, or one that was superseded and is all the device has so far. Its predecessors are doomed if that is proven, and left to their lifetime otherwise.
     fn confirmed(mut self, report: &Report, mut held: Held) -> Decision {
         let proven = report.proves(&held);
         held.proven = proven;
@@ -65,8 +73,6 @@ impl Draft {
             self.doom_earlier();
         } else {
             self.forget_dead();
-            let excess = self.doc.earlier.len().saturating_sub(EARLIER);
-            self.doc.earlier.drain(..excess);
         }
         self.done(|doc| Answer::Confirmed {
             proven,

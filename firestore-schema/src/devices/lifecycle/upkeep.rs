@@ -1,10 +1,9 @@
-//! What is done by the clock: destruction, orphans, deadlines, pings.
+//! What is done by the clock: destruction and deadlines.
 
 use keyturn_proto::UnixMs;
-use keyturn_proto::device::DeviceNonce;
 
 use super::{Decision, Draft};
-use crate::devices::documents::{DevicePolicy, DeviceState, Outstanding, Stage};
+use crate::devices::documents::{Outstanding, Stage};
 use crate::devices::store::Answer;
 
 impl Draft {
@@ -59,55 +58,6 @@ impl Draft {
         self.done_with_doc()
     }
 
-    pub(super) fn resolved(mut self, attempt: u64, accessors: Vec<String>) -> Decision {
-        let Some(at) = self
-            .doc
-            .unresolved
-            .iter()
-            .position(|issue| issue.attempt == attempt)
-        else {
-            return Decision::unchanged(Answer::Stale);
-        };
-        let issue = self.doc.unresolved.remove(at);
-        for accessor in accessors {
-            self.by_relay(
-                "device.orphan_found",
-                &issue.role,
-                Some(&issue.nonce),
-                Some(&accessor),
-            );
-            // Its own lifetime is not known; it is not forgotten before the longest possible one.
-            let (role, issuer) = (issue.role.clone(), issue.issuer.clone());
-            self.doom_accessor(accessor, role, issuer, issue.expires_at, "orphan");
-        }
-        self.done_with_doc()
-    }
-
-    pub(super) fn resolve_failed(mut self, attempt: u64, why: &str, retry_at: UnixMs) -> Decision {
-        let now = self.now;
-        let Some(at) = self
-            .doc
-            .unresolved
-            .iter()
-            .position(|issue| issue.attempt == attempt)
-        else {
-            return Decision::unchanged(Answer::Stale);
-        };
-        let issue = &mut self.doc.unresolved[at];
-        if issue.expires_at <= now {
-            self.doc.unresolved.remove(at);
-        } else {
-            issue.retry_at = retry_at.min(issue.expires_at);
-            issue.failures = issue.failures.saturating_add(1);
-            // As with destructions: the first failure is worth a record.
-            if issue.failures == 1 {
-                let nonce = issue.nonce.clone();
-                self.by_relay("device.search_failed", why, Some(&nonce), None);
-            }
-        }
-        self.done_with_doc()
-    }
-
     /// The deadline of the outstanding issue has passed.
     pub(super) fn expire(
         mut self,
@@ -130,15 +80,14 @@ impl Draft {
         match issue.stage {
             Stage::Asked | Stage::Issuing => {
                 self.by_relay("device.interrupted", "deadline", Some(&issue.nonce), None);
-                self.set_aside("interrupted", in_doubt_until);
+                let nonce = issue.nonce.clone();
+                self.doc.outstanding = None;
                 // Its relay is given up: the search need not wait for it.
-                let now = self.now;
-                for unresolved in &mut self.doc.unresolved {
-                    if unresolved.attempt == attempt {
-                        unresolved.retry_at = now;
-                    }
+                if issue.stage == Stage::Issuing {
+                    let given_up_at = self.now.min(issue.deadline_at);
+                    self.in_doubt(issue, given_up_at, in_doubt_until);
                 }
-                self.done(|_| Answer::Interrupted(issue.nonce))
+                self.done(|_| Answer::Interrupted(nonce))
             }
             // A restart of its relay says nothing about the device.
             Stage::Issued if self.now < issue.deadline_at => Decision::unchanged(Answer::Stale),
@@ -166,21 +115,5 @@ impl Draft {
                 self.done_with_doc()
             }
         }
-    }
-
-    pub(super) fn ping(mut self, nonce: DeviceNonce, next_ping: UnixMs) -> Decision {
-        let wanted = self.doc.state == DeviceState::Allowed
-            && self.doc.options.policy == DevicePolicy::Scheduled
-            && self.doc.ping_at.is_some_and(|at| at <= self.now);
-        if !wanted {
-            return Decision::unchanged(Answer::Stale);
-        }
-        if let Some(missed) = self.doc.ping.take() {
-            self.by_relay("device.ping_unanswered", "offline", Some(&missed), None);
-        }
-        self.by_relay("device.pinged", "scheduled", Some(&nonce), None);
-        self.doc.ping = Some(nonce);
-        self.doc.ping_at = Some(next_ping);
-        self.done_with_doc()
     }
 }

@@ -55,7 +55,7 @@ impl Site {
             devices: Arc::new(commits.clone()),
             store: Arc::new(commits.clone()),
             issuer: Arc::new(issuer),
-            outlet: Arc::new(Channel(send)),
+            outlet: Arc::new(Channel(send, Arc::default())),
             clock: clock.clone(),
             settings,
         });

@@ -219,6 +219,7 @@ async fn a_scheduled_device_is_invited_and_asks_under_the_pings_nonce() {
         },
     )
     .await;
+    w.later(Duration::from_secs(60));
     let ping = w.answer(&device).await;
     assert_eq!(ping["ping"], "secret_id");
     let asked = ping["nonce"].as_str().unwrap().parse().unwrap();

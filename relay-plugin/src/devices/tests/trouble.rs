@@ -1,6 +1,7 @@
 //! What happens when the issuer, the relay or the device fail half-way.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,6 +11,10 @@ use keyturn_store::devices::{Answer, Change, DeviceDoc, DeviceOptions, DeviceSto
 use keyturn_store::sqlite::SqliteStore;
 use keyturn_store::store::{Early, StoreError};
 use serde_json::json;
+
+use crate::devices::settings::Settings;
+
+use crate::rotation::ports::Clock as _;
 
 use super::world::{Mood, TestClock, World, id, nonce, ok, request, settings};
 use crate::devices::flow::Handled;
@@ -89,13 +94,7 @@ async fn after_a_crash_the_waiting_devices_are_told_and_what_was_issued_is_destr
     w.kill();
     assert_eq!(w.doc(&one).await.outstanding.unwrap().stage, Stage::Issuing);
     // The issuer had done its part.
-    w.issuer.living.lock().unwrap().insert(
-        "acc-lost".to_owned(),
-        (
-            crate::devices::issuer::NonceHash::of(nonce(1).as_str()),
-            "secret-lost".to_owned(),
-        ),
-    );
+    w.issuer.makes("acc-lost", &nonce(1));
     w.issuer.open_gate();
     w.later(Duration::from_millis(1));
     w.restarted();
@@ -271,4 +270,220 @@ async fn a_relay_that_was_stopped_issues_nothing_for_what_others_may_have_given_
         .iter()
         .find(|record| record.event == "device.issue_failed");
     assert_eq!(failed.unwrap().reason, "too_late");
+}
+
+/// The device does as it is told through ten minutes of an outage, and pays nothing for it.
+#[tokio::test]
+async fn when_the_issuer_is_back_the_next_request_of_a_patient_device_is_served() {
+    let mut w = World::with(Settings {
+        // This limit counts by the machine's clock.
+        per_minute: 10_000,
+        skew: Duration::from_secs(300),
+        ..settings()
+    });
+    w.start();
+    let device = id(1);
+    w.allow(&device, DeviceOptions::default()).await;
+    *w.issuer.mood.lock().unwrap() = Mood::Sealed;
+    for n in 0..60 {
+        let handled = w.publish(&device, &request(&device, &nonce(n))).await;
+        assert_eq!(handled, Handled::Asked, "request {n}");
+        assert_eq!(w.answer(&device).await["error"], "unavailable");
+        w.later(Duration::from_secs(10));
+    }
+    *w.issuer.mood.lock().unwrap() = Mood::Works;
+    w.publish(&device, &request(&device, &nonce(60))).await;
+    assert_eq!(w.answer(&device).await["secret_id"], "secret-0");
+    w.stop().await;
+}
+
+/// The issuer was slow: what it makes shows after the first search.
+#[tokio::test]
+async fn what_shows_late_is_found_and_destroyed() {
+    let mut w = World::running();
+    let device = id(1);
+    w.allow(&device, DeviceOptions::default()).await;
+    *w.issuer.mood.lock().unwrap() = Mood::Silent;
+    w.publish(&device, &request(&device, &nonce(1))).await;
+    assert_eq!(w.answer(&device).await["error"], "unavailable");
+    w.until("it was searched for", async |w| {
+        let issue = w.doc(&device).await.unresolved.pop();
+        w.issuer.searches.load(Ordering::SeqCst) > 0
+            && issue.is_some_and(|issue| issue.retry_at > w.clock.now())
+    })
+    .await;
+    w.issuer.makes("acc-late", &nonce(1));
+    w.later(Duration::from_secs(90));
+    w.until("it is destroyed", async |w| w.issuer.accessors().is_empty())
+        .await;
+    w.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_never_made_is_searched_for_until_that_is_sure() {
+    let mut w = World::running();
+    let device = id(1);
+    w.allow(&device, DeviceOptions::default()).await;
+    *w.issuer.mood.lock().unwrap() = Mood::Silent;
+    w.publish(&device, &request(&device, &nonce(1))).await;
+    w.answer(&device).await;
+    // One at once, which may come too early; one after the time in which it may show; one more.
+    for pause in [90, 30] {
+        w.until("it was searched for", async |w| {
+            let issue = w.doc(&device).await.unresolved.pop();
+            issue.unwrap().retry_at > w.clock.now()
+        })
+        .await;
+        w.later(Duration::from_secs(pause));
+    }
+    w.until("it is settled", async |w| {
+        w.doc(&device).await.unresolved.is_empty()
+    })
+    .await;
+    w.stop().await;
+    assert_eq!(w.issuer.searches.load(Ordering::SeqCst), 3);
+    let trail = w.events().await;
+    let told = trail
+        .iter()
+        .filter(|record| record.event == "device.nothing_found");
+    assert_eq!(told.count(), 1);
+}
+
+/// What may be all that the device has stays until there is something new for it.
+#[tokio::test]
+async fn a_request_that_fails_takes_nothing_from_the_device() {
+    let mut w = World::running();
+    let device = id(1);
+    w.allow(&device, DeviceOptions::default()).await;
+    w.publish(&device, &request(&device, &nonce(1))).await;
+    let first = w.answer(&device).await;
+    *w.issuer.mood.lock().unwrap() = Mood::Silent;
+    w.publish(&device, &request(&device, &nonce(2))).await;
+    assert_eq!(w.answer(&device).await["error"], "unavailable");
+    w.until("it was searched for", async |w| {
+        w.issuer.searches.load(Ordering::SeqCst) > 0
+    })
+    .await;
+    assert_eq!(w.issuer.accessors(), ["acc-0"]);
+    assert_eq!(w.publish(&device, &ok(&first)).await, Handled::Reported);
+    *w.issuer.mood.lock().unwrap() = Mood::Works;
+    w.publish(&device, &request(&device, &nonce(3))).await;
+    let second = w.answer(&device).await;
+    w.publish(&device, &ok(&second)).await;
+    w.until("the first is destroyed", async |w| {
+        w.issuer.accessors() == ["acc-1"]
+    })
+    .await;
+    w.stop().await;
+}
+
+#[tokio::test]
+async fn under_another_role_nothing_is_sent_that_was_made_under_the_old_one() {
+    let mut w = World::running();
+    let device = id(1);
+    w.allow(&device, DeviceOptions::default()).await;
+    w.issuer.close_gate();
+    w.publish(&device, &request(&device, &nonce(1))).await;
+    w.until("the issuer is called", async |w| {
+        !w.issuer.order.lock().unwrap().is_empty()
+    })
+    .await;
+    let change = Change::Allow {
+        role: "sea-iot".to_owned(),
+        options: DeviceOptions::default(),
+    };
+    w.store
+        .change_device(&device, change, w.clock.now())
+        .await
+        .unwrap();
+    w.issuer.open_gate();
+    let told = w.answer(&device).await;
+    assert_eq!(
+        (&told["error"], &told["nonce"]),
+        (&json!("interrupted"), &json!(nonce(1)))
+    );
+    w.until("what was made under the old role is destroyed", async |w| {
+        let doc = w.doc(&device).await;
+        w.issuer.accessors().is_empty() && doc.unresolved.is_empty() && doc.doomed.is_empty()
+    })
+    .await;
+    w.publish(&device, &request(&device, &nonce(2))).await;
+    assert_eq!(w.answer(&device).await["role_id"], "role-id-of-sea-iot");
+    w.stop().await;
+    assert!(w.is_silent());
+}
+
+#[tokio::test]
+async fn what_cannot_be_sent_is_destroyed_at_once_and_the_device_is_asked_to_come_again() {
+    let mut w = World::running();
+    let device = id(1);
+    w.allow(&device, DeviceOptions::default()).await;
+    w.full.store(true, Ordering::SeqCst);
+    w.publish(&device, &request(&device, &nonce(1))).await;
+    assert_eq!(w.answer(&device).await["error"], "unavailable");
+    w.until("it is destroyed", async |w| {
+        w.issuer.accessors().is_empty() && w.doc(&device).await.doomed.is_empty()
+    })
+    .await;
+    w.full.store(false, Ordering::SeqCst);
+    w.publish(&device, &request(&device, &nonce(2))).await;
+    assert_eq!(w.answer(&device).await["secret_id"], "secret-1");
+    w.stop().await;
+    let trail = w.events().await;
+    let not_sent = trail
+        .iter()
+        .find(|record| record.event == "device.not_sent")
+        .unwrap();
+    let named = not_sent.device.clone().unwrap();
+    assert_eq!(named.accessor.as_deref(), Some("acc-0"));
+}
+
+/// Every worker has met it, and so has the upkeep: everybody is served all the same.
+#[tokio::test]
+async fn a_panic_costs_one_request_and_no_worker() {
+    let mut w = World::running();
+    let devices: Vec<_> = (0..9).map(id).collect();
+    for device in &devices {
+        w.allow(device, DeviceOptions::default()).await;
+    }
+    let (unlucky, lucky) = devices.split_at(8);
+    // Something to destroy, so that the upkeep calls the issuer too.
+    w.publish(&lucky[0], &request(&lucky[0], &nonce(1))).await;
+    let command = w.answer(&lucky[0]).await;
+    w.publish(&lucky[0], &ok(&command)).await;
+    w.issuer.close_gate();
+    for (n, device) in unlucky.iter().enumerate() {
+        w.publish(device, &request(device, &nonce(n))).await;
+    }
+    w.until("every worker is at it", async |w| {
+        w.issuer.order.lock().unwrap().len() == 1 + settings().concurrency
+    })
+    .await;
+    *w.issuer.mood.lock().unwrap() = Mood::Panics;
+    w.store
+        .change_device(&lucky[0], Change::Invalidate, w.clock.now())
+        .await
+        .unwrap();
+    w.issuer.open_gate();
+    w.until("everybody has met it", async |w| {
+        let met = w.issuer.panics.lock().unwrap();
+        let issues = met.iter().filter(|call| **call == "issue").count();
+        issues == unlucky.len() && met.contains(&"destroy")
+    })
+    .await;
+    *w.issuer.mood.lock().unwrap() = Mood::Works;
+    w.until("the upkeep has destroyed", async |w| {
+        w.issuer.accessors().is_empty()
+    })
+    .await;
+    // Whose request it was is told at its deadline, and is served then.
+    w.later(settings().step);
+    for _ in unlucky {
+        let told: serde_json::Value = serde_json::from_slice(&w.next().await.payload).unwrap();
+        assert_eq!(told["error"], "interrupted", "{told}");
+    }
+    w.publish(&unlucky[0], &request(&unlucky[0], &nonce(100)))
+        .await;
+    assert!(w.answer(&unlucky[0]).await["secret_id"].is_string());
+    w.stop().await;
 }

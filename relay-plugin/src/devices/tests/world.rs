@@ -1,7 +1,7 @@
 //! One relay's device flow: SQLite store, an issuer that keeps count, a broker that is a channel, a clock that is set by hand.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -61,6 +61,9 @@ pub(super) enum Mood {
     Sealed,
     /// Makes the secret_id and loses the answer.
     LosesAnswers,
+    /// Loses the request or the answer, and makes nothing, or not yet.
+    Silent,
+    Panics,
 }
 
 pub(super) struct TestIssuer {
@@ -73,6 +76,9 @@ pub(super) struct TestIssuer {
     /// Calls to `issue` wait for a place here.
     gate: Semaphore,
     pub(super) order: Mutex<Vec<String>>,
+    pub(super) searches: AtomicUsize,
+    /// Calls that have panicked.
+    pub(super) panics: Mutex<Vec<&'static str>>,
 }
 
 impl TestIssuer {
@@ -85,6 +91,8 @@ impl TestIssuer {
             most_at_once: AtomicUsize::new(0),
             gate: Semaphore::new(GATE),
             order: Mutex::default(),
+            searches: AtomicUsize::new(0),
+            panics: Mutex::default(),
         }
     }
     pub(super) fn accessors(&self) -> Vec<String> {
@@ -96,9 +104,31 @@ impl TestIssuer {
     pub(super) fn open_gate(&self) {
         self.gate.add_permits(GATE);
     }
-    fn mood(&self) -> Result<(), IssuerError> {
-        match *self.mood.lock().unwrap() {
-            Mood::Works | Mood::LosesAnswers => Ok(()),
+    /// Makes what it was asked for with `nonce`, on its own time.
+    pub(super) fn makes(&self, accessor: &str, nonce: &DeviceNonce) {
+        let made = (
+            NonceHash::of(nonce.as_str()),
+            format!("secret of {accessor}"),
+        );
+        self.living
+            .lock()
+            .unwrap()
+            .insert(accessor.to_owned(), made);
+    }
+    fn lost() -> IssuerError {
+        IssuerError::InDoubt {
+            why: Reason::Timeout,
+            after: Duration::from_secs(1),
+        }
+    }
+    fn mood(&self, call: &'static str) -> Result<(), IssuerError> {
+        let mood = *self.mood.lock().unwrap();
+        match mood {
+            Mood::Works | Mood::LosesAnswers | Mood::Silent => Ok(()),
+            Mood::Panics => {
+                self.panics.lock().unwrap().push(call);
+                panic!("a mistake of ours");
+            }
             Mood::Sealed => Err(IssuerError::Retryable {
                 why: Reason::Sealed,
                 after: Duration::from_secs(30),
@@ -120,7 +150,10 @@ impl SecretIdIssuer for TestIssuer {
         self.gate.acquire().await.unwrap().forget();
         self.gate.add_permits(1);
         self.under_way.fetch_sub(1, Ordering::SeqCst);
-        self.mood()?;
+        self.mood("issue")?;
+        if *self.mood.lock().unwrap() == Mood::Silent {
+            return Err(Self::lost());
+        }
         let n = self.made.fetch_add(1, Ordering::SeqCst);
         let (accessor, text) = (format!("acc-{n}"), format!("secret-{n}"));
         self.living
@@ -128,10 +161,7 @@ impl SecretIdIssuer for TestIssuer {
             .unwrap()
             .insert(accessor.clone(), (request.nonce.clone(), text.clone()));
         if *self.mood.lock().unwrap() == Mood::LosesAnswers {
-            return Err(IssuerError::InDoubt {
-                why: Reason::Timeout,
-                after: Duration::from_secs(1),
-            });
+            return Err(Self::lost());
         }
         Ok(Issued {
             role_id: format!("role-id-of-{}", request.role),
@@ -142,7 +172,7 @@ impl SecretIdIssuer for TestIssuer {
     }
 
     async fn destroy(&self, _: &RoleName, accessor: &Accessor) -> Result<Destroyed, IssuerError> {
-        self.mood()?;
+        self.mood("destroy")?;
         Ok(
             match self.living.lock().unwrap().remove(accessor.as_str()) {
                 Some(_) => Destroyed::Now,
@@ -157,7 +187,8 @@ impl SecretIdIssuer for TestIssuer {
         intents: &[Intent],
         known: &[Accessor],
     ) -> Result<Vec<Found>, IssuerError> {
-        self.mood()?;
+        self.mood("find")?;
+        self.searches.fetch_add(1, Ordering::SeqCst);
         let living = self.living.lock().unwrap();
         let unknown = living.iter().filter(|(accessor, _)| {
             !known
@@ -174,15 +205,22 @@ impl SecretIdIssuer for TestIssuer {
     }
 
     async fn health(&self) -> Result<(), IssuerError> {
-        self.mood()
+        self.mood("health")
     }
 }
 
-pub(super) struct Channel(pub(super) mpsc::UnboundedSender<Outgoing>);
+pub(super) struct Channel(
+    pub(super) mpsc::UnboundedSender<Outgoing>,
+    /// Whether there is no room for what matters.
+    pub(super) Arc<AtomicBool>,
+);
 
 #[async_trait]
 impl Outlet for Channel {
     async fn send(&self, message: Outgoing) -> Result<(), NotSent> {
+        if self.1.load(Ordering::SeqCst) {
+            return Err(NotSent);
+        }
         self.offer(message)
     }
     fn offer(&self, message: Outgoing) -> Result<(), NotSent> {
@@ -198,6 +236,8 @@ pub(in crate::devices) struct World {
     pub(super) issuer: Arc<TestIssuer>,
     pub(super) clock: Arc<TestClock>,
     sent: mpsc::UnboundedReceiver<Outgoing>,
+    /// There is no room for what matters.
+    pub(super) full: Arc<AtomicBool>,
     running: Option<(CancellationToken, JoinHandle<()>)>,
     settings: Settings,
     _dir: tempfile::TempDir,
@@ -225,6 +265,7 @@ pub(in crate::devices) fn settings() -> Settings {
         interval: Duration::from_secs(6 * 3600),
         ping_retry: Duration::from_secs(900),
         sweep: Duration::from_millis(20),
+        orphan_wait: Duration::from_secs(90),
     }
 }
 
@@ -267,11 +308,12 @@ impl World {
         let (store, issuer) = (Arc::new(store), Arc::new(TestIssuer::new()));
         let trail = Counting::new(store.clone());
         let clock = Arc::new(TestClock(AtomicU64::new(1_739_750_000_000)));
+        let full = Arc::new(AtomicBool::new(false));
         let devices = Devices::new(Parts {
             devices: seen(store.clone(), clock.clone()),
             store: Arc::new(trail.clone()),
             issuer: issuer.clone(),
-            outlet: Arc::new(Channel(send)),
+            outlet: Arc::new(Channel(send, full.clone())),
             clock: clock.clone(),
             settings: settings.clone(),
         });
@@ -282,6 +324,7 @@ impl World {
             issuer,
             clock,
             sent,
+            full,
             running: None,
             settings,
             _dir: dir,
@@ -323,7 +366,7 @@ impl World {
             devices: self.store.clone(),
             store: Arc::new(self.trail.clone()),
             issuer: self.issuer.clone(),
-            outlet: Arc::new(Channel(send)),
+            outlet: Arc::new(Channel(send, self.full.clone())),
             clock: self.clock.clone(),
             settings: self.settings.clone(),
         });
