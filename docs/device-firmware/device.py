@@ -181,7 +181,8 @@ class Device:
         while True:
             self.ask(nonce, reason)
             answer = self.answer_to(nonce, self.options.patience)
-            self.state.change(asked=None)
+            asked_at = self.state.get("asked_at")
+            self.state.change(asked=None, asked_at=None)
             if answer is None:
                 say("no_answer", nonce=nonce)
                 self.wait_for_invitation(pause * random.uniform(0.5, 1))
@@ -193,7 +194,8 @@ class Device:
                 candidate = {name: answer[name] for name in ("nonce", "role_id")}
                 if "wrapping_token" in answer:
                     candidate["wrapping_token"] = answer["wrapping_token"]
-                    candidate["good_until"] = time.time() + answer["wrapping_ttl_sec"]
+                    # It may have been on its way for long; but it was made after we asked.
+                    candidate["good_until"] = (asked_at or time.time()) + answer["wrapping_ttl_sec"]
                 else:
                     candidate["secret_id"] = answer["secret_id"]
                 self.state.change(candidate=candidate)
@@ -205,7 +207,8 @@ class Device:
             nonce = self.take_invitation() or secrets.token_hex(16)
 
     def ask(self, nonce, reason):
-        self.state.change(asked=nonce)
+        if nonce != self.state.get("asked"):
+            self.state.change(asked=nonce, asked_at=time.time())
         message = {"nonce": nonce, "device_id": self.id, "auth_request": "secret_id", "reason": reason}
         self.publish({**message, **self.signed("keyturn/device-request/1", nonce)})
         say("asked", nonce=nonce, reason=reason)

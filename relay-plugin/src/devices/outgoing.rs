@@ -64,10 +64,14 @@ pub fn command(
     issued: &Issued,
     expires_in: Duration,
 ) -> Result<Outgoing, keyturn_proto::Invalid> {
-    let secret = match &issued.credential {
-        Credential::SecretId(text) => Secret::SecretId(text.expose()),
-        Credential::Wrapped { token, ttl } => Secret::WrappingToken(token.expose(), ttl.as_secs()),
+    let (secret, good_for) = match &issued.credential {
+        Credential::SecretId(text) => (Secret::SecretId(text.expose()), issued.ttl),
+        Credential::Wrapped { token, ttl } => {
+            (Secret::WrappingToken(token.expose(), ttl.as_secs()), *ttl)
+        }
     };
+    // A device that finds a dead token would have to think that somebody else has used it.
+    let expires_in = expires_in.min(good_for);
     let command = Command {
         nonce,
         role_id: &issued.role_id,
@@ -91,11 +95,7 @@ pub fn command(
         payload: json(&sealed)?,
         retain: sealing.retain,
         // A device that sleeps finds it for as long as it is good for something.
-        expires_in: if sealing.retain {
-            issued.ttl
-        } else {
-            expires_in
-        },
+        expires_in: if sealing.retain { good_for } else { expires_in },
     })
 }
 
@@ -154,4 +154,55 @@ fn json<T: serde::Serialize>(message: &T) -> Result<Zeroizing<Vec<u8>>, keyturn_
     serde_json::to_vec(message)
         .map(Zeroizing::new)
         .map_err(|_| keyturn_proto::Invalid::new("command", "serialisable"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use keyturn_proto::device::Suite;
+    use keyturn_store::devices::Sealing;
+
+    use super::*;
+    use crate::devices::issuer::CredentialText;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn expiry(wrapped: Option<Duration>, retain: bool) -> Duration {
+        let text = CredentialText::new(Zeroizing::new("secret".to_owned()));
+        let issued = Issued {
+            role_id: "role-id".to_owned(),
+            credential: match wrapped {
+                Some(ttl) => Credential::Wrapped { token: text, ttl },
+                None => Credential::SecretId(text),
+            },
+            accessor: "accessor".parse().unwrap(),
+            ttl: HOUR * 12,
+        };
+        let key = "QxDul9iMwfCIpVdsd6sM9cOseX89lROcbIS1QpxZZio";
+        let options = DeviceOptions {
+            sealing: retain.then(|| Sealing {
+                key: key.parse().unwrap(),
+                suite: Suite::default(),
+                retain,
+            }),
+            ..DeviceOptions::default()
+        };
+        let (device, nonce) = (
+            "pump-7".parse().unwrap(),
+            "0123456789abcdef".parse().unwrap(),
+        );
+        let message = command(&device, &options, &nonce, &issued, MINUTE).unwrap();
+        assert_eq!(message.retain, retain);
+        message.expires_in
+    }
+
+    #[test]
+    fn no_command_outlives_what_it_bears() {
+        assert_eq!(expiry(None, false), MINUTE);
+        assert_eq!(expiry(None, true), HOUR * 12);
+        assert_eq!(expiry(Some(MINUTE * 5), false), MINUTE);
+        assert_eq!(expiry(Some(MINUTE / 2), false), MINUTE / 2);
+        assert_eq!(expiry(Some(MINUTE * 5), true), MINUTE * 5);
+    }
 }

@@ -54,7 +54,7 @@ pub struct Stand {
 impl Operator {
     pub fn new(address: &str, token: &str, ca: Option<PathBuf>) -> Self {
         Self {
-            address: address.to_owned(),
+            address: address.trim_end_matches('/').to_owned(),
             token: token.to_owned(),
             namespace: None,
             client: client(ca.as_deref()),

@@ -25,7 +25,7 @@ struct Scene {
 
 impl Scene {
     /// A Vault, a relay that has its answers wrapped, and a device that signs and takes sealed commands only.
-    async fn set() -> Self {
+    async fn set(wrap_ttl: &str) -> Self {
         let api = Api::start().await;
         let stand = api
             .operator()
@@ -34,7 +34,7 @@ impl Scene {
         let house = House::new(PROGRAM, Mqtt::V5, |config| {
             super::vault(config, &stand);
             let issuer = config["devices"]["issuer"].as_table_mut().unwrap();
-            issuer.insert("wrap_ttl".to_owned(), "5m".into());
+            issuer.insert("wrap_ttl".to_owned(), wrap_ttl.into());
         })
         .await;
         let relay = house.relay().await;
@@ -78,7 +78,7 @@ impl Scene {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_published_device_exchanges_its_token_once() {
-    let scene = Scene::set().await;
+    let scene = Scene::set("5m").await;
     let said = scene.device.start(Mqtt::V5, &PATIENCE).done().await;
     assert!(
         said.iter()
@@ -95,7 +95,7 @@ async fn the_published_device_exchanges_its_token_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_that_somebody_else_has_used_is_reported_and_recorded() {
-    let scene = Scene::set().await;
+    let scene = Scene::set("5m").await;
     // The device cannot get through; a thief can.
     scene
         .api
@@ -125,7 +125,7 @@ async fn a_token_that_somebody_else_has_used_is_reported_and_recorded() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_that_does_not_come_from_the_issuer_is_not_exchanged() {
-    let scene = Scene::set().await;
+    let scene = Scene::set("5m").await;
     scene.api.fault(Fault::garbage(
         LOOKUP,
         r#"{"data":{"creation_path":"sys/wrapping/wrap","creation_ttl":300}}"#,
@@ -141,7 +141,7 @@ async fn a_token_that_does_not_come_from_the_issuer_is_not_exchanged() {
 /// The power goes while the token is exchanged: the secret_id is lost, and nobody is suspected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exchange_that_is_cut_off_is_told_from_theft() {
-    let scene = Scene::set().await;
+    let scene = Scene::set("5m").await;
     scene.api.fault(Fault::hang(UNWRAP).after_doing_it());
     let device = scene.device.start(Mqtt::V5, &PATIENCE);
     eventually("it is exchanging", async || {
@@ -155,4 +155,29 @@ async fn an_exchange_that_is_cut_off_is_told_from_theft() {
     assert_eq!(noticed["why"], "unwrap_interrupted");
     device.done().await;
     assert_eq!(scene.ends_well().await, ["unwrap_interrupted"]);
+}
+
+/// A token that nobody has used in its time: the device was late, and suspects nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_came_to_its_end_is_told_from_theft() {
+    let scene = Scene::set("10s").await;
+    scene
+        .api
+        .fault(Fault::status(LOOKUP, 503, "").times(usize::MAX));
+    let mut device = scene.device.start(Mqtt::V5, &PATIENCE);
+    eventually("a token has come to its end", async || {
+        (scene.asked(LOOKUP) > 0 && scene.api.wrapped().is_empty()).then_some(())
+    })
+    .await;
+    scene.api.behave();
+    let noticed = device.event("not_unwrapped").await;
+    assert_eq!(noticed["why"], "wrapping_token_expired");
+    device.done().await;
+    // A slow machine may be late more than once.
+    let failed = scene.ends_well().await;
+    assert!(!failed.is_empty());
+    assert!(
+        failed.iter().all(|why| why == "wrapping_token_expired"),
+        "{failed:?}"
+    );
 }

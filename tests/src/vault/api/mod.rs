@@ -132,9 +132,13 @@ impl Api {
         self.with(|vault| vault.tokens.keys().cloned().collect())
     }
 
-    /// Wrapping tokens that nobody has exchanged yet.
+    /// Wrapping tokens that nobody has exchanged and that still can be.
     pub fn wrapped(&self) -> Vec<String> {
-        self.with(|vault| vault.wrapped.keys().cloned().collect())
+        let now = std::time::Instant::now();
+        self.with(|vault| {
+            let living = vault.wrapped.iter().filter(|(_, it)| now < it.ends);
+            living.map(|(token, _)| token.clone()).collect()
+        })
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Vault) -> T) -> T {
