@@ -47,7 +47,7 @@ fn the_limits_that_ship_let_a_fleet_behind_one_address_in() {
     assert!(minutes(LOGINS_PER_MINUTE) <= 10.0);
     assert!(minutes(LOGINS_PER_SECOND * 60) <= 10.0);
     // And still leave three quarters to everybody else.
-    assert!(LOGINS_PER_MINUTE <= LOGINS_PER_SECOND * 60 / 4);
+    const { assert!(LOGINS_PER_MINUTE <= LOGINS_PER_SECOND * 60 / 4) };
 }
 
 /// No source takes at once what all have in a second twice over.
