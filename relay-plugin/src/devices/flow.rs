@@ -243,7 +243,7 @@ impl Devices {
                     return outcome.map_err(|refused| (whose, refused));
                 }
                 Err(error) => {
-                    if let Some(end) = self.outlast(device, &error, tries, arrived).await {
+                    if let Some(end) = self.outlast(device, nonce, &error, tries, arrived).await {
                         return Ok(end);
                     }
                 }

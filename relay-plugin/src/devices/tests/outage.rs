@@ -94,6 +94,12 @@ async fn a_result_that_the_store_never_takes_is_given_up() {
     let handled = report(&w.devices, &result, Instant::now()).await;
     assert_eq!(handled, Handled::Reported);
     w.stop().await;
+    // And the trail says so, when it can.
+    let refusals = w.refusals().await;
+    let lost = |record: &&keyturn_store::documents::AuditRecord| {
+        record.reason.contains("result.unrecorded") && record.reason.contains("count=2")
+    };
+    assert_eq!(refusals.iter().filter(lost).count(), 1, "{refusals:?}");
 }
 
 #[tokio::test]
