@@ -323,6 +323,37 @@ async fn many_tries_are_slowed_down() {
     assert!(matches!(full.await, Err(LoginError::TooMany { .. })));
 }
 
+/// More devices behind one address than may log in at once: those that are held back lose nothing by it, and get in.
+#[tokio::test]
+async fn a_fleet_behind_one_address_gets_in() {
+    const FLEET: usize = 90;
+    let w = world_with(LoginLimits {
+        per_source: NonZeroU32::new(600).unwrap(),
+        in_all: NonZeroU32::new(1000).unwrap(),
+    });
+    let mut fleet = Vec::new();
+    for _ in 0..FLEET {
+        // Each is good for one login: a try that was held back must not use it up.
+        let issued = w.issue(|it| it.num_uses = 1).await;
+        fleet.push((issued.role_id, issued.credential.text().expose().to_owned()));
+    }
+    let held_back = AtomicU64::new(0);
+    let one = async |(role_id, secret_id): &(String, String)| loop {
+        match w.log_in(role_id, secret_id).await {
+            Err(LoginError::TooMany { retry_after }) => {
+                held_back.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(retry_after).await;
+            }
+            ended => return ended.map(drop),
+        }
+    };
+    let all = futures::future::join_all(fleet.iter().map(one));
+    let all = tokio::time::timeout(Duration::from_secs(120), all).await;
+    assert!(all.unwrap().iter().all(Result::is_ok));
+    // All try before the first is through; sixty may at once.
+    assert!(held_back.into_inner() > 0, "nobody was held back");
+}
+
 #[tokio::test]
 async fn the_store_never_holds_a_secret_id() {
     let w = world();
