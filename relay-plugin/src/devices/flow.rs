@@ -38,8 +38,8 @@ const TENDED: usize = 16;
 const REFUSALS: Duration = Duration::from_secs(1);
 /// How often a store write of unknown outcome is repeated.
 const REPEATS: u32 = 5;
-/// Messages that the store is asked about at once. Their writes share commits.
-const AT_ONCE: usize = 256;
+/// Messages that the store is asked about at once. Their writes share commits; and by so many a device can be overtaken before it has its place in the queue.
+pub const AT_ONCE: usize = 256;
 
 /// What the flow stands on.
 pub struct Parts {

@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use keyturn::assembly::Assembly;
+use keyturn::devices::flow::AT_ONCE;
 use keyturn_tests::fleet::{self, Echo, Line, Story};
 use keyturn_tests::measure::{self, Disk, Sample, Targets, forget_peak, memory, processor_time};
 use keyturn_tests::vault::Api;
@@ -36,8 +37,6 @@ const SINGLES: usize = 400;
 const IDLE: Duration = Duration::from_secs(2);
 /// What the Vault takes for a secret_id, and how many calls at once it is to bear.
 const VAULT: (Duration, usize) = (Duration::from_millis(5), 16);
-/// Messages that the relay looks at at once: by so many, and by those at the issuer, a device may be overtaken.
-const LOOKED_AT: usize = 256;
 
 fn main() -> ExitCode {
     // The relay is this program as well.
@@ -81,7 +80,7 @@ async fn measure_all() -> ExitCode {
     targets.at_most(
         "a device was overtaken by so many of its connection",
         embedded.overtaken.max(vault.overtaken) as f64,
-        (LOOKED_AT + VAULT.1) as f64,
+        (AT_ONCE + VAULT.1) as f64,
     );
     targets.finish()
 }
