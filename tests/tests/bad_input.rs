@@ -1,9 +1,12 @@
-//! Bad input over the real relay: requests inside MLS, events of strangers, sizes, states, limits, noise.
+//! Bad input over the real relay: requests inside MLS, events of strangers, sizes, states, limits, noise; and what devices, or whoever speaks in their name, should not
+//! send.
 //!
 //! Each case asserts the class that the sender is told (or the silence where the group may not hear of the client), the one audit record with
 //! its reason, and that no client, rotation or version document has changed by a byte.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "bad_input/devices.rs"]
+mod devices;
 #[path = "bad_input/limits.rs"]
 mod limits;
 #[path = "bad_input/noise.rs"]

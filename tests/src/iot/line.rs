@@ -44,6 +44,21 @@ pub struct Given {
     pub command: Value,
 }
 
+impl Given {
+    /// What a command in clear bears.
+    pub fn of(command: Value) -> Self {
+        let text = |name: &str| command[name].as_str().unwrap().to_owned();
+        Self {
+            nonce: text("nonce").parse().unwrap(),
+            credential: Credential {
+                role_id: text("role_id"),
+                secret_id: text("secret_id"),
+            },
+            command,
+        }
+    }
+}
+
 impl Line {
     /// Connects over TLS, subscribes, and waits for the broker's answer.
     pub async fn open(id: &str, port: u16, certificate: &Certificate) -> Self {
@@ -120,15 +135,25 @@ impl Line {
 
     /// Says something on the status topic; returns when the broker has it.
     pub async fn say(&mut self, message: &Value) {
+        self.say_raw(message.to_string().as_bytes(), false).await;
+    }
+
+    /// Says anything at all there.
+    pub async fn say_raw(&mut self, message: &[u8], retain: bool) {
         let topic = format!("iot/{}/status", self.id);
         self.client
-            .publish(topic, QoS::AtLeastOnce, false, message.to_string())
+            .publish(topic, QoS::AtLeastOnce, retain, message.to_vec())
             .await
             .unwrap();
         timeout_at(deadline(), self.acknowledged.recv())
             .await
             .expect("the broker did not take the message")
             .unwrap();
+    }
+
+    /// What it is called.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// Asks once, under a nonce of its own.
@@ -170,18 +195,10 @@ impl Line {
             if command["nonce"] != nonce.as_str() {
                 continue;
             }
-            let Some(secret_id) = command["secret_id"].as_str() else {
+            if !command["secret_id"].is_string() {
                 return Err(command);
-            };
-            let credential = Credential {
-                role_id: command["role_id"].as_str().unwrap().to_owned(),
-                secret_id: secret_id.to_owned(),
-            };
-            return Ok(Given {
-                nonce: nonce.clone(),
-                credential,
-                command,
-            });
+            }
+            return Ok(Given::of(command));
         }
     }
 
