@@ -3,6 +3,8 @@
 
 use std::{fs, path::Path};
 
+use ::metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+
 use super::*;
 
 /// All names by the identifier they have in `metrics.rs`.
@@ -99,4 +101,64 @@ fn every_metric_is_shown_with_its_help_text() {
         assert!(shown.contains(&format!("# HELP {name} {help}\n")), "{name}");
         assert!(shown.contains(&format!("# TYPE {name} {kind}\n")), "{name}");
     }
+}
+
+/// Takes down what is described.
+#[derive(Default)]
+struct Described(std::sync::Mutex<std::collections::BTreeMap<String, (&'static str, String)>>);
+
+impl Described {
+    fn note(&self, name: &KeyName, kind: &'static str, help: &SharedString) {
+        let mut all = self.0.lock().unwrap();
+        all.insert(name.as_str().to_owned(), (kind, help.to_string()));
+    }
+}
+
+impl Recorder for Described {
+    fn describe_counter(&self, name: KeyName, _: Option<Unit>, help: SharedString) {
+        self.note(&name, "counter", &help);
+    }
+    fn describe_gauge(&self, name: KeyName, _: Option<Unit>, help: SharedString) {
+        self.note(&name, "gauge", &help);
+    }
+    fn describe_histogram(&self, name: KeyName, _: Option<Unit>, help: SharedString) {
+        self.note(&name, "histogram", &help);
+    }
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::noop()
+    }
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+const COMMAND: &str = "KEYTURN_REGENERATE=1 cargo test -p keyturn --lib metrics::tests::the_page";
+
+#[test]
+fn the_page_lists_every_metric_with_its_help_text() {
+    let described = Described::default();
+    ::metrics::with_local_recorder(&described, describe);
+    let mut page = format!(
+        "# Metrics\n\nGenerated from `relay-plugin/src/metrics.rs` and `firestore-schema/src/metrics.rs`; do not edit. To make it again: `{COMMAND}`.\n\n\
+         What rnostr itself counts is not here. Which of them deserve an alert: [operations.md](../operations.md), \"What to watch\".\n\n\
+         | metric | | what |\n|---|---|---|\n"
+    );
+    let all = described.0.into_inner().unwrap();
+    let ours = all.iter().filter(|(name, _)| name.starts_with("keyturn_"));
+    for (name, (kind, help)) in ours {
+        page.push_str(&format!("| `{name}` | {kind} | {help} |\n"));
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/generated/metrics.md");
+    if std::env::var_os("KEYTURN_REGENERATE").is_some() {
+        fs::write(&path, &page).unwrap();
+        return;
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == page,
+        "docs/generated/metrics.md is out of date; run: {COMMAND}"
+    );
 }
