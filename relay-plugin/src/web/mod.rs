@@ -24,6 +24,8 @@ pub use certificate::{CertificateDoor, DoorError};
 use readiness::Readiness;
 pub use serve::Limits;
 pub use webhook::Webhook;
+#[cfg(test)]
+pub(crate) use webhook::deliver;
 
 /// How often histograms are condensed; without it they grow.
 const UPKEEP: Duration = Duration::from_secs(5);

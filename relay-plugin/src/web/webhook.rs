@@ -96,7 +96,7 @@ pub(super) async fn receive(
 }
 
 /// Hands over what a broker sent that has shown who it is.
-pub(super) async fn deliver(devices: &Arc<Devices>, body: &[u8]) -> Response {
+pub(crate) async fn deliver(devices: &Arc<Devices>, body: &[u8]) -> Response {
     let Ok(published) = serde_json::from_slice::<Published>(body) else {
         devices.stranger("webhook.unreadable").await;
         return problem(

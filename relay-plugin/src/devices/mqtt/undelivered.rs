@@ -102,15 +102,87 @@ pub(super) fn four_number(event: &rumqttc::Event) -> Option<u16> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
-    use super::in_order;
+    use bytes::Bytes;
+    use rumqttc::v5::mqttbytes::QoS as QoS5;
+    use rumqttc::v5::mqttbytes::v5 as packets5;
+    use rumqttc::{QoS as QoS4, Request as Request4, v5::Request as Request5};
+
+    use super::*;
+
+    /// What is listed by number, number and payload; and what waits for the number of the oldest.
+    const LISTED: [(u16, &str); 6] = [
+        (1, "c"),
+        (2, "d"),
+        (255, "a"),
+        (256, "b"),
+        (0, "f"),
+        (0, ""),
+    ];
+    const WAITS: (u16, &str) = (255, "e");
+
+    fn in_turn(parcels: Vec<Parcel>) -> String {
+        let payloads = parcels.into_iter().map(|parcel| parcel.payload.to_vec());
+        String::from_utf8(payloads.collect::<Vec<_>>().concat()).unwrap()
+    }
 
     #[test]
-    fn what_was_sent_first_is_sent_first_again_although_numbers_begin_anew() {
-        let listed = [1, 2, 3, 254, 255, 256, 0, 0];
-        let listed = listed.into_iter().enumerate();
-        let ordered = in_order(listed, Some((9, 254)), 3, |(_, number)| *number);
-        let places: Vec<usize> = ordered.map(|(place, _)| place).collect();
-        assert_eq!(places, [3, 4, 5, 0, 1, 2, 9, 6, 7]);
+    fn everything_is_sent_again_in_its_order_and_nothing_is_left_for_the_next_connection() {
+        let publish = |(number, payload): (u16, &'static str)| {
+            let payload = Bytes::from_static(payload.as_bytes());
+            let mut publish =
+                packets5::Publish::new("iot/a/command", QoS5::AtLeastOnce, payload, None);
+            publish.pkid = number;
+            publish
+        };
+        let options = rumqttc::v5::MqttOptions::new("keyturn", "127.0.0.1", 1);
+        let mut poll = rumqttc::v5::EventLoop::new(options, 1);
+        let listed = LISTED.into_iter().map(publish).map(Request5::Publish);
+        poll.pending.extend(listed);
+        poll.state.collision = Some(publish(WAITS));
+        // The last of them was sent, and nobody has looked at that yet.
+        let sent = rumqttc::v5::Event::Outgoing(rumqttc::Outgoing::Publish(2));
+        poll.state.events.push_back(sent);
+        assert_eq!(in_turn(five(&mut poll, 1)), "abcdef");
+        assert!(poll.state.collision.is_none() && poll.pending.is_empty());
+        assert_eq!(poll.state.events.len(), 1);
+    }
+
+    #[test]
+    fn the_same_over_the_older_version() {
+        let publish = |(number, payload): (u16, &'static str)| {
+            let payload = Bytes::from_static(payload.as_bytes());
+            let mut publish =
+                rumqttc::Publish::from_bytes("iot/a/command", QoS4::AtLeastOnce, payload);
+            publish.pkid = number;
+            publish
+        };
+        let options = rumqttc::MqttOptions::new("keyturn", "127.0.0.1", 1);
+        let mut poll = rumqttc::EventLoop::new(options, 1);
+        let listed = LISTED.into_iter().map(publish).map(Request4::Publish);
+        poll.pending.extend(listed);
+        poll.state.collision = Some(publish(WAITS));
+        let sent = rumqttc::Event::Outgoing(rumqttc::Outgoing::Publish(2));
+        poll.state.events.push_back(sent);
+        assert_eq!(in_turn(four(&mut poll, 1)), "abcdef");
+        assert!(poll.state.collision.is_none() && poll.pending.is_empty());
+        assert_eq!(poll.state.events.len(), 1);
+    }
+
+    #[test]
+    fn what_takes_a_command_back_is_not_sent_again() {
+        let options = rumqttc::v5::MqttOptions::new("keyturn", "127.0.0.1", 1);
+        let mut poll = rumqttc::v5::EventLoop::new(options, 1);
+        for payload in ["old", "", "new"] {
+            let payload = Bytes::from_static(payload.as_bytes());
+            let mut publish =
+                packets5::Publish::new("iot/a/command", QoS5::AtLeastOnce, payload, None);
+            publish.retain = true;
+            poll.pending.push_back(Request5::Publish(publish));
+        }
+        let again = five(&mut poll, 0);
+        assert!(again.iter().all(|parcel| parcel.retain));
+        assert_eq!(in_turn(again), "oldnew");
     }
 }

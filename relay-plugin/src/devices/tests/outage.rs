@@ -11,6 +11,7 @@ use super::faulty::{Fault, Faults, Faulty};
 use super::world::{World, id, nonce, ok, request, settings};
 use crate::devices::flow::{Devices, Handled};
 use crate::devices::intake::{Carriage, Incoming};
+use crate::web::deliver;
 
 /// Of the time that a result is tried.
 const LONG_AGO: Duration = Duration::from_secs(40);
@@ -100,6 +101,21 @@ async fn a_result_that_the_store_never_takes_is_given_up() {
         record.reason.contains("result.unrecorded") && record.reason.contains("count=2")
     };
     assert_eq!(refusals.iter().filter(lost).count(), 1, "{refusals:?}");
+}
+
+#[tokio::test]
+async fn a_broker_that_calls_the_webhook_is_told_to_send_a_lost_result_again() {
+    let (mut w, faults, result) = answered().await;
+    let body = json!({ "topic": "iot/river-1/status", "payload": result.to_string() });
+    let body = body.to_string();
+    faults.set(&id(1), Fault::Damaged);
+    let told = deliver(&w.devices, body.as_bytes()).await;
+    assert_eq!(told.status(), 503);
+    faults.mend(&id(1));
+    let told = deliver(&w.devices, body.as_bytes()).await;
+    assert_eq!(told.status(), 200);
+    assert!(w.doc(&id(1)).await.current.is_some_and(|held| held.proven));
+    w.stop().await;
 }
 
 #[tokio::test]
