@@ -1,6 +1,7 @@
 //! Mosquitto's own clients under somebody's certificate: what a device, or whoever pretends to be one, can say and hear.
 
 use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
 
 use super::broker::{Certificate, program};
 use crate::leash::Leashed;
@@ -92,6 +93,27 @@ impl Client {
         self.publish(&topic, message.to_string().as_bytes(), false)
             .await
             .unwrap();
+    }
+
+    /// Publishes these as the device `id`, one right after another over one connection.
+    pub async fn say_in_one_breath(&self, id: &str, messages: &[Value]) {
+        let (program, mut words) = self.command("mosquitto_pub");
+        words.extend(["-t", &format!("iot/{id}/status"), "-l"].map(str::to_owned));
+        let mut process = tokio::process::Command::new(program)
+            .args(words)
+            .stdin(std::process::Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = process.stdin.take().unwrap();
+        for message in messages {
+            lines
+                .write_all(format!("{message}\n").as_bytes())
+                .await
+                .unwrap();
+        }
+        drop(lines);
+        assert!(process.wait().await.unwrap().success());
     }
 
     /// Says `message` as the device `id` and waits on the same connection for what comes on its command topic. A device that connects twice throws itself out.

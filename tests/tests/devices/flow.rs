@@ -187,3 +187,46 @@ fn the_published_device_holds_to_the_test_vectors() {
         .unwrap();
     assert!(output.status.success(), "{output:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_report_and_the_next_request_in_one_breath_leave_the_next_command_with_the_broker() {
+    const ROUNDS: usize = 6;
+    let (house, _relay, device) = with_device(Mqtt::V5, |_| {}).await;
+    // Nobody has to open what is sealed to it.
+    let key = "QxDu6XzJiPHAiKVXd6sM9awPd_PZUTnGyEtUKcWcZio";
+    let options = ["--sealing-key", key, "--retain"].map(str::to_owned);
+    house.allow(ID, &options).await;
+    let client = device.client(Mqtt::V5);
+    let mut asked = nonce();
+    client.say(ID, &request(ID, &asked)).await;
+    for round in 0..ROUNDS {
+        eventually("it is issued", async || {
+            (house.count(ID, "device.issued").await > round).then_some(())
+        })
+        .await;
+        let next = nonce();
+        let report = json!({ "nonce": asked, "auth_result": "ok" });
+        client
+            .say_in_one_breath(ID, &[report, request(ID, &next)])
+            .await;
+        asked = next;
+    }
+    eventually("the broker keeps the last command", async || {
+        let mut ears = device.client(Mqtt::V5).listen(&[COMMAND]).await;
+        house
+            .service()
+            .publish(COMMAND, b"mark", false)
+            .await
+            .unwrap();
+        let heard = ears.next().await;
+        (heard.retained && heard.json()["nonce"] == asked.as_str()).then_some(())
+    })
+    .await;
+    for (event, count) in [
+        ("device.asked", ROUNDS + 1),
+        ("device.confirmed_unproven", ROUNDS),
+        ("device.superseded", 0),
+    ] {
+        assert_eq!(house.count(ID, event).await, count, "{event}");
+    }
+}
