@@ -21,10 +21,13 @@ use crate::store::{Early, Result, StoreError};
 /// Work for the thread.
 enum Job {
     /// Has the connection to itself.
-    Alone(Box<dyn FnOnce(&mut Connection, Option<&Log>) + Send>),
+    Alone(Alone),
     /// Shares its transaction with others that wait at the same moment.
     Grouped(Grouped),
 }
+
+/// Runs on the connection, outside any transaction that is not its own.
+type Alone = Box<dyn FnOnce(&mut Connection, Option<&Log>) + Send>;
 
 /// Runs inside the shared transaction (or is told why there is none) and says how to reply once the commit's fate is known.
 type Grouped = Box<dyn FnOnce(Result<&Shared<'_>>) -> Reply + Send>;

@@ -21,6 +21,8 @@ pub(super) fn client(ca: Option<&Path>) -> reqwest::Client {
     let builder = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
+        // RustyVault closes idle connections after seconds: a request on one that is being closed would be lost.
+        .pool_max_idle_per_host(0)
         .timeout(Duration::from_secs(60));
     let builder = match ca {
         Some(path) => {

@@ -86,8 +86,10 @@ fn group_event(group: [u8; 32], at: u64) -> Event {
 async fn a_second_that_does_not_come_through_in_time_stops_nothing_behind_it() {
     let us = Keys::generate();
     let place = Place::new(&us.public_key());
-    let mut served = crate::service::Served::default();
-    served.groups = [GROUP].into_iter().collect();
+    let served = crate::service::Served {
+        groups: [GROUP].into_iter().collect(),
+        ..crate::service::Served::default()
+    };
     place.site.served.replace(served);
     let now = place.site.clock.now();
     let start = now.as_secs() - 300;
