@@ -1,13 +1,13 @@
 //! `POST /kr/v1/approle/login` over a real socket, with the issuer and the logins that the configuration chooses.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::Path;
+mod world;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use keyturn::clock::SystemClock;
-use keyturn::config::{Config, Environment, ValidatedConfig};
 use keyturn::devices::issuer::choose::{Chosen, choose};
 use keyturn::devices::issuer::embedded::{Parts, login::AppRoleLogin};
 use keyturn::devices::issuer::{IssueRequest, Issued, NonceHash, RoleName, SecretIdIssuer};
@@ -20,34 +20,7 @@ use keyturn_store::sqlite::SqliteStore;
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::Instant;
-
-fn config(dir: &Path, more: &[(&str, &str)]) -> ValidatedConfig {
-    let text = r#"
-        [profile]
-        environment = "development"
-        [relay]
-        port = 0
-        data_dir = "relay"
-        [web]
-        listen = "127.0.0.1:0"
-        [mls]
-        database = "member.db"
-        storage_key_file = "mls.key"
-        nostr_secret_key_file = "nostr.nsec"
-        relays = ["ws://127.0.0.1:1"]
-        [store]
-        path = "keyturn.db"
-        [mac]
-        key_file = "mac.key"
-        [issuer]
-        jwks_file = "jwks.json"
-        [admission]
-        challenge_key_file = "challenge.key"
-        totp_seed_key_file = "totp.key"
-    "#;
-    let environment = Environment::from_pairs(more.iter().copied());
-    Config::parse(text, &dir.join("keyturn.toml"), environment).unwrap()
-}
+use world::config;
 
 /// Only what devices need of the service.
 struct Devices {

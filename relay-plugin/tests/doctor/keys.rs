@@ -1,30 +1,20 @@
-//! What `keyturn doctor` says of the MAC key: which keys are in use, which may go, and what must be mended.
-#![allow(clippy::unwrap_used)]
+//! The MAC key, of whatever kind: which keys are in use, which may go, and what must be mended.
 
 use std::fs;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use keyturn::config::{Config, Environment};
-use keyturn::doctor::{self, Finding, Level, Subject};
-use keyturn_proto::{ClientId, UnixMs, VersionId};
-use keyturn_store::documents::{
-    Actor, AuditRecord, ClientDoc, ClientStatus, Origin, VersionDoc, VersionState,
-};
+use keyturn::doctor::{Finding, Level, Visitors};
+use keyturn_proto::{ClientId, VersionId};
 use keyturn_store::fake_kms::{Algorithm, Failure, FakeKms, Method, Purpose, State};
 use keyturn_store::mac::cloud_kms::{KeyName, Settings};
 use keyturn_store::mac::{CloudKmsKey, LocalMacKey, MacKey};
 use keyturn_store::sqlite::SqliteStore;
 use keyturn_store::store::Registry as _;
-use serde_json::json;
+
+use crate::{audit, client_with_a_version, config, findings_of, now, says};
 
 const SECRET: &str = "canary-of-the-doctor";
-
-fn now() -> UnixMs {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    UnixMs(since.as_millis() as u64)
-}
 
 /// A store and a configuration; of the rest only what the configuration names.
 struct Patient {
@@ -48,88 +38,18 @@ impl Patient {
         let client_id: ClientId = id.parse().unwrap();
         let version_id = VersionId::generate(now).unwrap();
         let made = key.sign(&client_id, &version_id, SECRET).await.unwrap();
-        let client = ClientDoc {
-            client_id: client_id.clone(),
-            current_version: None,
-            previous_version: None,
-            status: ClientStatus::Active,
-            admin_groups: vec!["ops".to_owned()],
-            updated_at: now,
-            last_rotation_at: None,
-            policy: Default::default(),
-            active_rotation: None,
-            fence: 0,
-            snapshot: Vec::new(),
-        };
-        let version = VersionDoc {
-            client_id,
-            version_id,
-            secret_hash: made.hash.as_str().to_owned(),
-            algo: "HMAC-SHA-256".to_owned(),
-            mac_key_ref: made.key_ref,
-            created_at: now,
-            not_before: now,
-            not_after: None,
-            state: VersionState::Current,
-            rotated_by: None,
-            rotation_reason: "first".to_owned(),
-            rotation_id: None,
-            origin: Origin::Imported,
-            prefilter: None,
-            prehash: None,
-            ack_public_key: None,
-        };
-        let audit: AuditRecord = serde_json::from_value(
-            json!({ "at": now, "actor": Actor::Operator, "event": "test", "reason": "test" }),
-        )
-        .unwrap();
+        let (client, version) = client_with_a_version(client_id, version_id, made, now);
         let store = SqliteStore::open(&self.path("keyturn.db")).unwrap();
         store
-            .create_client(client, Some(version), audit)
+            .create_client(client, Some(version), audit(now))
             .await
             .unwrap();
     }
 
     /// The findings about the MAC key under this `[mac]` section.
     async fn findings(&self, mac: &str) -> Vec<Finding> {
-        let text = format!(
-            r#"
-[relay]
-data_dir = "relay"
-port = 0
-[web]
-listen = "127.0.0.1:0"
-[mls]
-database = "member.db"
-storage_key_file = "mls.key"
-nostr_secret_key_file = "nostr.nsec"
-relays = ["wss://relay.keyturn.dev"]
-[store]
-path = "keyturn.db"
-[mac]
-{mac}
-[issuer]
-jwks_file = "jwks.json"
-[admission]
-challenge_key_file = "challenge.key"
-totp_seed_key_file = "totp.key"
-"#
-        );
-        let path = self.path("keyturn.toml");
-        fs::write(&path, text).unwrap();
-        let config = Config::load(&path, Environment::default()).unwrap();
-        let subject = Subject {
-            path: &path,
-            config: &config,
-            now: now(),
-        };
-        let report = doctor::examine(subject).await;
-        let mut shown = Vec::new();
-        report.write_text(&mut shown).unwrap();
-        assert!(!String::from_utf8(shown).unwrap().contains(SECRET));
-        let mut findings = report.findings;
-        findings.retain(|finding| finding.check == "mac");
-        findings
+        let text = config("path = \"keyturn.db\"", mac);
+        findings_of("mac", self.dir.path(), &text, Visitors::default(), SECRET).await
     }
 }
 
@@ -143,18 +63,6 @@ fn key_of(server: &FakeKms, version: NonZeroU64) -> CloudKmsKey {
 fn section(server: &FakeKms, version: u64) -> String {
     let (key, endpoint) = (server.key(), server.endpoint());
     format!("kind = \"cloud_kms\"\nkey = \"{key}\"\nversion = {version}\nendpoint = \"{endpoint}\"")
-}
-
-fn says(findings: &[Finding], level: Level, what: &str, mend: &str) {
-    let fits = |finding: &Finding| {
-        finding.level == level
-            && finding.what.contains(what)
-            && finding.mend.as_deref().unwrap_or_default().contains(mend)
-    };
-    assert!(
-        findings.iter().any(fits),
-        "no {level:?} with {what:?} and {mend:?} in {findings:#?}"
-    );
 }
 
 fn says_nothing_of(findings: &[Finding], words: &str) {

@@ -1,21 +1,19 @@
-//! What `keyturn doctor` says of a Firestore that is not as it should be: every finding with its mend. The server is played by a small one that answers each step of
+//! A Firestore that is not as it should be: every finding with its mend. The server is played by a small one that answers each step of
 //! the look as the test wants it; what the real one accepts is tested against the emulator (`firestore-schema/tests/firestore`, `tests/tests/firestore.rs`).
-#![allow(clippy::unwrap_used)]
 
-use std::fs;
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use keyturn::config::{Config, Environment};
-use keyturn::doctor::{self, Finding, Level, Subject, Visitors};
-use keyturn_proto::UnixMs;
+use keyturn::doctor::{Finding, Level, Visitors};
 use keyturn_store::emulator::Emulator;
 use keyturn_store::firestore::Bearer;
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::{config, findings_of, now, says};
 
 const INVALID_ARGUMENT: u32 = 3;
 const NOT_FOUND: u32 = 5;
@@ -122,11 +120,6 @@ fn varint(mut number: u64, out: &mut Vec<u8>) {
     out.push(u8::try_from(number).unwrap());
 }
 
-fn now() -> UnixMs {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    UnixMs(u64::try_from(since.as_millis()).unwrap())
-}
-
 /// What doctor says of the store.
 async fn findings(server: Server) -> Vec<Finding> {
     let endpoint = format!("http://{}", server.start().await);
@@ -135,61 +128,15 @@ async fn findings(server: Server) -> Vec<Finding> {
 
 async fn findings_at(endpoint: &str, visitors: Visitors) -> Vec<Finding> {
     let dir = tempfile::tempdir().unwrap();
-    let text = format!(
-        r#"
-[relay]
-data_dir = "relay"
-port = 0
-[web]
-listen = "127.0.0.1:0"
-[mls]
-database = "member.db"
-storage_key_file = "mls.key"
-nostr_secret_key_file = "nostr.nsec"
-relays = ["wss://relay.keyturn.dev"]
-[store]
-kind = "firestore"
+    let store = format!(
+        r#"kind = "firestore"
 project = "example-keyturn"
 database = "secrets"
 endpoint = "{endpoint}"
-timeout = "40s"
-[mac]
-key_file = "mac.key"
-[issuer]
-jwks_file = "jwks.json"
-[admission]
-challenge_key_file = "challenge.key"
-totp_seed_key_file = "totp.key"
-"#
+timeout = "40s""#
     );
-    let path = dir.path().join("keyturn.toml");
-    fs::write(&path, text).unwrap();
-    let config = Config::load(&path, Environment::default()).unwrap();
-    let subject = Subject {
-        path: &path,
-        config: &config,
-        now: now(),
-    };
-    let report = doctor::examine_with(subject, visitors).await;
-    let mut shown = Vec::new();
-    report.write_text(&mut shown).unwrap();
-    assert!(!String::from_utf8(shown).unwrap().contains(CANARY));
-    let mut findings = report.findings;
-    findings.retain(|finding| finding.check == "store");
-    findings
-}
-
-#[track_caller]
-fn says(findings: &[Finding], level: Level, what: &str, mend: &str) {
-    let fits = |finding: &Finding| {
-        finding.level == level
-            && finding.what.contains(what)
-            && finding.mend.as_deref().unwrap_or_default().contains(mend)
-    };
-    assert!(
-        findings.iter().any(fits),
-        "no {level:?} with {what:?} and {mend:?} in {findings:#?}"
-    );
+    let text = config(&store, r#"key_file = "mac.key""#);
+    findings_of("store", dir.path(), &text, visitors, CANARY).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
