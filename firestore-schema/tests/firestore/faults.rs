@@ -289,9 +289,13 @@ async fn a_lost_commit_that_others_overtook_is_judged_again() {
     let other = shaky.place.relay("other").await;
     shaky.proxy.next_commits([Fault::Kept]);
     let (ours, theirs) = tokio::join!(shaky.wrong_code(), async {
-        while shaky.proxy.commits() == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        tokio::time::timeout(LONG, async {
+            while shaky.proxy.commits() == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .expect("our commit is on its way");
         let record = audit("totp.wrong", NOW);
         let npub = npub(REQUESTER);
         other

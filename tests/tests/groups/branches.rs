@@ -79,6 +79,7 @@ async fn a_backdated_commit_does_not_bring_a_removed_admin_back() {
         .member
         .commit_published(rival.event.id, now())
         .unwrap();
+    // A commit settles by time alone.
     tokio::time::sleep(keyturn_tests::SETTLE).await;
     let text = compose(&mallory).await;
     let request = mallory.seal(group, kinds::SERVICE_REQUEST, &text);
