@@ -4,6 +4,8 @@
 //! is read for the first verification and for all that follow. The targets are those of the architecture page; the program exits with 1 when one is missed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+#[path = "../tests/support/mac.rs"]
+mod mac;
 #[path = "../tests/verifier_firestore/proxy.rs"]
 #[allow(dead_code)]
 mod proxy;

@@ -12,6 +12,8 @@ mod deployed;
 mod documents;
 #[path = "firestore/faults.rs"]
 mod faults;
+#[path = "support/log.rs"]
+mod listening;
 #[path = "firestore/log.rs"]
 mod log;
 #[path = "firestore/proxy.rs"]

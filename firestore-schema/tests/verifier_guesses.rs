@@ -1,6 +1,9 @@
 //! Guessing against the verifier: what it costs, and whom it keeps out.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "support/mac.rs"]
+mod mac;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -10,49 +13,16 @@ use async_trait::async_trait;
 use keyturn_proto::{ClientId, PresentedSecret, Secret, UnixMs, VersionId};
 use keyturn_store::documents::{ClientStatus, SnapshotEntry, VersionState};
 use keyturn_store::mac::prehash::BcryptHash;
-use keyturn_store::mac::{LocalMacKey, MacError, MacKey, Maced, SecretHash};
+use keyturn_store::mac::{LocalMacKey, MacKey as _};
 use keyturn_store::verifier::{
     ClientSnapshot, Settings, SnapshotSource, SourceError, Verified, Verifier, VerifyError, Which,
 };
+use mac::Counting;
 
 const NOW: UnixMs = UnixMs(1_760_000_000_000);
 const GUESSES: u32 = 100_000;
 const ATTACKER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 66));
 const OWNER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10));
-
-/// A MAC key that counts what it is asked to verify.
-struct Counting {
-    key: LocalMacKey,
-    calls: Arc<AtomicU32>,
-}
-
-#[async_trait]
-impl MacKey for Counting {
-    async fn sign(
-        &self,
-        client: &ClientId,
-        version: &VersionId,
-        secret: &str,
-    ) -> Result<Maced, MacError> {
-        self.key.sign(client, version, secret).await
-    }
-    async fn verify(
-        &self,
-        key_ref: &str,
-        client: &ClientId,
-        version: &VersionId,
-        secret: &str,
-        hash: &SecretHash,
-    ) -> Result<bool, MacError> {
-        self.calls.fetch_add(1, Ordering::SeqCst);
-        self.key
-            .verify(key_ref, client, version, secret, hash)
-            .await
-    }
-    fn primary_ref(&self) -> String {
-        self.key.primary_ref()
-    }
-}
 
 /// Some clients, and how often anybody was looked for.
 struct Fixed(HashMap<ClientId, ClientSnapshot>, Arc<AtomicU32>);
@@ -67,7 +37,7 @@ impl SnapshotSource for Fixed {
 
 struct Stand {
     verifier: Verifier<Fixed, Counting>,
-    calls: Arc<AtomicU32>,
+    mac: Counting,
     reads: Arc<AtomicU32>,
 }
 
@@ -106,16 +76,12 @@ impl Stand {
             };
             clients.insert(client, snapshot);
         }
-        let calls = Arc::new(AtomicU32::new(0));
-        let mac = Counting {
-            key,
-            calls: Arc::clone(&calls),
-        };
+        let mac = Counting::new();
         let reads = Arc::new(AtomicU32::new(0));
         let source = Fixed(clients, Arc::clone(&reads));
         Self {
-            verifier: Verifier::new(source, mac, Settings::default()).unwrap(),
-            calls,
+            verifier: Verifier::new(source, mac.clone(), Settings::default()).unwrap(),
+            mac,
             reads,
         }
     }
@@ -131,7 +97,7 @@ impl Stand {
     }
 
     fn calls(&self) -> u32 {
-        self.calls.swap(0, Ordering::SeqCst)
+        self.mac.taken()
     }
 
     fn reads(&self) -> u32 {

@@ -1,6 +1,10 @@
 //! What the verifier's listener and reads hear reaches no log, at any level, whether things go well or badly. Alone in its process: the log is the whole process's.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "support/log.rs"]
+mod log;
+#[path = "support/mac.rs"]
+mod mac;
 #[allow(dead_code, reason = "other tests freeze and redirect connections")]
 #[path = "verifier_firestore/proxy.rs"]
 mod proxy;
@@ -8,44 +12,17 @@ mod proxy;
 #[path = "verifier_firestore/world.rs"]
 mod world;
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
-
 use keyturn_proto::Secret;
 use keyturn_store::emulator::Emulator;
 use keyturn_store::store::Registry as _;
 use serde_json::json;
 
+use log::listen;
 use proxy::Proxy;
 use world::{Relay, Server, eventually};
 
 const CLIENT: &str = "canary-of-the-client";
 const DAMAGE: &str = "canary-of-the-damage";
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Every line of every thread from here on, at TRACE, without a filter.
-fn listen() -> Log {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    tracing::subscriber::set_global_default(subscriber).unwrap();
-    log
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_that_the_verifier_reads_or_hears_reaches_the_log() {
@@ -83,7 +60,7 @@ async fn nothing_that_the_verifier_reads_or_hears_reaches_the_log() {
     })
     .await;
 
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     // The libraries are heard.
     assert!(text.contains("h2::"));
     for value in [

@@ -2,11 +2,15 @@
 //! lies in the way ends the check. The same on the embedded store: `audit.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod installation;
+
 use std::path::Path;
 use std::process::Command;
 
 use keyturn_store::emulator::Emulator;
 use serde_json::{Value, json};
+
+use installation::install;
 
 const ALICE: &str = "npub10xlxvlhemja6c4dqv22uapctqupfhlxm9h8z3k2e72q4k9hcz7vqpkge6d";
 const CHAIN: &str = "client:ext-totp-svc";
@@ -75,29 +79,8 @@ async fn whatever_is_done_to_the_trail_is_found() {
     let emulator = Emulator::shared().await;
     let (project, endpoint) = (emulator.fresh_project(), emulator.endpoint());
     let dir = tempfile::tempdir().unwrap();
-    let config = format!(
-        r#"
-[relay]
-data_dir = "relay"
-[mls]
-database = "member.db"
-storage_key_file = "mls-storage.key"
-nostr_secret_key_file = "nostr.nsec"
-relays = ["wss://relay.example.org"]
-[store]
-kind = "firestore"
-project = "{project}"
-endpoint = "{endpoint}"
-[mac]
-key_file = "mac.key"
-[issuer]
-jwks_url = "https://auth.example.org/.well-known/jwks.json"
-[admission]
-challenge_key_file = "challenge.key"
-totp_seed_key_file = "totp-seed.key"
-"#
-    );
-    std::fs::write(dir.path().join("keyturn.toml"), config).unwrap();
+    let store = format!("kind = \"firestore\"\nproject = \"{project}\"\nendpoint = \"{endpoint}\"");
+    install(dir.path(), &store);
     for line in [
         &format!("group bind ops --welcomer {ALICE}"),
         "client add ext-totp-svc --group ops",

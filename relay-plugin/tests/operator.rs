@@ -2,30 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::os::unix::fs::PermissionsExt as _;
+mod installation;
+
 use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
 
-const CONFIG: &str = r#"
-[relay]
-data_dir = "relay"
-[mls]
-database = "member.db"
-storage_key_file = "mls-storage.key"
-nostr_secret_key_file = "nostr.nsec"
-relays = ["wss://relay.example.org"]
-[store]
-path = "keyturn.db"
-[mac]
-key_file = "mac.key"
-[issuer]
-jwks_url = "https://auth.example.org/.well-known/jwks.json"
-[admission]
-challenge_key_file = "challenge.key"
-totp_seed_key_file = "totp-seed.key"
-"#;
+use installation::install;
 
 const ALICE: &str = "npub10xlxvlhemja6c4dqv22uapctqupfhlxm9h8z3k2e72q4k9hcz7vqpkge6d";
 
@@ -34,10 +18,7 @@ struct Operator(tempfile::TempDir);
 impl Operator {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("keyturn.toml"), CONFIG).unwrap();
-        let key = dir.path().join("totp-seed.key");
-        std::fs::write(&key, "07".repeat(32)).unwrap();
-        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+        install(dir.path(), r#"path = "keyturn.db""#);
         Self(dir)
     }
 

@@ -1,7 +1,6 @@
 //! Nothing that is stored reaches a log, at any level, whether things go well or badly.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyturn_store::audit::Instance;
@@ -15,32 +14,8 @@ use keyturn_store::store::{AuditTrail as _, Registry as _, Reserved, SecretStore
 use serde_json::json;
 
 use super::Place;
+use super::listening::listen;
 use super::proxy::{Fault, Proxy};
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Every line of every thread of this process from here on, at TRACE, without a filter: what the product's filter adds is not counted on.
-fn listen() -> Log {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    tracing::subscriber::set_global_default(subscriber).unwrap();
-    log
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_value_reaches_the_log() {
@@ -76,7 +51,7 @@ async fn no_value_reaches_the_log() {
     store.client(&client_id()).await.unwrap_err();
     store.clients(None, 10).await.unwrap_err();
 
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     // The listener hears something at all, of us and of the libraries.
     assert!(text.contains("firestore: refused"));
     assert!(text.contains("h2"));

@@ -1,6 +1,8 @@
 //! The verifier against the rules of protocol.md §7.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../support/mac.rs"]
+mod mac;
 mod slow;
 mod stand;
 

@@ -12,7 +12,8 @@ use keyturn_store::store::{Registry as _, SecretStore as _};
 use keyturn_store::verifier::{Settings, SnapshotSource, Verified, Verifier, VerifyError, Which};
 use tokio::task::JoinHandle;
 
-use super::stand::{CLIENT, Counting, HERE, NOW, REFUSED, Stand, after, fresh, live, ok, snapshot};
+use super::mac::Counting;
+use super::stand::{CLIENT, HERE, NOW, REFUSED, Stand, after, fresh, live, ok, snapshot};
 
 type Answer = JoinHandle<Result<Verified, VerifyError>>;
 

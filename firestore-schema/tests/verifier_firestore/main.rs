@@ -1,6 +1,8 @@
 //! The verifier on Firestore, against the emulator: what it needs when all is well, and what it says when the listener, the heartbeat or Firestore is away.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../support/mac.rs"]
+mod mac;
 mod proxy;
 mod world;
 
@@ -128,11 +130,11 @@ async fn a_slow_check_does_not_outlive_a_revocation_that_is_heard_meanwhile() {
         assert_eq!(server.verify(&name, &wrong).await, Err(REFUSED));
         server.settled(attempt).await;
         let mut news = server.verifier.book().subscribe();
-        server.mac.asked();
+        server.mac.taken();
         server.reads();
         let shut = server.mac.shut().await;
         let meanwhile = async {
-            eventually("the MAC key is asked", async || server.mac.asked() > 0).await;
+            eventually("the MAC key is asked", async || server.mac.taken() > 0).await;
             relay.revoke(&name).await;
             let nothing_lives = Living {
                 client_id: name.parse().unwrap(),

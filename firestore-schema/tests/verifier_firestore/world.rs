@@ -12,15 +12,15 @@ use keyturn_store::documents::{
 };
 use keyturn_store::firestore::snapshots::FirestoreSnapshots;
 use keyturn_store::firestore::{FirestoreSettings, FirestoreStore};
-use keyturn_store::mac::{LocalMacKey, MacError, MacKey, Maced, SecretHash};
+use keyturn_store::mac::{LocalMacKey, MacKey as _};
 use keyturn_store::store::{Registry as _, Revoke, SecretStore as _};
 use keyturn_store::verifier::watch::{Standing, WatchSettings};
 use keyturn_store::verifier::{
     Book, ClientSnapshot, Settings, SnapshotSource, SourceError, Verified, Verifier, VerifyError,
 };
-use tokio::sync::{RwLock, RwLockWriteGuard};
 use tokio::task::JoinHandle;
 
+use super::mac::Counting;
 use super::proxy::Proxy;
 
 pub const CLIENT: &str = "ext-totp-svc";
@@ -61,64 +61,6 @@ impl SnapshotSource for Counted {
     }
     fn attach(&self, book: &Arc<Book>) {
         self.0.attach(book);
-    }
-}
-
-/// A MAC key whose checks wait while somebody holds its gate.
-#[derive(Clone)]
-pub struct Gated(Arc<Gate>);
-
-struct Gate {
-    key: LocalMacKey,
-    shut: RwLock<()>,
-    asked: AtomicU32,
-}
-
-impl Gated {
-    fn new() -> Self {
-        Self(Arc::new(Gate {
-            key: mac(),
-            shut: RwLock::new(()),
-            asked: AtomicU32::new(0),
-        }))
-    }
-
-    /// Checks wait until this is dropped.
-    pub async fn shut(&self) -> RwLockWriteGuard<'_, ()> {
-        self.0.shut.write().await
-    }
-
-    /// Checks begun since the last call.
-    pub fn asked(&self) -> u32 {
-        self.0.asked.swap(0, Ordering::SeqCst)
-    }
-}
-
-#[async_trait]
-impl MacKey for Gated {
-    async fn sign(
-        &self,
-        client: &ClientId,
-        version: &VersionId,
-        secret: &str,
-    ) -> Result<Maced, MacError> {
-        self.0.key.sign(client, version, secret).await
-    }
-    async fn verify(
-        &self,
-        key_ref: &str,
-        client: &ClientId,
-        version: &VersionId,
-        secret: &str,
-        hash: &SecretHash,
-    ) -> Result<bool, MacError> {
-        self.0.asked.fetch_add(1, Ordering::SeqCst);
-        let _open = self.0.shut.read().await;
-        let key = &self.0.key;
-        key.verify(key_ref, client, version, secret, hash).await
-    }
-    fn primary_ref(&self) -> String {
-        self.0.key.primary_ref()
     }
 }
 
@@ -251,8 +193,8 @@ pub fn settings(endpoint: &str, project: &str) -> FirestoreSettings {
 
 /// A verifying server.
 pub struct Server {
-    pub verifier: Verifier<Counted, Gated>,
-    pub mac: Gated,
+    pub verifier: Verifier<Counted, Counting>,
+    pub mac: Counting,
     reads: Arc<AtomicU32>,
 }
 
@@ -268,7 +210,7 @@ impl Server {
             max_stale: MAX_STALE,
             ..Settings::default()
         };
-        let mac = Gated::new();
+        let mac = Counting::new();
         Self {
             verifier: Verifier::new(source, mac.clone(), settings).unwrap(),
             mac,
