@@ -1,7 +1,7 @@
 //! The sibling of the rotation: devices get fresh AppRole secret_ids (protocol.md §8). It shares the store, the audit trail and the shutdown of the rotation and
 //! none of its policy; either works when the other is down.
 //!
-//! In the order a message walks: [`mqtt`] or the web listener's webhook → [`turns`] (one device's after one another) → [`intake`] (checks, pure) → [`limits`] → [`flow`] (the store decides) →
+//! In the order a message walks: [`mqtt`] or the web listener's webhook → [`turns`] (one device's after one another) → [`intake`] (checks, pure) → [`limits`] → `judge` and [`flow`] (the store decides) →
 //! [`queue`] (in fair order) → [`work`] (the issuer) → [`outgoing`] (the answer) → [`flow`] again (the device's result) → [`upkeep`] (destruction,
 //! orphans, deadlines, pings).
 //!
@@ -14,6 +14,7 @@ mod at_once;
 pub mod flow;
 pub mod intake;
 pub mod issuer;
+mod judge;
 pub mod limits;
 pub mod mqtt;
 pub mod outgoing;

@@ -3,7 +3,7 @@
 //! A request whose message is lost is made again by the device; a result is not. So a result is acknowledged when the store has it, and until then it waits:
 //! its acknowledgement, and with it those of all that came after it over the same connection, since brokers want them in order. That is the broker's
 //! back-pressure: it goes on delivering until as much is unacknowledged as it may send (1,024 messages, [`super::mqtt`]), so that requests get their retry answers at once all the
-//! same; beyond that, messages wait at the broker, for [`WORTH`] at most. Then the result is given up, with a metric, a line in the log and a record as soon as the store takes
+//! same, but for one of the same device: that stands behind its result; beyond that, messages wait at the broker, for [`WORTH`] at most. Then the result is given up, with a metric, a line in the log and a record as soon as the store takes
 //! one: an outage that is longer must not stop what else can be done. What is lost then is early destruction
 //! of the previous secret_id, which is left to its lifetime, or of a new one that failed.
 

@@ -16,8 +16,9 @@ use futures::stream::FuturesOrdered;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
 
+use super::message::{Arrived, Receipt};
 use super::options::RECEIVE;
-use super::wire::{Arrived, Client, Receipt};
+use super::wire::Client;
 use crate::devices::flow::{Devices, Handled};
 use crate::devices::intake::{Carriage, Incoming};
 use crate::metrics as names;

@@ -8,6 +8,7 @@
 //! - a connection without a subscription is ended, and made again with the same pauses as one that was lost.
 
 mod arrivals;
+mod message;
 pub mod options;
 pub mod outbox;
 pub mod probe;

@@ -5,15 +5,15 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use keyturn_proto::device::{DeviceId, MAX_STATUS};
 use rumqttc::v5::mqttbytes::QoS as QoS5;
 use rumqttc::v5::mqttbytes::v5 as five;
 use rumqttc::{self as four, QoS as QoS4};
 
+use super::message::{Arrived, Receipt};
 use super::options::{CHANNEL, Options, Version};
 use super::outbox::Parcel;
 use super::reasons::{five_error, five_poisoned, four_error, four_poisoned};
@@ -46,84 +46,12 @@ pub(super) struct Lost {
     pub(super) undelivered: Vec<Parcel>,
 }
 
-/// A message.
-pub(super) struct Arrived {
-    /// No more of it than it takes to see that it is too long; of the payload neither.
-    pub(super) topic: String,
-    pub(super) payload: Bytes,
-    pub(super) retain: bool,
-    /// When it came in.
-    pub(super) at: Instant,
-    pub(super) receipt: Receipt,
-}
-
-impl Arrived {
-    /// Its share of the memory.
-    pub(super) fn weight(&self) -> usize {
-        size_of::<Self>() + self.topic.len() + self.payload.len()
-    }
-}
-
-/// What it takes to acknowledge a message, on the connection it came by. Bears nothing of the message.
-pub(super) struct Receipt {
-    number: u16,
-    quality: QoS4,
-    connection: u64,
-}
-
 /// A message on this topic panics in tests as if the library did: no packet is known that it panics on.
 #[cfg(test)]
 pub(super) const POISON: &str = "iot/poison/status";
 
 /// What a connection is called before the broker has taken it: nothing is acknowledged on it.
 const NONE_YET: u64 = u64::MAX;
-
-impl Receipt {
-    /// Whether the broker counts it until it is acknowledged, and would send it again.
-    pub(super) fn is_awaited(&self) -> bool {
-        self.quality != QoS4::AtMostOnce
-    }
-}
-
-#[cfg(test)]
-impl Arrived {
-    /// A message of a test's.
-    pub(super) fn made(topic: &str, payload: &[u8], awaited: bool, number: u16) -> Self {
-        let quality = if awaited {
-            QoS5::AtLeastOnce
-        } else {
-            QoS5::AtMostOnce
-        };
-        let mut publish = five::Publish::new(topic, quality, payload.to_vec(), None);
-        publish.pkid = number;
-        let event = four::v5::Event::Incoming(five::Packet::Publish(publish));
-        match five_event(event, NONE_YET) {
-            Seen::Message(arrived) => *arrived,
-            _ => unreachable!("a publish is a message"),
-        }
-    }
-}
-
-#[cfg(test)]
-impl Receipt {
-    /// What the packet was called.
-    pub(super) fn number(&self) -> u16 {
-        self.number
-    }
-}
-
-/// Longer than the topic of any device's status.
-const MAX_TOPIC: usize = 2 * DeviceId::MAX;
-
-/// A copy of its own: the packet lies in a buffer that many others may share, and each would keep all of it alive.
-fn kept(payload: &Bytes) -> Bytes {
-    Bytes::copy_from_slice(payload.get(..=MAX_STATUS).unwrap_or(payload))
-}
-
-/// The same of a topic. One that is cut is nobody's: the rest of it would name a device that cannot be.
-fn kept_topic(topic: &[u8]) -> String {
-    String::from_utf8_lossy(topic.get(..MAX_TOPIC).unwrap_or(topic)).into_owned()
-}
 
 /// Sends. Clones share the connection.
 #[derive(Clone)]
@@ -389,21 +317,22 @@ fn five_event(event: four::v5::Event, connection: u64) -> Seen {
                 POISON.as_bytes(),
                 "as the library might"
             );
-            Seen::Message(Box::new(Arrived {
-                topic: kept_topic(&publish.topic),
-                payload: kept(&publish.payload),
-                retain: publish.retain,
-                at: Instant::now(),
-                receipt: Receipt {
-                    number: publish.pkid,
-                    quality: match publish.qos {
-                        QoS5::AtMostOnce => QoS4::AtMostOnce,
-                        QoS5::AtLeastOnce => QoS4::AtLeastOnce,
-                        QoS5::ExactlyOnce => QoS4::ExactlyOnce,
-                    },
-                    connection,
+            let receipt = Receipt {
+                number: publish.pkid,
+                quality: match publish.qos {
+                    QoS5::AtMostOnce => QoS4::AtMostOnce,
+                    QoS5::AtLeastOnce => QoS4::AtLeastOnce,
+                    QoS5::ExactlyOnce => QoS4::ExactlyOnce,
                 },
-            }))
+                connection,
+            };
+            let five::Publish {
+                topic,
+                payload,
+                retain,
+                ..
+            } = publish;
+            Seen::Message(Box::new(Arrived::keep(&topic, &payload, retain, receipt)))
         }
         _ => Seen::Nothing,
     }
@@ -421,17 +350,23 @@ fn four_event(event: four::Event, connection: u64) -> Seen {
         four::Event::Incoming(four::Packet::Publish(publish)) => {
             #[cfg(test)]
             assert_ne!(publish.topic, POISON, "as the library might");
-            Seen::Message(Box::new(Arrived {
-                topic: kept_topic(publish.topic.as_bytes()),
-                payload: kept(&publish.payload),
-                retain: publish.retain,
-                at: Instant::now(),
-                receipt: Receipt {
-                    number: publish.pkid,
-                    quality: publish.qos,
-                    connection,
-                },
-            }))
+            let receipt = Receipt {
+                number: publish.pkid,
+                quality: publish.qos,
+                connection,
+            };
+            let four::Publish {
+                topic,
+                payload,
+                retain,
+                ..
+            } = publish;
+            Seen::Message(Box::new(Arrived::keep(
+                topic.as_bytes(),
+                &payload,
+                retain,
+                receipt,
+            )))
         }
         _ => Seen::Nothing,
     }

@@ -66,7 +66,7 @@ async fn every_refusal_is_audited_with_its_reason_and_issues_nothing() {
             }
             None => assert!(w.is_silent(), "{reason} was answered"),
         }
-        let trail = w.events().await;
+        let trail = w.refusals().await;
         let last = trail.last().unwrap();
         assert_eq!(
             (last.event.as_str(), last.reason.as_str()),

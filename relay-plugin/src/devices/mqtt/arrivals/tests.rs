@@ -37,7 +37,7 @@ fn count(mut came: UnboundedReceiver<Waiting>) -> Count {
             Waiting::Overrun(receipt) => receipt,
         };
         if receipt.is_awaited() {
-            count.numbers.push(receipt.number());
+            count.numbers.push(receipt.number);
         } else {
             count.unawaited += 1;
         }
