@@ -436,7 +436,8 @@ pub struct AuditDevice {
     pub nonce: Option<String>,
     /// Names the `secret_id` without revealing it.
     pub accessor: Option<String>,
-    /// Nobody has found this device on the list: it is only what a sender calls itself. Anybody can invent one, so it has no chain of its own.
+    /// Whatever it says, it is not in the device's chain but in that of the instance: nobody has found the device on the list, which anybody can invent; or the device's
+    /// chain cannot be written.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub claimed: bool,
 }

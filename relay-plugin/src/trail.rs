@@ -492,7 +492,11 @@ impl<W: Sender> Trail<W> {
         let audit = AuditRecord {
             reason: format!("{} chain={chain} unwritable={}", audit.reason, error.word()),
             client_id: None,
-            device: None,
+            // What it was about stays known.
+            device: audit.device.map(|device| AuditDevice {
+                claimed: true,
+                ..device
+            }),
             ..audit
         };
         self.store.record(vec![Decision { audit, refuses }]).await

@@ -46,10 +46,14 @@ impl World {
 
     /// Changes the head of a client's chain behind the store's back.
     fn change_head(&self, client: &str, change: &str) {
+        self.change_head_of(&format!("client:{client}"), change);
+    }
+
+    fn change_head_of(&self, chain: &str, change: &str) {
         let db = rusqlite::Connection::open(self.dir.path().join("store.db")).unwrap();
-        let id = chain_id(&format!("client:{client}"));
         let sql = format!("UPDATE audit_chains SET doc = {change} WHERE id = ?1");
-        assert_eq!(db.execute(&sql, [id]).unwrap(), 1, "{client} has a chain");
+        let changed = db.execute(&sql, [chain_id(chain)]).unwrap();
+        assert_eq!(changed, 1, "{chain} is there");
     }
 
     async fn is_marked(&self, event: &str) -> bool {
@@ -236,6 +240,35 @@ async fn a_chain_that_cannot_be_written_keeps_nothing_out_of_the_trail_and_holds
         .iter()
         .filter(|record| record.nostr_event.as_ref() == Some(&event));
     assert_eq!(of_event.count(), 1);
+}
+
+#[tokio::test]
+async fn what_belongs_in_a_devices_chain_that_cannot_be_written_keeps_its_nonce_and_accessor() {
+    let world = World::new();
+    let about = || {
+        let mut decision = refusal(&world.event(), "nonce.used", NOW);
+        decision.audit.device = Some(AuditDevice {
+            device_id: "river-1".parse().unwrap(),
+            nonce: Some("0123456789abcdef".to_owned()),
+            accessor: Some("acc-0".to_owned()),
+            claimed: false,
+        });
+        decision
+    };
+    world.trail.decide(about()).await.unwrap();
+    world.change_head_of("device:river-1", "'{}'");
+    world.trail.decide(about()).await.unwrap();
+    let record = world.records().await.pop().unwrap();
+    let reason = "nonce.used chain=device:river-1 unwritable=damaged";
+    assert_eq!(record.reason, reason);
+    let own = about().audit.device.unwrap();
+    assert_eq!(
+        record.device,
+        Some(AuditDevice {
+            claimed: true,
+            ..own
+        })
+    );
 }
 
 #[tokio::test]
