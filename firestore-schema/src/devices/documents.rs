@@ -92,6 +92,10 @@ pub struct Outstanding {
     pub issuer: Option<String>,
     /// When the device asked.
     pub asked_at: UnixMs,
+    /// The lifetime that it was asked to be issued with: the configuration may name another by the time somebody has to know. `None` in documents from before this
+    /// was written down.
+    #[serde(default)]
+    pub ttl_ms: Option<u64>,
     /// When somebody must look at it again.
     pub deadline_at: UnixMs,
     /// From [`Stage::Issued`] on.

@@ -11,12 +11,17 @@ mod upkeep;
 
 pub use at_once::at_once;
 
+use std::time::Duration;
+
 use keyturn_proto::UnixMs;
 use keyturn_proto::device::{DeviceId, DeviceNonce, IdentityKey};
 
 use super::documents::{DeviceDoc, Doomed, Held, Outstanding, SPENT, Spent, Stage, Unresolved};
 use super::store::{Answer, Change};
 use crate::documents::{Actor, AuditDevice, AuditRecord};
+
+/// How long a `secret_id` of unknown lifetime may live: no configuration gives one longer.
+const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 
 /// What to write, all of it or nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,8 +128,8 @@ impl Draft {
             Change::IssueFailed {
                 attempt,
                 why,
-                in_doubt_until,
-            } => self.issue_failed(attempt, &why, in_doubt_until),
+                in_doubt,
+            } => self.issue_failed(attempt, &why, in_doubt),
             Change::Result {
                 nonce,
                 ok,
@@ -157,11 +162,7 @@ impl Draft {
                 why,
                 retry_at,
             } => self.search_failed(attempt, &why, retry_at),
-            Change::Expire {
-                attempt,
-                at_once,
-                in_doubt_until,
-            } => self.expire(attempt, at_once, in_doubt_until),
+            Change::Expire { attempt, at_once } => self.expire(attempt, at_once),
             Change::Ping { nonce, next_ping } => self.ping(nonce, next_ping),
         }
     }
@@ -270,7 +271,7 @@ impl Draft {
     }
 
     /// Takes the outstanding issue out. What it made or may have made stays known.
-    fn set_aside(&mut self, why: &str, in_doubt_until: UnixMs) {
+    fn set_aside(&mut self, why: &str) {
         let Some(mut issue) = self.doc.outstanding.take() else {
             return;
         };
@@ -279,12 +280,17 @@ impl Draft {
         } else if issue.stage == Stage::Issuing {
             // Its relay may still be at it; until then a search could come too early.
             let given_up_at = issue.deadline_at;
-            self.in_doubt(issue, given_up_at, in_doubt_until);
+            self.in_doubt(issue, given_up_at);
         }
     }
 
-    /// What the issue made, if anything, is looked for from `given_up_at` on.
-    fn in_doubt(&mut self, issue: Outstanding, given_up_at: UnixMs, in_doubt_until: UnixMs) {
+    /// What the issue made, if anything, is looked for from `given_up_at` on, for as long as it can live: it may have been made just now.
+    fn in_doubt(&mut self, issue: Outstanding, given_up_at: UnixMs) {
+        let made_at = self.now.max(given_up_at);
+        let expires_at = issue.ttl_ms.map_or_else(
+            || made_at.plus(LONGEST),
+            |ttl| made_at.plus(Duration::from_millis(ttl)),
+        );
         self.doc.unresolved.push(Unresolved {
             attempt: issue.attempt,
             nonce: issue.nonce,
@@ -292,7 +298,7 @@ impl Draft {
             issuer: issue.issuer,
             failures: 0,
             retry_at: given_up_at,
-            expires_at: in_doubt_until.max(given_up_at),
+            expires_at,
             given_up_at,
             empty: 0,
         });

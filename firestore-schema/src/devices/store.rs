@@ -17,7 +17,7 @@ pub struct Limits {
     pub per_hour: u32,
     /// How long a step may take until somebody else looks after it.
     pub step: Duration,
-    /// How long a `secret_id` lives at most: so long one of unknown outcome is looked for.
+    /// How long what is issued is asked to live: so long one of unknown outcome is looked for.
     pub ttl: Duration,
     /// How long after its use a signed nonce could be played again; so long it is remembered.
     pub replay: Duration,
@@ -80,8 +80,8 @@ pub enum Change {
         attempt: u64,
         /// A stable word.
         why: String,
-        /// Until when a `secret_id` could live that nobody knows of; `None` when certainly none was made.
-        in_doubt_until: Option<UnixMs>,
+        /// Whether a `secret_id` could live that nobody knows of.
+        in_doubt: bool,
     },
     /// What was issued could not be handed to the broker's connection: the device does not have it.
     NotSent {
@@ -145,8 +145,6 @@ pub enum Change {
         attempt: u64,
         /// Whatever the deadline says.
         at_once: bool,
-        /// Until when a `secret_id` that nobody knows of could live.
-        in_doubt_until: UnixMs,
     },
     /// The device is invited to ask, under this nonce.
     Ping {

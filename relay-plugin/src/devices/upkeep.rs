@@ -116,11 +116,7 @@ impl Devices {
         let Some(attempt) = doc.outstanding.as_ref().map(|issue| issue.attempt) else {
             return false;
         };
-        let change = Change::Expire {
-            attempt,
-            at_once,
-            in_doubt_until: self.now().plus(self.settings().secret_id_ttl),
-        };
+        let change = Change::Expire { attempt, at_once };
         match self.change(&doc.device_id, change).await {
             Ok(Answer::Interrupted(nonce)) => {
                 let error = DeviceError::Interrupted;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use keyturn_proto::UnixMs;
 use keyturn_proto::device::{DeviceError, DeviceId, DeviceNonce, proof};
 use keyturn_store::devices::{Answer, Change, DeviceDoc};
 use tokio::task::JoinSet;
@@ -95,14 +94,15 @@ impl Devices {
         };
         let role = doc.outstanding.as_ref().map(|issue| issue.role.as_str());
         let Some(role) = role.and_then(|role| role.parse::<RoleName>().ok()) else {
-            self.issue_failed(&doc, attempt, "role_invalid", None).await;
+            self.issue_failed(&doc, attempt, "role_invalid", false)
+                .await;
             self.tell(&device, &nonce, DeviceError::Unavailable, SOON);
             return;
         };
         crash::point(crash::Point::BeforeIssue).await;
         if !self.has_time(&doc) {
             tracing::warn!(%device, %nonce, "this relay was held up; it issues nothing for a request that may have been given up");
-            self.issue_failed(&doc, attempt, "too_late", None).await;
+            self.issue_failed(&doc, attempt, "too_late", false).await;
             self.tell(&device, &nonce, DeviceError::Unavailable, SOON);
             return;
         }
@@ -116,11 +116,8 @@ impl Devices {
             Ok(issued) => self.issued(&doc, &role, attempt, issued, arrived).await,
             Err(error) => {
                 tracing::warn!(%device, %nonce, reason = error.reason().word(), "no secret_id was issued");
-                let in_doubt = error
-                    .in_doubt()
-                    .then(|| self.now().plus(self.settings().secret_id_ttl));
-                self.issue_failed(&doc, attempt, error.reason().word(), in_doubt)
-                    .await;
+                let (why, in_doubt) = (error.reason().word(), error.in_doubt());
+                self.issue_failed(&doc, attempt, why, in_doubt).await;
                 let wait = error.retry_after();
                 self.tell(&device, &nonce, DeviceError::Unavailable, wait);
             }
@@ -160,24 +157,18 @@ impl Devices {
         }
     }
 
-    async fn issue_failed(
-        &self,
-        doc: &DeviceDoc,
-        attempt: u64,
-        why: &str,
-        in_doubt_until: Option<UnixMs>,
-    ) {
+    async fn issue_failed(&self, doc: &DeviceDoc, attempt: u64, why: &str, in_doubt: bool) {
         metrics::counter!(names::DEVICE_ISSUES, "result" => "failed").increment(1);
         let change = Change::IssueFailed {
             attempt,
             why: why.to_owned(),
-            in_doubt_until,
+            in_doubt,
         };
         // If this cannot be stored either, the intent's deadline leads to the same end.
         if let Err(error) = self.change(&doc.device_id, change).await {
             tracing::warn!(device = %doc.device_id, %error, "a failed issue could not be recorded");
         }
-        if in_doubt_until.is_some() {
+        if in_doubt {
             self.due.notify_one();
         }
     }
@@ -200,7 +191,7 @@ impl Devices {
             Err(error) => {
                 tracing::error!(%device, %error, "what was issued cannot be sent");
                 self.destroy_unrecorded(role, &issued.accessor).await;
-                self.issue_failed(doc, attempt, "not_sendable", None).await;
+                self.issue_failed(doc, attempt, "not_sendable", false).await;
                 self.tell(device, &nonce, DeviceError::Unavailable, SOON);
                 return;
             }

@@ -105,19 +105,14 @@ impl Draft {
     }
 
     /// Nothing was issued, or nobody knows.
-    pub(super) fn issue_failed(
-        mut self,
-        attempt: u64,
-        why: &str,
-        in_doubt_until: Option<UnixMs>,
-    ) -> Decision {
+    pub(super) fn issue_failed(mut self, attempt: u64, why: &str, in_doubt: bool) -> Decision {
         let Some(issue) = self.outstanding(attempt, &[Stage::Asked, Stage::Issuing]) else {
             // Overtaken: what is unresolved of it is settled here when the outcome is clear.
             let Some(at) = self
                 .doc
                 .unresolved
                 .iter()
-                .position(|issue| issue.attempt == attempt && in_doubt_until.is_none())
+                .position(|issue| issue.attempt == attempt && !in_doubt)
             else {
                 return Decision::unchanged(Answer::Stale);
             };
@@ -126,8 +121,8 @@ impl Draft {
         };
         self.doc.outstanding = None;
         self.by_relay("device.issue_failed", why, Some(&issue.nonce), None);
-        if let Some(until) = in_doubt_until {
-            self.in_doubt(issue, self.now, until);
+        if in_doubt {
+            self.in_doubt(issue, self.now);
         }
         self.done_with_doc()
     }

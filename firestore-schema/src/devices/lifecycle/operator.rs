@@ -10,9 +10,6 @@ use crate::devices::documents::{
 use crate::devices::store::Answer;
 use crate::documents::Actor;
 
-/// How far ahead a `secret_id` of unknown lifetime is looked for: no configuration gives one longer.
-const IN_DOUBT_MS: u64 = 30 * 86_400_000;
-
 /// Puts a device on the list, or changes its role and options. A repeat changes nothing. Under another role or other keys nothing of the old ones is sent or waited for
 /// any more: whoever changes a key may know that somebody else has the old one.
 pub(super) fn allow(
@@ -99,7 +96,7 @@ impl Draft {
         self.doc.state = DeviceState::Denied;
         self.doc.ping = None;
         self.doc.ping_at = None;
-        self.set_aside("denied", self.in_doubt_at_most());
+        self.set_aside("denied");
         self.doom_held("denied");
         self.record(
             Actor::Operator,
@@ -150,7 +147,7 @@ impl Draft {
             self.doom(held, why);
         }
         let issue = self.doc.outstanding.clone();
-        self.set_aside(why, self.in_doubt_at_most());
+        self.set_aside(why);
         let Some(issue) = issue.filter(|issue| issue.stage != Stage::Unconfirmed) else {
             return;
         };
@@ -163,9 +160,5 @@ impl Draft {
             held: None,
             ..issue
         });
-    }
-
-    fn in_doubt_at_most(&self) -> UnixMs {
-        UnixMs(self.now.0.saturating_add(IN_DOUBT_MS))
     }
 }

@@ -76,7 +76,7 @@ impl Draft {
                 accessor.as_deref(),
             );
         }
-        self.supersede(self.now.plus(limits.ttl));
+        self.supersede();
         self.ping_answered();
         self.by_device("device.asked", &reason, &nonce, None);
         self.doc.attempts += 1;
@@ -88,6 +88,7 @@ impl Draft {
             owner,
             issuer: Some(issuer),
             asked_at: self.now,
+            ttl_ms: u64::try_from(limits.ttl.as_millis()).ok(),
             deadline_at: self.now.plus(limits.step),
             held: None,
         });
@@ -95,7 +96,7 @@ impl Draft {
     }
 
     /// The outstanding issue makes way. What it made stays until the new one has its own: the device may have nothing else.
-    fn supersede(&mut self, in_doubt_until: UnixMs) {
+    fn supersede(&mut self) {
         let Some(issue) = &mut self.doc.outstanding else {
             return;
         };
@@ -105,7 +106,7 @@ impl Draft {
             if stage == Stage::Asked {
                 self.spend();
             }
-            self.set_aside("superseded", in_doubt_until);
+            self.set_aside("superseded");
             return;
         };
         self.doc.outstanding = None;

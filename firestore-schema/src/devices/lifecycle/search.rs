@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use keyturn_proto::UnixMs;
 
-use super::{Decision, Draft};
+use super::{Decision, Draft, LONGEST};
 use crate::devices::store::Answer;
 
 /// Empty searches that end the doubt.
@@ -37,9 +37,10 @@ impl Draft {
                 Some(&issue.nonce),
                 Some(&accessor),
             );
-            // Its own lifetime is not known; it is not forgotten before the longest possible one.
+            // It lives, whatever was thought of its lifetime; it is not forgotten before the longest possible one.
             let (role, issuer) = (issue.role.clone(), issue.issuer.clone());
-            self.doom_accessor(accessor, role, issuer, issue.expires_at, "orphan");
+            let expires_at = self.now.plus(LONGEST);
+            self.doom_accessor(accessor, role, issuer, expires_at, "orphan");
         }
         self.done_with_doc()
     }

@@ -59,12 +59,7 @@ impl Draft {
     }
 
     /// The deadline of the outstanding issue has passed.
-    pub(super) fn expire(
-        mut self,
-        attempt: u64,
-        at_once: bool,
-        in_doubt_until: UnixMs,
-    ) -> Decision {
+    pub(super) fn expire(mut self, attempt: u64, at_once: bool) -> Decision {
         let Some(issue) = self
             .doc
             .outstanding
@@ -85,7 +80,7 @@ impl Draft {
                 // Its relay is given up: the search need not wait for it.
                 if issue.stage == Stage::Issuing {
                     let given_up_at = self.now.min(issue.deadline_at);
-                    self.in_doubt(issue, given_up_at, in_doubt_until);
+                    self.in_doubt(issue, given_up_at);
                 }
                 self.done(|_| Answer::Interrupted(nonce))
             }

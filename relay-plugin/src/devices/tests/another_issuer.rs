@@ -41,7 +41,7 @@ async fn issued_by(w: &World, device: &DeviceId, issuer: &str, accessor: Option<
         None => Change::IssueFailed {
             attempt: 1,
             why: "timeout".to_owned(),
-            in_doubt_until: Some(w.clock_now().plus(limits.ttl)),
+            in_doubt: true,
         },
     };
     let ended = w.store.change_device(device, change, w.clock_now()).await;

@@ -70,7 +70,7 @@ fn what_the_issuer_never_made_counts_for_nothing() {
     let mut w = World::new();
     for n in 0..360 {
         assert!(matches!(w.ask(n), Answer::Done(_)), "{n}");
-        w.failed("sealed", None);
+        w.failed("sealed", false);
         w.later(Duration::from_secs(10));
         assert!(w.doc().nonces.len() <= NONCES);
     }
@@ -88,7 +88,7 @@ fn a_nonce_whose_signature_may_still_be_good_is_not_forgotten() {
             Answer::TooMany(until) => break until,
             other => panic!("{other:?}"),
         }
-        w.failed("sealed", None);
+        w.failed("sealed", false);
         w.later(Duration::from_secs(1));
     };
     assert_eq!(asked as usize, YOUNG_NONCES);
@@ -99,7 +99,7 @@ fn a_nonce_whose_signature_may_still_be_good_is_not_forgotten() {
     w.now = until;
     assert!(matches!(w.ask(asked), Answer::Done(_)));
     assert!(w.doc().nonces.len() <= YOUNG_NONCES);
-    w.failed("sealed", None);
+    w.failed("sealed", false);
     // The document does not stay that large.
     w.later(LIMITS.replay).ask(asked + 1);
     assert_eq!(w.doc().nonces.len(), NONCES);

@@ -30,22 +30,13 @@ fn what_a_dead_relay_may_have_issued_is_looked_for_and_destroyed() {
 fn an_issue_in_doubt_is_looked_for_and_a_clear_failure_is_not() {
     let mut w = World::new();
     w.ask(1);
-    let (attempt, until) = (w.attempt(), w.now.plus(HOUR));
-    w.change(Change::IssueFailed {
-        attempt,
-        why: "timeout".into(),
-        in_doubt_until: Some(until),
-    });
+    w.failed("timeout", true);
     assert_eq!(
         (w.doc().unresolved.len(), w.doc().outstanding.is_none()),
         (1, true)
     );
     w.ask(2);
-    w.change(Change::IssueFailed {
-        attempt: w.attempt(),
-        why: "sealed".into(),
-        in_doubt_until: None,
-    });
+    w.failed("sealed", false);
     assert_eq!(w.doc().unresolved.len(), 1);
 }
 
@@ -85,8 +76,8 @@ fn destruction_is_tried_until_the_lifetime_is_over() {
 fn an_empty_search_says_nothing_until_all_who_could_be_at_it_must_be_done() {
     let mut w = World::new();
     w.ask(1);
-    let (attempt, until) = (w.attempt(), w.now.plus(LIMITS.ttl));
-    w.failed("timeout", Some(until));
+    let attempt = w.attempt();
+    w.failed("timeout", true);
     let settles = w.now.plus(QUIET);
     w.search(attempt, &[]);
     assert_eq!(w.doc().due_at, Some(settles), "the search comes again");
@@ -136,7 +127,7 @@ fn what_is_dead_by_now_is_not_searched_for_any_more() {
         let mut w = World::new();
         w.ask(1);
         let (attempt, until) = (w.attempt(), w.now.plus(LIMITS.ttl));
-        w.failed("timeout", Some(until));
+        w.failed("timeout", true);
         w.now = until;
         let retry_at = w.now.plus(MINUTE);
         if fails {
@@ -154,12 +145,75 @@ fn what_is_dead_by_now_is_not_searched_for_any_more() {
     }
 }
 
+/// The operator may have shortened the lifetime since: it lives as long as it was asked for.
+#[test]
+fn what_may_have_been_made_is_looked_for_as_long_as_it_was_asked_to_live() {
+    let doubt: [fn(&mut World); 5] = [
+        |w| {
+            assert!(matches!(
+                w.later(MINUTE).expire(false),
+                Answer::Interrupted(_)
+            ))
+        },
+        |w| assert!(matches!(w.failed("timeout", true), Answer::Done(_))),
+        |w| {
+            let limits = Limits {
+                ttl: MINUTE * 30,
+                ..LIMITS
+            };
+            assert!(matches!(w.waits_within(2, limits), Answer::Done(_)));
+        },
+        |w| assert!(matches!(w.change(Change::Deny), Answer::Done(_))),
+        |w| assert!(matches!(w.change(Change::Invalidate), Answer::Done(_))),
+    ];
+    for (n, doubt) in doubt.iter().enumerate() {
+        let mut w = World::new();
+        w.ask(1);
+        doubt(&mut w);
+        let issue = w.doc().unresolved[0].clone();
+        let latest = w.now.max(issue.given_up_at);
+        assert_eq!(issue.expires_at, latest.plus(LIMITS.ttl), "{n}");
+    }
+}
+
+/// A document written before the lifetime was kept.
+#[test]
+fn what_was_asked_for_with_an_unknown_lifetime_is_looked_for_as_long_as_any_may_last() {
+    let mut w = World::new();
+    w.ask(1);
+    let mut json = serde_json::to_value(w.doc()).unwrap();
+    let issue = json["outstanding"].as_object_mut().unwrap();
+    assert!(issue.remove("ttl_ms").is_some());
+    w.doc = Some(serde_json::from_value(json).unwrap());
+    w.later(MINUTE).expire(false);
+    assert_eq!(w.doc().unresolved[0].expires_at, w.now.plus(LONGEST));
+}
+
+/// It is there: whatever was thought of its lifetime was wrong.
+#[test]
+fn what_is_found_alive_is_destroyed_whatever_was_thought_of_its_lifetime() {
+    let mut w = World::new();
+    w.ask(1);
+    let attempt = w.attempt();
+    w.failed("timeout", true);
+    w.later(LIMITS.ttl * 2).search(attempt, &["alive"]);
+    assert_eq!(w.count("device.orphan_found"), 1);
+    assert_eq!(w.doomed(), ["alive"]);
+    let retry_at = w.later(LIMITS.ttl).now.plus(MINUTE);
+    w.change(Change::DestroyFailed {
+        accessor: "alive".into(),
+        why: "sealed".into(),
+        retry_at,
+    });
+    assert_eq!(w.doomed(), ["alive"], "nobody knows that it is dead");
+}
+
 /// A document written before the searches were counted.
 #[test]
 fn an_old_document_is_read() {
     let mut w = World::new();
     w.ask(1);
-    w.failed("timeout", Some(w.now.plus(LIMITS.ttl)));
+    w.failed("timeout", true);
     let mut json = serde_json::to_value(w.doc()).unwrap();
     let fields = json.as_object_mut().unwrap();
     for field in ["superseded", "spent", "pings_missed"] {
@@ -207,8 +261,8 @@ fn what_an_issuer_made_keeps_its_name() {
 fn of_a_search_that_keeps_failing_the_first_failure_is_recorded() {
     let mut w = World::new();
     w.ask(1);
-    let (attempt, until) = (w.attempt(), w.now.plus(HOUR));
-    w.failed("timeout", Some(until));
+    let attempt = w.attempt();
+    w.failed("timeout", true);
     for _ in 0..3 {
         w.change(Change::SearchFailed {
             attempt,

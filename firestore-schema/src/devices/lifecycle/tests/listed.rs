@@ -134,7 +134,7 @@ fn under_another_role_or_another_key_an_issue_under_way_is_set_aside() {
             w.proven(1, "a");
             w.issue(2, "b");
             w.ask(3);
-            w.failed("sealed", None);
+            w.failed("sealed", false);
             w.issue(4, "c");
             if expired {
                 w.later(MINUTE * 5).expire(false);
@@ -156,7 +156,7 @@ fn what_was_superseded_under_another_key_goes_too() {
     let mut w = World::new();
     w.issue(1, "a");
     w.ask(2);
-    w.failed("sealed", None);
+    w.failed("sealed", false);
     w.allow("river-iot", keyed(None, Some(SEALING)));
     assert_eq!(w.doomed(), ["a"]);
     assert!(w.doc().outstanding.is_none(), "nobody waits for an answer");

@@ -95,13 +95,16 @@ impl World {
     }
     /// Asks, and waits for its turn.
     fn waits(&mut self, n: u32) -> Answer {
+        self.waits_within(n, LIMITS)
+    }
+    fn waits_within(&mut self, n: u32, limits: Limits) -> Answer {
         self.change(Change::Ask {
             nonce: nonce(n),
             reason: "invalid_secret".into(),
             identity: None,
             owner: "relay".into(),
             issuer: "embedded".into(),
-            limits: LIMITS,
+            limits,
         })
     }
     fn attempt(&self) -> u64 {
@@ -139,18 +142,14 @@ impl World {
         self.result(n, true, Some(proof::proof(accessor, &nonce(n))))
     }
     fn expire(&mut self, at_once: bool) -> Answer {
-        let (attempt, in_doubt_until) = (self.attempt(), self.now.plus(LIMITS.ttl));
-        self.change(Change::Expire {
-            attempt,
-            at_once,
-            in_doubt_until,
-        })
+        let attempt = self.attempt();
+        self.change(Change::Expire { attempt, at_once })
     }
-    fn failed(&mut self, why: &str, in_doubt_until: Option<UnixMs>) -> Answer {
+    fn failed(&mut self, why: &str, in_doubt: bool) -> Answer {
         self.change(Change::IssueFailed {
             attempt: self.attempt(),
             why: why.into(),
-            in_doubt_until,
+            in_doubt,
         })
     }
     fn search(&mut self, attempt: u64, accessors: &[&str]) -> Answer {

@@ -118,7 +118,7 @@ fn a_newer_nonce_supersedes_and_what_the_old_one_made_goes_when_the_newer_has_it
         Answer::Stale,
         "it was given up, and that it is in use was not proven"
     );
-    w.failed("sealed", None);
+    w.failed("sealed", false);
     w.later(MINUTE).ask(3);
     w.expire(true);
     w.later(MINUTE).ask(4);
@@ -168,7 +168,7 @@ fn what_was_superseded_is_destroyed_with_everything_else() {
         let mut w = World::new();
         w.issue(1, "a");
         w.ask(2);
-        w.failed("sealed", None);
+        w.failed("sealed", false);
         w.change(change);
         assert_eq!(w.doomed(), ["a"]);
         assert!(w.doc().superseded.is_none());

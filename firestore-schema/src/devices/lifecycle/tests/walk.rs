@@ -38,7 +38,7 @@ proptest! {
                 }
                 (8, _) => { w.result(asked.saturating_sub(n), false, None); }
                 (9, Some(_)) => { w.expire(n % 2 == 0); }
-                (10, Some(_)) => { let until = w.now.plus(LIMITS.ttl); w.failed("timeout", (n % 2 == 0).then_some(until)); }
+                (10, Some(_)) => { w.failed("timeout", n % 2 == 0); }
                 (11, _) => if let Some(accessor) = w.doomed().first().map(|text| (*text).to_owned()) {
                     w.change(Change::Destroyed { accessor: accessor.clone(), now_gone: true });
                     destroyed.push(accessor);
