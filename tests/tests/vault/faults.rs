@@ -45,9 +45,7 @@ async fn an_answer_that_is_lost_leaves_no_secret_id_behind() {
     {
         let shown = format!("{fault:?}");
         api.fault(fault.after_doing_it());
-        let mut settings = stand.settings();
-        settings.timeout = Duration::from_secs(5);
-        let issuer = issuer(settings);
+        let issuer = issuer(stand.settings());
         let nonce = NonceHash::of(&format!("lost {number}"));
         let started = Instant::now();
         let error = failure(issuer.issue(request(&stand.role, &nonce)).await);

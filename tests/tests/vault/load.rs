@@ -49,17 +49,27 @@ async fn whoever_waits_too_long_is_told_to_come_back() {
     let mut settings = stand.settings();
     settings.max_in_flight = 1;
     settings.max_wait = Duration::from_millis(200);
+    // What hangs, hangs until the test is over.
+    settings.timeout = Duration::from_secs(600);
     let issuer = issuer(settings);
     let nonce = NonceHash::of("busy");
     good(issuer.issue(request(&stand.role, &nonce)).await);
-    api.fault(Fault::slow("secret-id", Duration::from_secs(2)));
-    let (slow, late) = tokio::join!(
-        issuer.issue(request(&stand.role, &nonce)),
-        issuer.issue(request(&stand.role, &nonce)),
-    );
-    good(slow);
-    let error = failure(late);
+    api.fault(Fault::hang("secret-id"));
+    let before = api.seen().len();
+    let late = async {
+        eventually("the first call has arrived", async || {
+            (api.seen().len() > before).then_some(())
+        })
+        .await;
+        issuer.issue(request(&stand.role, &nonce)).await
+    };
+    let error = tokio::select! {
+        _ = issuer.issue(request(&stand.role, &nonce)) => panic!("it does not hang"),
+        late = late => failure(late),
+    };
     assert_eq!((error.reason(), error.in_doubt()), (Reason::Busy, false));
+    // Nothing was asked of the server for it.
+    assert_eq!(api.seen().len(), before + 1);
 }
 
 /// A caller that goes away gives its place back. Vault is blamed for it as for a timeout: whoever waits less long than we do must not keep a server that hangs

@@ -34,6 +34,7 @@ impl Vault {
             return Ok(Value::Null);
         }
         let (accessor, secret_id) = (self.unique(), self.unique());
+        let now = self.now();
         let role = self.mounts.get_mut(&place).unwrap().get_mut(&name);
         let missing = format!("role \"{name}\" does not exist");
         match (ask.method, rest, role) {
@@ -51,10 +52,14 @@ impl Vault {
                 }
                 Ok(json!({ "data": { "keys": keys } }))
             }
-            ("POST", "secret-id", Some(role)) => issue(role, &ask.body, accessor, secret_id),
+            ("POST", "secret-id", Some(role)) => issue(role, &ask.body, accessor, secret_id, now),
             ("POST", "secret-id-accessor/lookup", Some(role)) => {
                 let accessor = ask.body["secret_id_accessor"].as_str().unwrap();
-                match role.secret_ids.get(accessor).filter(|found| found.alive()) {
+                match role
+                    .secret_ids
+                    .get(accessor)
+                    .filter(|found| found.alive(now))
+                {
                     Some(found) => Ok(json!({ "data": {
                         "secret_id_accessor": accessor, "secret_id_num_uses": found.uses, "secret_id_ttl": found.ttl,
                         "metadata": found.metadata, "cidr_list": found.blocks, "token_bound_cidrs": found.blocks,
@@ -81,6 +86,7 @@ impl Vault {
     pub(super) fn log_in(&mut self, ask: &Ask<'_>) -> Reply {
         let (place, _) = self.place(ask)?;
         let invalid = || refuse(400, "invalid role or secret ID");
+        let now = self.now();
         let roles = self.mounts.get_mut(&place).ok_or_else(denied)?;
         let role = roles
             .values_mut()
@@ -92,7 +98,7 @@ impl Vault {
             .find(|(_, it)| json!(it.secret_id) == ask.body["secret_id"]);
         let (accessor, secret_id) = found.ok_or_else(invalid)?;
         let accessor = accessor.clone();
-        if !secret_id.alive() {
+        if !secret_id.alive(now) {
             role.secret_ids.remove(&accessor);
             return Err(invalid());
         }
@@ -142,7 +148,13 @@ impl Vault {
     }
 }
 
-fn issue(role: &mut Role, body: &Value, accessor: String, secret_id: String) -> Reply {
+fn issue(
+    role: &mut Role,
+    body: &Value,
+    accessor: String,
+    secret_id: String,
+    now: Instant,
+) -> Reply {
     let (limit, most) = (
         seconds(&role.settings["secret_id_ttl"]),
         role.settings["secret_id_num_uses"].as_u64().unwrap_or(0),
@@ -176,7 +188,7 @@ fn issue(role: &mut Role, body: &Value, accessor: String, secret_id: String) -> 
         .collect();
     let made = SecretId {
         secret_id: secret_id.clone(),
-        ends: (ttl > 0).then(|| Instant::now() + Duration::from_secs(ttl)),
+        ends: (ttl > 0).then(|| now + Duration::from_secs(ttl)),
         ttl,
         uses,
         metadata,

@@ -1,7 +1,7 @@
 //! A local server that does what the documentation of Vault's HTTP API says, as far as the issuer uses it, and misbehaves on request.
 //!
 //! Unlike `rvault` it enforces policies (with `+` and `*`), namespaces, wrapping, token lifetimes and renewal, expires secret_ids by itself, and answers errors in
-//! Vault's own shape, its surprises included: a destroyed accessor that is destroyed again is a plain 500.
+//! Vault's own shape, its surprises included: a destroyed accessor that is destroyed again is a plain 500. Its clock can be stopped and set by hand.
 
 mod approle;
 mod fault;
@@ -94,6 +94,16 @@ impl Api {
         self.with(|vault| vault.faults.clear());
     }
 
+    /// From now on time passes here by [`Api::advance`] alone, so that a slow machine ends no lifetime too early.
+    pub fn stop_clock(&self) {
+        self.with(|vault| vault.clock = Some(vault.now()));
+    }
+
+    /// Sets a clock that stands still forward.
+    pub fn advance(&self, by: Duration) {
+        self.with(|vault| *vault.clock.as_mut().expect("a clock that stands still") += by);
+    }
+
     pub fn seal(&self, sealed: bool) {
         self.with(|vault| vault.sealed = sealed);
     }
@@ -134,8 +144,8 @@ impl Api {
 
     /// Wrapping tokens that nobody has exchanged and that still can be.
     pub fn wrapped(&self) -> Vec<String> {
-        let now = std::time::Instant::now();
         self.with(|vault| {
+            let now = vault.now();
             let living = vault.wrapped.iter().filter(|(_, it)| now < it.ends);
             living.map(|(token, _)| token.clone()).collect()
         })

@@ -48,8 +48,8 @@ pub(super) struct SecretId {
 }
 
 impl SecretId {
-    pub(super) fn alive(&self) -> bool {
-        self.ends.is_none_or(|ends| Instant::now() < ends)
+    pub(super) fn alive(&self, now: Instant) -> bool {
+        self.ends.is_none_or(|ends| now < ends)
     }
 }
 
@@ -65,9 +65,9 @@ pub(super) struct Token {
 }
 
 impl Token {
-    pub(super) fn left(&self) -> u64 {
+    pub(super) fn left(&self, now: Instant) -> u64 {
         self.ends.map_or(0, |ends| {
-            let left = ends.saturating_duration_since(Instant::now());
+            let left = ends.saturating_duration_since(now);
             // Rounded up: 0 would mean that it never ends.
             left.as_millis().div_ceil(1000) as u64
         })
@@ -88,6 +88,8 @@ pub(super) struct Vault {
     pub(super) names_wrapped: bool,
     pub(super) shape: Shape,
     pub(super) faults: Vec<Fault>,
+    /// What the clock shows, once it is set by hand.
+    pub(super) clock: Option<Instant>,
     pub(super) seen: Vec<Seen>,
     pub(super) present: usize,
     pub(super) most_at_once: usize,
@@ -115,6 +117,7 @@ impl Default for Vault {
             names_wrapped: true,
             shape: Shape::Both,
             faults: Vec::new(),
+            clock: None,
             seen: Vec::new(),
             present: 0,
             most_at_once: 0,
@@ -128,6 +131,11 @@ impl Default for Vault {
 }
 
 impl Vault {
+    /// What every lifetime here is judged by.
+    pub(super) fn now(&self) -> Instant {
+        self.clock.unwrap_or_else(Instant::now)
+    }
+
     /// Something unique in the shape of a UUID.
     pub(super) fn unique(&mut self) -> String {
         self.made += 1;
@@ -209,10 +217,8 @@ impl Vault {
 
     pub(super) fn living(&self, token: &str) -> Option<&Token> {
         let token = self.tokens.get(token)?;
-        token
-            .ends
-            .is_none_or(|ends| Instant::now() < ends)
-            .then_some(token)
+        let now = self.now();
+        token.ends.is_none_or(|ends| now < ends).then_some(token)
     }
 
     pub(super) fn capabilities(&self, token: &Token, path: &str) -> Vec<String> {

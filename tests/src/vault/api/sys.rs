@@ -1,6 +1,6 @@
 //! `sys/…`: mounts, policies, capabilities, wrapping.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -68,7 +68,7 @@ impl Vault {
             json!("")
         };
         let wrapped = Wrapped {
-            ends: Instant::now() + ttl,
+            ends: self.now() + ttl,
             path: path.to_owned(),
             content,
         };
@@ -82,16 +82,18 @@ impl Vault {
     /// Once.
     pub(super) fn unwrap(&mut self, token: &str) -> Reply {
         let found = self.wrapped.remove(token);
-        let found = found.filter(|it| Instant::now() < it.ends);
+        let now = self.now();
+        let found = found.filter(|it| now < it.ends);
         found.map(|it| it.content).ok_or_else(used_up)
     }
 
     /// What a wrapping token is for, without using it up; for anybody who has it.
     pub(super) fn wrapping(&self, token: &str) -> Reply {
         let found = self.wrapped.get(token);
-        let found = found.filter(|it| Instant::now() < it.ends);
+        let now = self.now();
+        let found = found.filter(|it| now < it.ends);
         let found = found.ok_or_else(used_up)?;
-        let left = found.ends.saturating_duration_since(Instant::now());
+        let left = found.ends.saturating_duration_since(now);
         Ok(json!({ "data": {
             "creation_path": found.path, "creation_time": "2026-11-21T06:00:00Z", "creation_ttl": left.as_secs(),
         }}))

@@ -1,6 +1,6 @@
 //! `auth/token/…`: making, looking up, renewing and revoking.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -23,18 +23,19 @@ impl Vault {
             ("GET", "auth/token/lookup-self") => {
                 let token = self.living(ask.token).ok_or_else(denied)?;
                 Ok(json!({ "data": {
-                    "ttl": token.left(), "renewable": token.renewable, "policies": token.policies,
+                    "ttl": token.left(self.now()), "renewable": token.renewable, "policies": token.policies,
                     "creation_ttl": token.ttl.as_secs(), "type": "service", "id": ask.token,
                 }}))
             }
             ("POST", "auth/token/renew-self") => {
+                let now = self.now();
                 let token = self.tokens.get_mut(ask.token).ok_or_else(denied)?;
                 if !token.renewable {
                     return Err(refuse(400, "lease is not renewable"));
                 }
-                let wanted = Instant::now() + token.ttl;
+                let wanted = now + token.ttl;
                 token.ends = Some(token.last.map_or(wanted, |last| wanted.min(last)));
-                let left = token.left();
+                let left = token.left(now);
                 Ok(json!({ "auth": {
                     "client_token": ask.token, "lease_duration": left, "renewable": true, "token_type": "service",
                 }}))
@@ -61,7 +62,7 @@ impl Vault {
     ) -> Value {
         let id = format!("hvs.{}", self.unique());
         let ttl = if ttl == 0 { 32 * 24 * 3600 } else { ttl };
-        let now = Instant::now();
+        let now = self.now();
         let last = (max > 0).then(|| now + Duration::from_secs(max));
         let token = Token {
             namespace: namespace.to_owned(),
