@@ -14,6 +14,8 @@ mod firestore;
 mod recovery;
 #[path = "device_issuers/runbook.rs"]
 mod runbook;
+#[path = "device_issuers/trouble.rs"]
+mod trouble;
 #[path = "device_issuers/webhook.rs"]
 mod webhook;
 #[path = "device_issuers/wrapped.rs"]

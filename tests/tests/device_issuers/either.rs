@@ -59,6 +59,43 @@ async fn secrets_rotate_while_broker_and_vault_are_away_and_devices_are_served_w
     assert_eq!(stand.accessors().await.len(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_rotate_while_the_vault_is_sealed_and_devices_are_served_when_it_is_not() {
+    let server = Rvault::start().await;
+    let stand = server
+        .operator()
+        .stand(json!({ "token_ttl": "20m", "secret_id_ttl": "12h" }))
+        .await;
+    let mut house = House::new(PROGRAM, Mqtt::V5, |config| super::vault(config, &stand)).await;
+    let (_relay, mut alice, mut bob, group) = house.world.with_group().await;
+    house.until_subscribed(0).await;
+    house.allow(ID, &[]).await;
+    let mut device = connect(&house).await;
+    let old = device.renew().await;
+    device.confirm(&old).await;
+    settled(&house).await;
+    let before = stand.accessors().await;
+
+    server.seal().await;
+    let nonce = device.ask().await;
+    let told = device.answer(&nonce).await.unwrap_err();
+    assert_eq!(told["error"], "unavailable", "{told}");
+    house.world.rotate(&mut alice, &mut bob, &group).await;
+    server.unseal().await;
+    // Nothing was made, and nothing destroyed.
+    assert_eq!(stand.accessors().await, before);
+
+    let new = device.renew().await;
+    device.confirm(&new).await;
+    settled(&house).await;
+    assert_eq!(stand.accessors().await.len(), 1);
+    for (given, works) in [(&old, false), (&new, true)] {
+        let Credentials { role_id, secret_id } = credentials(&given.command);
+        let token = stand.log_in(&role_id, &secret_id).await;
+        assert_eq!(token.is_some(), works);
+    }
+}
+
 struct Credentials {
     role_id: String,
     secret_id: String,
