@@ -22,8 +22,10 @@ use super::Table;
 
 /// What the relay takes as one event, less what base64, MLS and JSON add.
 const LARGEST_TEXT: usize = 250_000;
-/// Codes are judged by the step of their receipt: a scenario with codes begins this early in a step.
-const ROOM_IN_STEP: u64 = 12;
+/// Codes are judged by the step of their receipt, and those of its neighbours are taken as well. So only these change their meaning when a step ends between the
+/// writing and the receipt: what is sent with one of them is written so early in a step that this much of it is left.
+const EDGES: [Code; 2] = [Code::AtStep(-1), Code::AtStep(2)];
+const ROOM_IN_STEP: Duration = Duration::from_secs(25);
 
 /// Somebody in a group: who, where, about whose secret.
 struct Seat {
@@ -162,6 +164,9 @@ impl Carriage {
         };
         rogue.ready(group).await;
         let challenge = rogue.challenges.fetch().await.unwrap();
+        if EDGES.contains(&attempt.code) {
+            early_in_a_step().await;
+        }
         let key = rogue.member.signature_key();
         let facts = Facts {
             client,
@@ -238,17 +243,21 @@ impl Carriage {
         self.table.trail.quiet().await;
     }
 
-    /// A new seed, no step used yet, and time enough in the present step for a whole scenario.
+    /// A new seed, and no step used yet.
     async fn fresh_codes(&mut self) {
         self.seed = new_seed(&mut self.table.world, &self.table.trail).await;
         let far = now().plus(Duration::from_secs(30 * 86_400));
         let store = &self.table.trail.store;
         store.forget_nonces(far, usize::MAX).await.unwrap();
-        let into = now().0 % (STEP_SECS * 1000);
-        let latest = (STEP_SECS - ROOM_IN_STEP) * 1000;
-        if into > latest {
-            tokio::time::sleep(Duration::from_millis(STEP_SECS * 1000 - into)).await;
-        }
+    }
+}
+
+/// Waits for the next step when too little is left of this one.
+async fn early_in_a_step() {
+    let step = Duration::from_secs(STEP_SECS);
+    let left = || step - Duration::from_millis(now().0 % (STEP_SECS * 1000));
+    while left() < ROOM_IN_STEP {
+        tokio::time::sleep(left()).await;
     }
 }
 

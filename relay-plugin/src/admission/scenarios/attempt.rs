@@ -48,6 +48,8 @@ pub enum Code {
     Absent,
     /// The code of the step that lies `0` steps from now.
     AtStep(i64),
+    /// The code that the attempt before used.
+    OfThePrevious,
     /// One that no step near now has.
     Wrong,
 }
@@ -139,8 +141,9 @@ impl Attempt {
             "params": self.params,
             "jwt_proof": issuer.token(&Value::Object(claims), self.signer, self.forgery),
         });
-        if let Some(code) = self.code(facts) {
+        if let Some(code) = self.code(facts, memory) {
             request["totp"] = json!(code);
+            memory.code = Some(code);
         }
         memory.action_id = Some(action_id);
         (self.text)(request.to_string())
@@ -182,11 +185,12 @@ impl Attempt {
         }
     }
 
-    fn code(&self, facts: &Facts<'_>) -> Option<String> {
+    fn code(&self, facts: &Facts<'_>, memory: &Memory) -> Option<String> {
         let here = facts.now.as_secs() / STEP_SECS;
         let seed = || facts.seed.expect("a sender with a TOTP seed");
         match self.code {
             Code::Absent => None,
+            Code::OfThePrevious => memory.code.clone(),
             Code::AtStep(offset) => {
                 Some(seed().code(here.saturating_add_signed(offset)).to_string())
             }
@@ -227,4 +231,5 @@ pub struct Facts<'a> {
 pub struct Memory {
     action_id: Option<RotationId>,
     challenge: Option<String>,
+    code: Option<String>,
 }

@@ -147,7 +147,7 @@ pub(super) fn codes() -> Vec<Scenario> {
         ),
         scenario(
             "the same step twice",
-            vec![coded(Code::AtStep(0)); 2],
+            vec![coded(Code::AtStep(0)), coded(Code::OfThePrevious)],
             refused("totp.replayed"),
         ),
         scenario(
