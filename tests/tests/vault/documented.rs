@@ -206,6 +206,28 @@ async fn a_namespace_goes_with_every_call_but_the_health_check() {
     );
 }
 
+/// What was known of a role that is gone is not known of the one that comes after it.
+#[tokio::test]
+async fn a_role_that_is_made_anew_is_asked_for_its_id() {
+    let api = Api::start().await;
+    let stand = stand_for_devices(&api.operator()).await;
+    let issuer = issuer(stand.settings());
+    let nonce = NonceHash::of("made anew");
+    let old = good(issuer.issue(request(&stand.role, &nonce)).await).role_id;
+    let mount = format!("sys/auth/{}", stand.mount);
+    stand.operator.say("DELETE", &mount, json!(null)).await;
+    let error = failure(issuer.issue(request(&stand.role, &nonce)).await);
+    assert_eq!(error.reason(), Reason::UnknownRole);
+    let approle = json!({ "type": "approle" });
+    stand.operator.say("POST", &mount, approle).await;
+    let role = stand.path("role/river-iot");
+    stand.operator.say("POST", &role, json!({})).await;
+    let issued = good(issuer.issue(request(&stand.role, &nonce)).await);
+    assert_ne!(issued.role_id, old);
+    let token = stand.log_in(&issued.role_id, secret_id(&issued)).await;
+    assert!(token.is_some());
+}
+
 /// A server before 1.9 does not name what it wrapped: then the nonce in the metadata does.
 #[tokio::test]
 async fn the_accessor_of_a_wrapped_secret_id_is_found_where_it_is_not_told() {

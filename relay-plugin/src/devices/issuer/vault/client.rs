@@ -1,6 +1,5 @@
 //! The calls: each under the gate, with our token, counted and timed.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -8,6 +7,7 @@ use reqwest::header::HeaderValue;
 use tokio::time::Instant;
 
 use super::gate::Gate;
+use super::role_ids::RoleIds;
 use super::settings::VaultSettings;
 use super::token::{Flight, Held};
 use super::transport::{Answer, Call, Failure, Transport, VaultSetupError};
@@ -15,16 +15,13 @@ use super::wire::{self, RoleId, SealStatus};
 use crate::devices::issuer::{Reason, RoleName};
 use crate::metrics::{ISSUER_CALLS, ISSUER_SECONDS};
 
-/// How long a role's id is used without asking again. It never changes unless somebody makes the role anew.
-const ROLE_ID_TTL: Duration = Duration::from_secs(300);
-
 pub(super) struct Client {
     pub(super) settings: Arc<VaultSettings>,
     pub(super) held: RwLock<Option<Arc<Held>>>,
     pub(super) flight: tokio::sync::Mutex<Flight>,
     transport: Transport,
     gate: Gate,
-    role_ids: Mutex<HashMap<RoleName, (Instant, String)>>,
+    role_ids: Mutex<RoleIds>,
     /// One look-up at a time: a storm of devices asks for the same id.
     role_flight: tokio::sync::Mutex<()>,
 }
@@ -103,9 +100,9 @@ impl Client {
         if let Some(known) = self.known_role_id(role) {
             return Ok(known);
         }
+        let asked = Instant::now();
         let role_id = self.read_role_id(role).await?;
-        self.role_ids()
-            .insert(role.clone(), (Instant::now(), role_id.clone()));
+        self.role_ids().learn(role.clone(), role_id.clone(), asked);
         Ok(role_id)
     }
 
@@ -118,16 +115,15 @@ impl Client {
     }
 
     pub(super) fn forget_role_id(&self, role: &RoleName) {
-        self.role_ids().remove(role);
+        self.role_ids().forget(role);
     }
 
     fn known_role_id(&self, role: &RoleName) -> Option<String> {
         let known = self.role_ids();
-        let (at, role_id) = known.get(role)?;
-        (at.elapsed() < ROLE_ID_TTL).then(|| role_id.clone())
+        known.known(role, Instant::now()).map(str::to_owned)
     }
 
-    fn role_ids(&self) -> std::sync::MutexGuard<'_, HashMap<RoleName, (Instant, String)>> {
+    fn role_ids(&self) -> std::sync::MutexGuard<'_, RoleIds> {
         self.role_ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -12,6 +12,7 @@ mod client;
 mod examine;
 mod gate;
 mod issue;
+mod role_ids;
 pub mod settings;
 mod token;
 mod transport;
