@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use keyturn_tests::iot::{House, Line, Mqtt, repository};
 use keyturn_tests::relay::Relay;
-use keyturn_tests::vault::{Operator, Rvault};
+use keyturn_tests::vault::{Api, Operator, Rvault};
 use keyturn_tests::world::{eventually, set};
 use reqwest::StatusCode;
 use serde_json::{Map, Value, json};
@@ -17,6 +17,9 @@ use super::{ID, PROGRAM, connect, settled};
 const CONFIG: &str = "/etc/keyturn/keyturn.toml";
 const ROLE_ID: &str = "7e0f6a52-6f7b-4d56-a9b5-6a9a6f0f9a01";
 const ACCESSOR: &str = "84896a0c-1347-aa90-a4f6-aca8b7558780";
+
+/// `rvault` cannot list tokens; our own server of the documented interface does.
+const TOKENS: &str = "auth/token/accessors";
 
 /// One fenced block: its section, whose commands they are, and the commands.
 struct Block {
@@ -57,6 +60,8 @@ fn page() -> Vec<Block> {
 struct Hand {
     house: House,
     operator: Operator,
+    /// Of a server that lists tokens.
+    tokens: Operator,
     mount: String,
     /// What stands on the page, and what it is here.
     names: BTreeMap<&'static str, String>,
@@ -93,15 +98,21 @@ impl Hand {
     async fn keyturn(&self, command: &str) {
         let words = self.here(command);
         assert_eq!(words[0], "keyturn", "{command}");
-        let output = tokio::process::Command::new(PROGRAM)
-            .args(&words[1..])
-            .current_dir(self.house.world.dir.path())
-            .output()
-            .await
-            .unwrap();
-        // The doctor finds fault with a development machine; that it looks is what counts.
-        let looked = words[1] == "doctor" && !output.stdout.is_empty();
-        assert!(output.status.success() || looked, "{command}: {output:?}");
+        let run = async || {
+            tokio::process::Command::new(PROGRAM)
+                .args(&words[1..])
+                .current_dir(self.house.world.dir.path())
+                .output()
+                .await
+                .unwrap()
+        };
+        if words[1] == "doctor" {
+            // What it says of Vault may be for once that a slow machine did not answer.
+            let well = async || vault_is_well(&run().await.stdout).then_some(());
+            return eventually("the doctor finds Vault in order", well).await;
+        }
+        let output = run().await;
+        assert!(output.status.success(), "{command}: {output:?}");
     }
 
     async fn vault(&self, command: &str) -> Value {
@@ -127,15 +138,22 @@ impl Hand {
         } else {
             body.into()
         };
-        let token = self.operator.token();
-        let (status, answer) = self.operator.ask_as(token, method, path, body).await;
-        // An empty list is a 404 to Vault; and this server does not list tokens.
-        let nothing = method == "LIST" && status == StatusCode::NOT_FOUND;
-        let unknown_here = path == "auth/token/accessors";
-        assert!(
-            status.is_success() || nothing || unknown_here,
-            "{command}: {status} {answer}"
-        );
+        let operator = if path == TOKENS {
+            &self.tokens
+        } else {
+            &self.operator
+        };
+        let token = operator.token();
+        let (status, answer) = operator.ask_as(token, method, path, body).await;
+        // An empty list is a 404 to Vault; so is that of a role which is not there.
+        let empty = match path.strip_suffix("/secret-id") {
+            Some(role) if verb == "list" && status == StatusCode::NOT_FOUND => {
+                operator.say("GET", role, Value::Null).await;
+                true
+            }
+            _ => false,
+        };
+        assert!(status.is_success() || empty, "{command}: {status} {answer}");
         answer
     }
 
@@ -187,6 +205,20 @@ fn configured(house: &House, kind: &str) -> String {
     before
 }
 
+/// Whether the doctor finds Vault there, and the role in it. It fails a test's own installation for one thing: its token is the operator's.
+fn vault_is_well(report: &[u8]) -> bool {
+    let report = String::from_utf8_lossy(report);
+    let mut of_devices = report.lines().filter_map(|line| {
+        let (level, rest) = line.split_once(' ')?;
+        let said = rest.trim_start().strip_prefix("devices")?;
+        Some((level, said.trim_start()))
+    });
+    let good = of_devices
+        .clone()
+        .any(|it| it == ("ok", "the role river-iot is there"));
+    good && of_devices.all(|(level, said)| level != "FAIL" || said.contains("is a root token"))
+}
+
 async fn stop(relay: Relay) {
     tokio::task::spawn_blocking(move || relay.terminate())
         .await
@@ -217,9 +249,13 @@ async fn every_command_of_the_page_does_what_the_page_says() {
         ),
         ("sys/auth/approle", format!("sys/auth/{}", stand.mount)),
     ]);
+    let api = Api::start().await;
+    let tokens = api.operator();
+    let made = tokens.say("POST", "auth/token/create", json!({})).await;
     let mut hand = Hand {
         house,
         operator,
+        tokens,
         mount: stand.mount.clone(),
         names,
     };
@@ -231,7 +267,10 @@ async fn every_command_of_the_page_does_what_the_page_says() {
 
     // Denied, destroyed, and back on the list by the section's last command.
     done.push("One device was stolen");
-    hand.carry_out("One device was stolen").await;
+    let answers = hand.carry_out("One device was stolen").await;
+    assert_eq!(answers[0]["data"]["secret_id_ttl"], 12 * 3600);
+    let listed = answers[1]["data"]["keys"].as_array().unwrap();
+    assert!(listed.contains(&made["auth"]["accessor"]), "{listed:?}");
     hand.all_destroyed().await;
     assert!(!hand.logs_in(&role_id, &first).await);
     let (_, second) = hand.renewed(&mut device).await;

@@ -55,6 +55,7 @@ impl SecretId {
 
 #[derive(Clone)]
 pub(super) struct Token {
+    pub(super) accessor: String,
     pub(super) namespace: String,
     pub(super) policies: Vec<String>,
     pub(super) renewable: bool,
@@ -104,6 +105,7 @@ pub(super) struct Vault {
 impl Default for Vault {
     fn default() -> Self {
         let root = Token {
+            accessor: "root-accessor".to_owned(),
             namespace: String::new(),
             policies: vec!["root".to_owned()],
             renewable: false,

@@ -40,6 +40,13 @@ impl Vault {
                     "client_token": ask.token, "lease_duration": left, "renewable": true, "token_type": "service",
                 }}))
             }
+            ("LIST", "auth/token/accessors") => {
+                let now = self.now();
+                let living = self.tokens.values();
+                let living = living.filter(|it| it.ends.is_none_or(|ends| now < ends));
+                let keys: Vec<_> = living.map(|it| &it.accessor).collect();
+                Ok(json!({ "data": { "keys": keys } }))
+            }
             ("POST", "auth/token/revoke-self") => {
                 self.tokens.remove(ask.token).ok_or_else(denied)?;
                 Ok(Value::Null)
@@ -61,10 +68,12 @@ impl Vault {
         renewable: bool,
     ) -> Value {
         let id = format!("hvs.{}", self.unique());
+        let accessor = self.unique();
         let ttl = if ttl == 0 { 32 * 24 * 3600 } else { ttl };
         let now = self.now();
         let last = (max > 0).then(|| now + Duration::from_secs(max));
         let token = Token {
+            accessor: accessor.clone(),
             namespace: namespace.to_owned(),
             policies,
             renewable,
@@ -74,7 +83,7 @@ impl Vault {
         };
         self.tokens.insert(id.clone(), token);
         json!({ "auth": {
-            "client_token": id, "accessor": self.unique(), "lease_duration": ttl, "renewable": renewable,
+            "client_token": id, "accessor": accessor, "lease_duration": ttl, "renewable": renewable,
             "token_type": "service", "orphan": true,
         }})
     }
