@@ -16,6 +16,7 @@ use keyturn_store::store::StoreError;
 
 use super::flow::{Devices, Handled, SOON};
 use super::issuer::{IssueRequest, Issued, NonceHash};
+use super::limits::Voice;
 use super::outgoing;
 use crate::metrics as names;
 
@@ -32,6 +33,12 @@ impl Devices {
             return None;
         }
         let AuthRequest { nonce, reason, .. } = request;
+        // Without an identity nothing was looked at yet.
+        let voice = match identity {
+            Some(_) => Voice::Verified,
+            None if request.signature.is_some() => Voice::Signed,
+            None => Voice::Unsigned,
+        };
         let ask = Change::Ask {
             nonce: nonce.clone(),
             reason: reason.clone(),
@@ -70,7 +77,8 @@ impl Devices {
             Ok(early) => early,
             Err(StoreError::Unknown { .. }) => {
                 // What may be recorded is superseded when the device asks again.
-                self.tell(device, nonce, DeviceError::Unavailable, SOON);
+                let error = DeviceError::Unavailable;
+                self.tell_if_heeded(voice, device, nonce, error, SOON);
                 return Some(Handled::Refused("store"));
             }
             Err(_) => return None,

@@ -187,9 +187,8 @@ impl Devices {
                     DeviceError::Unavailable,
                 );
                 let voice = Voice::of(&Status::Request(request.clone()));
-                if self.limits.may_answer(&device, voice) {
-                    self.tell(&device, &request.nonce, DeviceError::Unavailable, SOON);
-                }
+                let (nonce, error) = (&request.nonce, DeviceError::Unavailable);
+                self.tell_if_heeded(voice, &device, nonce, error, SOON);
                 refused
             }
             Ok(intake::Read {
@@ -260,14 +259,16 @@ impl Devices {
             Ok(Answer::NonceUsed) => Err(refused("nonce.used", DeviceError::NonceUsed)),
             Ok(Answer::TooMany(until)) => {
                 let refused = refused("rate.device_hour", DeviceError::RateLimited);
-                self.refuse(&refused, Some(until.since(self.now()))).await;
+                let wait = Some(until.since(self.now()));
+                self.refuse_as(Voice::Verified, &refused, wait).await;
                 Ok(Handled::Refused(refused.reason))
             }
             Ok(Answer::NotAllowed) => Err(refused("not_allowed", DeviceError::Unauthorized)),
             Ok(_) => Err(refused("signature.key_changed", DeviceError::Unauthorized)),
             Err(error) => {
                 tracing::warn!(%device, %error, "a device's request could not be recorded");
-                self.tell(&device, &nonce, DeviceError::Unavailable, SOON);
+                let error = DeviceError::Unavailable;
+                self.tell_if_heeded(Voice::Verified, &device, &nonce, error, SOON);
                 Ok(Handled::Refused("store"))
             }
         }
@@ -320,17 +321,12 @@ impl Devices {
             tracing::info!(device, nonce, accessor, reason, "a message was refused");
         }
         if let (Some(device), Some(nonce), true) = (device, nonce, answered) {
-            // One that does not heed its answers gets no more of them: they would stand before everybody else's.
-            if !self.limits.may_answer(device, voice) {
-                metrics::counter!(names::DEVICE_RETRIES, "error" => "withheld").increment(1);
-                return;
-            }
             let wait = wait.unwrap_or(match refused.error {
                 DeviceError::Unauthorized | DeviceError::ClockSkew => UNAUTHORIZED,
                 DeviceError::NonceUsed => Duration::ZERO,
                 _ => SOON,
             });
-            self.tell(device, nonce, refused.error, wait);
+            self.tell_if_heeded(voice, device, nonce, refused.error, wait);
         }
     }
 
@@ -348,6 +344,22 @@ impl Devices {
     /// Writes all of them, as far as the store takes them. For the end, when no message comes any more.
     pub async fn write_last_refusals(&self) {
         self.refusals.flush(self.now(), true).await;
+    }
+
+    /// Asks a device to try again, unless it was told so often that it seems not to heed it: its answers would stand before everybody else's.
+    pub(super) fn tell_if_heeded(
+        &self,
+        voice: Voice,
+        device: &DeviceId,
+        nonce: &DeviceNonce,
+        error: DeviceError,
+        wait: Duration,
+    ) {
+        if self.limits.may_answer(device, voice) {
+            self.tell(device, nonce, error, wait);
+        } else {
+            metrics::counter!(names::DEVICE_RETRIES, "error" => "withheld").increment(1);
+        }
     }
 
     /// Asks a device to try again. Lost when the connection has no room: then the device's own timeout has to do.

@@ -1,6 +1,6 @@
 //! Whether a message counts, and as whose: limits, the allow-list, the keys that the operator asks for, the signature; then the store decides what it changes.
 //!
-//! What must always hold: nothing is counted as the device's own before it is known to be.
+//! What must always hold: nothing is counted as the device's own before it is known to be, and nothing that anybody could say again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,7 +45,7 @@ impl Devices {
             drop(place);
             match judged {
                 Ok((whose, outcome)) => {
-                    self.limits.count(device, whose);
+                    self.limits.count(device, whose.counted(claimed));
                     return outcome.map_err(|refused| (whose, refused));
                 }
                 Err(error) => {
@@ -89,7 +89,7 @@ impl Devices {
             Err(error) if matches!(status, Status::Result(_)) => return Err(error),
             Err(error) => {
                 tracing::warn!(%device, %error, "a device could not be looked up");
-                self.tell(device, nonce, DeviceError::Unavailable, SOON);
+                self.tell_if_heeded(claimed, device, nonce, DeviceError::Unavailable, SOON);
                 return Ok((claimed, Ok(Handled::Refused("store"))));
             }
         };
@@ -162,9 +162,12 @@ impl Devices {
 /// Whose a message is that bore whatever proof was asked for.
 fn whose(claimed: Voice, outcome: &Result<Handled, Refused>) -> Voice {
     match outcome {
+        // Recorded, and so it will not be again.
+        Ok(Handled::Asked | Handled::Reported) => Voice::Own,
         // Anybody may have said again what the device said once.
         Ok(Handled::Ignored) => claimed,
         Err(refused) if refused.error == DeviceError::NonceUsed || !refused.answered => claimed,
-        _ => Voice::Own,
+        // So may they here, until it is recorded.
+        _ => Voice::Verified,
     }
 }

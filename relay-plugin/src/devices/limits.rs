@@ -4,8 +4,8 @@
 //! issuer, requests per device and hour, is judged by the store, for all relays together.
 //!
 //! What must always hold: whoever speaks in a device's name without being able to prove it uses up nothing that is the device's own. What came on its topic is counted as its own
-//! only when the allow-list and, where it has a key, the signature were good and the nonce was new; everything else has budgets apart, messages with a signature and
-//! messages without one. Asking whether there is anything left takes nothing.
+//! only when the allow-list and, where it has a key, the signature were good and the store has recorded it, which it does once; everything else has budgets apart, messages with a
+//! signature and messages without one. Asking whether there is anything left takes nothing.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -44,7 +44,9 @@ pub(super) enum Voice {
     Unsigned,
     /// With one that was not looked at yet, or does not verify.
     Signed,
-    /// It is the device's: allowed, and signed where it has a key.
+    /// It bore what proof is asked for, and nothing of it was recorded: whoever has heard it can say it again, as often as they like.
+    Verified,
+    /// It is the device's: allowed, signed where it has a key, and under a nonce that is good for once.
     Own,
 }
 
@@ -60,6 +62,14 @@ impl Voice {
             Self::Signed
         } else {
             Self::Unsigned
+        }
+    }
+
+    /// As which voice a message is counted that claimed to be one, and turned out to be this one.
+    pub(super) fn counted(self, claimed: Self) -> Self {
+        match self {
+            Self::Verified => claimed,
+            other => other,
         }
     }
 }
@@ -100,7 +110,7 @@ impl Limits {
     fn budget(&self, voice: Voice) -> &Budgets {
         match voice {
             Voice::Unsigned => &self.unsigned,
-            Voice::Signed => &self.signed,
+            Voice::Signed | Voice::Verified => &self.signed,
             Voice::Own => &self.own,
         }
     }
@@ -133,10 +143,9 @@ impl Limits {
     /// Whether a device is told of one more refusal.
     pub(super) fn may_answer(&self, device: &DeviceId, voice: Voice) -> bool {
         let (now, key) = (Instant::now(), self.key(device, voice));
-        let answers = if voice == Voice::Own {
-            &self.own_answers
-        } else {
-            &self.answers
+        let answers = match voice {
+            Voice::Own | Voice::Verified => &self.own_answers,
+            Voice::Unsigned | Voice::Signed => &self.answers,
         };
         let left = answers.used_up(key, now).is_none();
         if left {

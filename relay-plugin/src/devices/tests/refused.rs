@@ -180,6 +180,37 @@ async fn one_shouting_device_does_not_use_up_what_the_others_need() {
 }
 
 #[tokio::test]
+async fn all_devices_together_are_held_to_the_relays_own_limit_and_told_so() {
+    let mut w = World::with(Settings {
+        per_second: 1,
+        ..settings()
+    });
+    // Ten at once, whatever the clock says.
+    for n in 1..=10 {
+        w.allow(&id(n), DeviceOptions::default()).await;
+        let handled = w.publish(&id(n), &request(&id(n), &nonce(n))).await;
+        assert_eq!(handled, Handled::Asked);
+    }
+    // The next one a second later; nobody is so slow for so long.
+    let mut n = 10;
+    let refused = loop {
+        n += 1;
+        assert!(n < 1_000, "nobody is refused");
+        match w.publish(&id(n), &request(&id(n), &nonce(n))).await {
+            Handled::Refused("not_allowed") => w.answer(&id(n)).await,
+            handled => break handled,
+        };
+    };
+    assert_eq!(refused, Handled::Refused("rate.all"));
+    let told = w.answer(&id(n)).await;
+    assert_eq!(told["error"], "rate_limited");
+    // Its nonce is as good as before.
+    assert_eq!(told["nonce"], json!(nonce(n)));
+    let trail = w.refusals().await;
+    assert_eq!(trail.last().unwrap().reason, "rate.all");
+}
+
+#[tokio::test]
 async fn where_signing_and_sealing_are_required_a_device_without_the_keys_gets_nothing() {
     for (settings, reason) in [
         (

@@ -1,11 +1,15 @@
 //! Whoever can publish on a device's topic, and cannot sign, takes nothing of what is the device's.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use ed25519_dalek::{Signer as _, SigningKey};
 use keyturn_proto::device::{DeviceId, DeviceNonce, IdentityKey, Statement};
 use keyturn_proto::encoding::b64url;
 use keyturn_store::devices::DeviceOptions;
 use serde_json::{Value, json};
 
+use super::faulty::{Fault, Faults, Faulty};
 use super::world::{World, id, nonce, request, settings};
 use crate::devices::flow::Handled;
 use crate::devices::settings::Settings;
@@ -17,11 +21,16 @@ fn key() -> SigningKey {
 
 /// `device` has a key. It may say and ask little, so that it shows when somebody else uses that up.
 async fn signed(device: &DeviceId) -> World {
-    let world = World::with(Settings {
+    signed_over(device, Faults::default()).await
+}
+
+async fn signed_over(device: &DeviceId, faults: Faults) -> World {
+    let settings = Settings {
         per_minute: 3,
         per_hour: 2,
         ..settings()
-    });
+    };
+    let world = World::over(settings, |store, _| Arc::new(Faulty { store, faults }));
     let public = key().verifying_key().to_bytes();
     let options = DeviceOptions {
         identity_key: Some(IdentityKey::from_bytes(public).unwrap()),
@@ -130,4 +139,50 @@ async fn a_flood_of_forged_signatures_is_bounded_and_harms_only_its_own_topic() 
         w.publish(&device, &own).await == Handled::Asked
     })
     .await;
+}
+
+#[tokio::test]
+async fn who_repeats_a_request_that_was_never_recorded_uses_up_nothing_of_its_own() {
+    let device = id(1);
+    let mut w = signed(&device).await;
+    for n in 1..=2 {
+        let own = sign(&w, &key(), &device, &nonce(n));
+        assert_eq!(w.publish(&device, &own).await, Handled::Asked);
+    }
+    // Refused before its nonce was stored, and so it is as good as new each time.
+    let third = sign(&w, &key(), &device, &nonce(3));
+    for _ in 0..30 {
+        let handled = w.publish(&device, &third).await;
+        assert_eq!(handled, Handled::Refused("rate.device_hour"));
+    }
+    let told = answers(&mut w);
+    assert!((1..30).contains(&told), "{told} answers");
+    // The device itself is heard as soon as it may ask again.
+    w.later(Duration::from_secs(3600));
+    let own = sign(&w, &key(), &device, &nonce(4));
+    assert_eq!(w.publish(&device, &own).await, Handled::Asked);
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_makes_nobody_flood_a_device_with_answers() {
+    let device = id(1);
+    for fault in [Fault::Away(u32::MAX), Fault::Unwritable(u32::MAX)] {
+        let faults = Faults::default();
+        let mut w = signed_over(&device, faults.clone()).await;
+        faults.set(&device, fault);
+        let began = Instant::now();
+        for n in 0..40 {
+            let own = sign(&w, &key(), &device, &nonce(n));
+            let handled = w.publish(&device, &own).await;
+            assert_eq!(handled, Handled::Refused("store"));
+        }
+        // Twenty at once, and one more every three seconds.
+        let most = 21 + began.elapsed().as_secs() / 3;
+        let told = answers(&mut w) as u64;
+        assert!((1..=most.min(39)).contains(&told), "{told} answers");
+        // None of it was counted as its own.
+        faults.mend(&device);
+        let own = sign(&w, &key(), &device, &nonce(100));
+        assert_eq!(w.publish(&device, &own).await, Handled::Asked);
+    }
 }
