@@ -175,18 +175,20 @@ class Device:
             self.report()
 
     def ask_until_it_works(self, reason):
-        pause = self.options.patience
+        pause = patience = self.options.patience
         # A request that was under way when the power went may still be answered.
         nonce = self.state.get("asked") or self.take_invitation() or secrets.token_hex(16)
         while True:
             self.ask(nonce, reason)
-            answer = self.answer_to(nonce, self.options.patience)
+            answer = self.answer_to(nonce, patience)
             asked_at = self.state.get("asked_at")
             self.state.change(asked=None, asked_at=None)
             if answer is None:
                 say("no_answer", nonce=nonce)
                 self.wait_for_invitation(pause * random.uniform(0.5, 1))
                 pause = min(pause * 2, LONGEST_PAUSE)
+                # Where answers take longer than that, each would be thrown away for the next question.
+                patience = min(patience * 2, LONGEST_PAUSE)
             elif "error" in answer:
                 say("told_to_wait", nonce=nonce, error=answer["error"], seconds=answer["retry_after_sec"])
                 self.wait_for_invitation(min(answer["retry_after_sec"], LONGEST_PAUSE))
@@ -528,7 +530,7 @@ def options():
     parser.add_argument("--sealing-key", help="file with the X25519 key in hex: then only sealed commands count")
     parser.add_argument("--state", help="file in which role_id and secret_id are kept")
     parser.add_argument("--check", type=float, default=3600, help="seconds between two logins, as an application would make them")
-    parser.add_argument("--patience", type=float, default=60, help="seconds to wait for an answer before asking again")
+    parser.add_argument("--patience", type=float, default=60, help="seconds to wait for an answer before asking again; doubled each time there is none")
     parser.add_argument("--renew", action="store_true", help="ask at the start, whether the secret_id works or not")
     parser.add_argument("--once", action="store_true", help="end when the secret_id works and that is reported")
     found = parser.parse_args()
