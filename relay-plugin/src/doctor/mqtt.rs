@@ -39,6 +39,11 @@ pub(super) async fn check(subject: Subject<'_>, report: &mut Report) {
         Err(_) => Err(ProbeError::Connection("silent")),
     };
     match found {
+        Ok(Heard::Itself) if broker.share.is_none() && !subject.config.cluster.siblings.is_empty() => report.warn(
+            CHECK,
+            format!("{address} brings every message of a device to each of the relays that cluster.siblings names"),
+            "set mqtt.share to the same word on all of them",
+        ),
         Ok(Heard::Itself) => report.ok(
             CHECK,
             format!("{address} lets us hear devices and answer them"),
