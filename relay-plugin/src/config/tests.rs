@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use super::{Config, Environment, Profile, ValidatedConfig};
 
+mod broker;
 mod device_issuer;
 mod mac;
 

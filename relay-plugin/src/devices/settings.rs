@@ -68,7 +68,7 @@ impl Settings {
     }
 }
 
-/// `base` and up to a tenth (or, with `half`, up to half) more of it, by chance, so that devices which were told at once do not come back at once.
+/// `base` and up to `share` of it more, by chance, so that those who were told at once do not come back at once.
 #[must_use]
 pub fn jittered(base: Duration, share: f64) -> Duration {
     let mut bytes = [0u8; 4];
@@ -76,4 +76,24 @@ pub fn jittered(base: Duration, share: f64) -> Duration {
     let _ = getrandom::fill(&mut bytes);
     let part = f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX);
     base + base.mul_f64(share * part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_jittered_is_never_shorter_and_never_longer_than_its_share() {
+        let base = Duration::from_secs(100);
+        for (share, most) in [(0.0, 100), (0.1, 110), (0.5, 150)] {
+            let all: Vec<Duration> = (0..1_000).map(|_| jittered(base, share)).collect();
+            let within = base..=Duration::from_secs(most);
+            assert!(all.iter().all(|found| within.contains(found)), "{share}");
+            // All over the range; that a thousand throws miss a half of it does not happen.
+            let middle = base + base.mul_f64(share / 2.0);
+            let above = all.iter().filter(|found| **found > middle).count();
+            assert_eq!(above > 0 && above < 1_000, share > 0.0, "{share}: {above}");
+        }
+        assert_eq!(jittered(Duration::ZERO, 0.5), Duration::ZERO);
+    }
 }

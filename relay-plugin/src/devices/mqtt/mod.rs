@@ -11,6 +11,7 @@ mod arrivals;
 mod message;
 pub mod options;
 pub mod outbox;
+mod pause;
 pub mod probe;
 mod reasons;
 mod undelivered;
@@ -27,15 +28,13 @@ use self::arrivals::Arrivals;
 pub use self::options::{Options, Tls, Version};
 use self::outbox::Parcel;
 pub use self::outbox::{Inbox, Outbox, outbox};
+use self::pause::Pauses;
 pub use self::probe::{Heard, ProbeError, probe};
 use self::wire::{Lost, Seen, Wire};
 use super::flow::Devices;
-use super::settings::jittered;
 use crate::metrics as names;
 use crate::web::readiness::Check;
 
-/// A connection that lasted so long was a good one.
-const SETTLED: Duration = Duration::from_secs(30);
 /// Why a connection is ended on which nothing would be heard.
 const SUBSCRIPTION: &str = "subscription";
 /// How long saying goodbye may take.
@@ -93,7 +92,7 @@ struct Link {
 
 impl Link {
     async fn keep(self, mut wire: Wire) {
-        let mut pause = self.reconnect.0;
+        let mut pauses = Pauses::new(self.reconnect);
         let mut since: Option<Instant> = None;
         let mut refused: Option<Instant> = None;
         loop {
@@ -135,15 +134,12 @@ impl Link {
                     if self.gone.is_cancelled() {
                         return;
                     }
-                    if since.take().is_some_and(|at| at.elapsed() >= SETTLED) {
-                        pause = self.reconnect.0;
-                    }
+                    let pause = pauses.after(since.take().map(|at| at.elapsed()));
                     self.lost(lost, &mut wire, pause);
                     tokio::select! {
-                        () = tokio::time::sleep(jittered(pause, 0.5)) => {}
+                        () = tokio::time::sleep(pause) => {}
                         () = self.gone.cancelled() => return,
                     }
-                    pause = (pause * 2).min(self.reconnect.1);
                 }
             }
         }

@@ -119,3 +119,28 @@ impl Options {
         options
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relays_that_share_a_group_share_its_subscription() {
+        let mut options = Options {
+            host: "localhost".to_owned(),
+            port: 1,
+            tls: None,
+            version: Version::V5,
+            client_id: "keyturn-test".to_owned(),
+            login: None,
+            share: None,
+            subscribe: true,
+            session_expiry: Duration::ZERO,
+            keep_alive: Duration::from_secs(5),
+            reconnect: (Duration::ZERO, Duration::ZERO),
+        };
+        assert_eq!(options.filter(), "iot/+/status");
+        options.share = Some("relays".to_owned());
+        assert_eq!(options.filter(), "$share/relays/iot/+/status");
+    }
+}

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use self::broker::{Broker, Did, Order};
 use super::*;
-use crate::devices::outgoing::{Outgoing, Outlet as _};
+use crate::devices::outgoing::{self, Outgoing, Outlet as _};
 use crate::devices::tests::faulty::{Fault, Faults, Faulty};
 use crate::devices::tests::world::{World, id, nonce, request, settings};
 use crate::web::readiness::{Readiness, State};
@@ -188,6 +188,112 @@ async fn acknowledgements_come_in_order_also_behind_a_result_that_waits_and_a_ha
         assert_eq!(order, [1, 2, 3]);
         side.stop().await;
     }
+}
+
+#[tokio::test]
+async fn what_a_device_is_told_has_an_expiry_and_only_what_is_sealed_is_kept() {
+    use keyturn_proto::device::DeviceError;
+
+    let (device, minute) = (id(1), Duration::from_secs(60));
+    for version in BOTH {
+        let mut broker = Broker::start(version).await;
+        let side = Side::of(&broker).await;
+        side.until_ready().await;
+        let error = DeviceError::Unavailable;
+        let retry = outgoing::retry(&device, &nonce(1), error, 10, minute).unwrap();
+        let ping = outgoing::ping(&device, &nonce(2), minute).unwrap();
+        let clear = command(false, minute);
+        // The broker keeps it for as long as the secret_id is good.
+        let sealed = command(true, minute);
+        for (message, kept, seconds) in [
+            (retry, false, 60),
+            (ping, false, 60),
+            (clear, false, 60),
+            (sealed, true, 3_600),
+        ] {
+            let text = String::from_utf8(message.payload.to_vec()).unwrap();
+            side.outbox.send(message).await.unwrap();
+            let (retain, expiry) = broker.said_with(&published(1, &text)).await;
+            // 3.1.1 has no expiry, and so nothing may be kept.
+            assert_eq!(retain, kept && version == Version::V5, "{text}");
+            assert_eq!(expiry.is_some(), version == Version::V5, "{text}");
+            // What it has waited is taken off.
+            let (least, most) = (seconds - 30, seconds);
+            assert!(
+                expiry.is_none_or(|expiry| (least..=most).contains(&expiry)),
+                "{expiry:?} of {text}"
+            );
+        }
+        // Taking it back takes nothing back where nothing was kept.
+        side.outbox.offer(outgoing::forget(&device)).unwrap();
+        side.outbox.send(answer(1, "after")).await.unwrap();
+        if version == Version::V5 {
+            let (retain, _) = broker.said_with(&published(1, "")).await;
+            assert!(retain);
+        }
+        let (retain, _) = broker.said_with(&published(1, "after")).await;
+        assert!(!retain);
+        side.stop().await;
+    }
+}
+
+/// What a device is sent; sealed and to be kept, or in clear.
+fn command(sealed: bool, expires_in: Duration) -> Outgoing {
+    use crate::devices::issuer::{Credential, CredentialText, Issued};
+    use keyturn_proto::device::Suite;
+    use keyturn_store::devices::Sealing;
+
+    let issued = Issued {
+        role_id: "role-id".to_owned(),
+        credential: Credential::SecretId(CredentialText::new(Zeroizing::new("s".to_owned()))),
+        accessor: "accessor".parse().unwrap(),
+        ttl: Duration::from_secs(3_600),
+    };
+    let options = DeviceOptions {
+        sealing: sealed.then(|| Sealing {
+            key: "QxDul9iMwfCIpVdsd6sM9cOseX89lROcbIS1QpxZZio"
+                .parse()
+                .unwrap(),
+            suite: Suite::default(),
+            retain: true,
+        }),
+        ..DeviceOptions::default()
+    };
+    outgoing::command(&id(1), &options, &nonce(3), &issued, expires_in).unwrap()
+}
+
+#[tokio::test]
+async fn an_answer_whose_time_is_over_is_dropped_and_counted() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    // All of this runs on one thread.
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    for version in BOTH {
+        let mut broker = Broker::start(version).await;
+        let side = Side::of(&broker).await;
+        let late = Outgoing {
+            expires_in: Duration::from_millis(900),
+            ..answer(1, "late")
+        };
+        side.outbox.send(late).await.unwrap();
+        // Taking back what the broker keeps is no answer: nobody counts it.
+        let forget = Outgoing {
+            retain: true,
+            expires_in: Duration::ZERO,
+            ..answer(1, "")
+        };
+        side.outbox.send(forget).await.unwrap();
+        side.outbox.send(answer(1, "in time")).await.unwrap();
+        loop {
+            if let Did::Published { payload, .. } = broker.next().await {
+                assert_eq!(payload, b"in time");
+                break;
+            }
+        }
+        side.stop().await;
+    }
+    let counted = format!("{} 2", names::DEVICE_ANSWERS_EXPIRED);
+    let shown = recorder.handle().render();
+    assert!(shown.lines().any(|line| line == counted), "{shown}");
 }
 
 #[tokio::test]

@@ -17,9 +17,19 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// What the client did.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Did {
-    Connected { clean: bool },
+    Connected {
+        clean: bool,
+    },
     Subscribed,
-    Published { topic: String, payload: Vec<u8> },
+    /// What the next message that it publishes says to the broker: whether to keep it, and (MQTT 5) for how many seconds.
+    Said {
+        retain: bool,
+        expiry: Option<u32>,
+    },
+    Published {
+        topic: String,
+        payload: Vec<u8>,
+    },
     Acknowledged(u16),
     Left,
 }
@@ -94,6 +104,16 @@ impl Broker {
             .await
             .expect("the client does nothing")
             .unwrap()
+    }
+
+    /// What it said to us with this message, which it publishes next, whatever else it does before.
+    pub(super) async fn said_with(&mut self, wanted: &Did) -> (bool, Option<u32>) {
+        loop {
+            if let Did::Said { retain, expiry } = self.next().await {
+                assert_eq!(self.next().await, *wanted);
+                return (retain, expiry);
+            }
+        }
     }
 
     /// Waits until it does this, whatever else it does before.
@@ -196,10 +216,15 @@ impl Session {
                 let length = usize::from(u16::from_be_bytes([body[0], body[1]]));
                 let (topic, rest) = body[2..].split_at(length);
                 let (number, mut payload) = rest.split_at(2);
+                let mut expiry = None;
                 if five {
                     // A message of ours has less than 128 bytes of properties.
-                    payload = &payload[1 + usize::from(payload[0])..];
+                    let properties;
+                    (properties, payload) = payload[1..].split_at(usize::from(payload[0]));
+                    expiry = expiry_of(properties);
                 }
+                let retain = kind & 1 != 0;
+                let _ = self.did.send(Did::Said { retain, expiry });
                 let _ = self.did.send(Did::Published {
                     topic: String::from_utf8(topic.to_vec()).unwrap(),
                     payload: payload.to_vec(),
@@ -234,6 +259,24 @@ impl Session {
         to.write_all(&[0x32, low, high]).await?;
         to.write_all(&body).await
     }
+}
+
+/// Of the two properties that we send, in whatever order.
+fn expiry_of(mut properties: &[u8]) -> Option<u32> {
+    let mut expiry = None;
+    while let Some((name, rest)) = properties.split_first() {
+        properties = match name {
+            // Whether the payload is text.
+            0x01 => &rest[1..],
+            0x02 => {
+                let (seconds, rest) = rest.split_first_chunk().unwrap();
+                expiry = Some(u32::from_be_bytes(*seconds));
+                rest
+            }
+            other => panic!("a property {other:#x}"),
+        };
+    }
+    expiry
 }
 
 async fn read_packet(from: &mut OwnedReadHalf) -> std::io::Result<(u8, Vec<u8>)> {
