@@ -27,13 +27,13 @@ impl Mosquitto {
             address.port()
         );
         std::fs::write(&config, text).unwrap();
-        let child = Command::new("mosquitto")
+        let child = Command::new(keyturn_tests::iot::mosquitto("mosquitto"))
             .arg("-c")
             .arg(&config)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("mosquitto is missing: apt-get install mosquitto");
+            .unwrap();
         let until = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(address).is_err() {
             assert!(Instant::now() < until, "mosquitto does not listen");

@@ -183,6 +183,27 @@ impl Broker {
         self.restart().await;
     }
 
+    /// Starts it with one more listener, for those who come with a name and a password and no certificate; its port.
+    pub async fn restart_with_password(&mut self, name: &str, password: &str) -> u16 {
+        let passwords = self.folder.path().join("passwords");
+        let output = Command::new(program("mosquitto_passwd"))
+            .args(["-c", "-b"])
+            .arg(&passwords)
+            .args([name, password])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "mosquitto_passwd: {output:?}");
+        let (port, folder) = (free_port(), self.folder.path().display());
+        let more = format!(
+            "\nlistener {port} 127.0.0.1\ncertfile {folder}/broker.crt\nkeyfile {folder}/broker.key\ntls_version tlsv1.2\npassword_file {folder}/passwords\n"
+        );
+        let path = self.folder.path().join("mosquitto.conf");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text + &more).unwrap();
+        self.restart().await;
+        port
+    }
+
     /// What it has said.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
@@ -206,8 +227,8 @@ impl Drop for Broker {
     }
 }
 
-/// Where `program` lies.
-pub(super) fn program(name: &str) -> PathBuf {
+/// Where this program of Mosquitto's lies.
+pub fn program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(PATHS.map(PathBuf::from))

@@ -1,6 +1,7 @@
 //! `docs/device-firmware/device.py` as a child process: the very file that the firmware author's page shows.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use serde_json::Value;
 
@@ -204,13 +205,25 @@ pub fn program() -> PathBuf {
 
 /// A Python with what `requirements.txt` names.
 pub fn python() -> PathBuf {
+    static FOUND: LazyLock<PathBuf> = LazyLock::new(find_python);
+    FOUND.clone()
+}
+
+fn find_python() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    // An interpreter without the packages is there as well when their installation has failed.
+    let is_whole = |python: &PathBuf| {
+        let output = std::process::Command::new(python)
+            .args(["-c", "import paho.mqtt.client, cryptography"])
+            .output();
+        output.is_ok_and(|output| output.status.success())
+    };
     cache
         .map(|cache| cache.join("keyturn/tools/device/bin/python"))
-        .filter(|python| python.exists())
+        .filter(is_whole)
         .unwrap_or_else(|| {
-            panic!("the device's Python is not installed; install it with: {INSTALL}")
+            panic!("the device's Python and its packages are not installed; install them with: {INSTALL}")
         })
 }

@@ -9,7 +9,7 @@ mod line;
 
 use std::path::{Path, PathBuf};
 
-pub use broker::{Broker, Certificate};
+pub use broker::{Broker, Certificate, program as mosquitto};
 pub use client::{Client, Mqtt};
 pub use device::{Credential, Device, PythonDevice, program, python};
 pub use house::House;
