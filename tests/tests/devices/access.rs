@@ -1,9 +1,10 @@
 //! Who may connect, and what the broker's rules let nobody do.
 
-use keyturn_tests::iot::{Client, Mqtt};
+use keyturn_tests::iot::{Client, House, Mqtt};
+use keyturn_tests::world::set;
 use serde_json::json;
 
-use super::{BOTH, ID, nonce, one_lives, renewed, request, with_device};
+use super::{BOTH, ID, PROGRAM, nonce, one_lives, renewed, request, with_device};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_speaks_or_hears_in_anothers_name() {
@@ -143,4 +144,51 @@ async fn a_device_is_called_what_its_certificate_says() {
     assert_eq!(ears.next().await.payload, "for you");
     thief.kill().await;
     assert_eq!(house.count(ID, "device.asked").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_has_a_name_and_a_password_needs_no_certificate() {
+    const NAME: &str = "keyturn-service";
+    const PASSWORD: &str = "a password of the service";
+    for version in BOTH {
+        let mut house = House::new(PROGRAM, version, |_| {}).await;
+        let port = house.broker.restart_with_password(NAME, PASSWORD).await;
+        let file = house.broker.folder().join("service.password");
+        let text = file.to_str().unwrap().to_owned();
+        house.world.configure(|config| {
+            set(config, "mqtt", "url", format!("mqtts://127.0.0.1:{port}"));
+            set(config, "mqtt", "username", NAME);
+            set(config, "mqtt", "password_file", text);
+            let mqtt = config["mqtt"].as_table_mut().unwrap();
+            for key in ["certificate_file", "certificate_key_file"] {
+                assert!(mqtt.remove(key).is_some(), "{key}");
+            }
+        });
+        secret_file(&file, "another password");
+        let found = house.doctor().await;
+        assert_eq!(found["level"], "fail", "{found}");
+        let what = found["what"].as_str().unwrap();
+        assert!(what.contains("refuses our login"), "{found}");
+        secret_file(&file, PASSWORD);
+        assert_eq!(house.doctor().await["level"], "ok");
+        let relay = house.relay().await;
+        house.allow(ID, &[]).await;
+        let device = house.device(ID, &relay);
+        super::renewed(&device, version).await;
+        super::one_lives(&house, &relay, &device).await;
+        assert!(!house.world.log().contains(PASSWORD));
+    }
+}
+
+/// Nobody else may read it.
+fn secret_file(path: &std::path::Path, text: &str) {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::OpenOptions::new();
+    let options = options.create(true).write(true).truncate(true).mode(0o600);
+    options
+        .open(path)
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use keyturn_tests::cluster::Sibling;
 use keyturn_tests::iot::{House, Mqtt};
 use keyturn_tests::world::set;
 use serde_json::Value;
@@ -43,6 +44,22 @@ async fn a_good_broker_is_in_order_while_a_relay_runs_and_notices_nothing() {
         let trail = serde_json::to_string(&house.trail("keyturn-doctor").await).unwrap();
         assert_eq!(trail, "[]", "the doctor's message is nobody's request");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relays_that_do_not_share_a_subscription_are_warned_of() {
+    let mut house = House::new(PROGRAM, Mqtt::V5, |_| {}).await;
+    Sibling::of(&mut house.world, PROGRAM);
+    held_to(
+        &house.doctor().await,
+        "warn",
+        "brings every message of a device to each of the relays",
+        "set mqtt.share",
+    );
+    house
+        .world
+        .configure(|config| set(config, "mqtt", "share", "keyturn"));
+    held_to(&house.doctor().await, "ok", "lets us hear devices", "");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
