@@ -111,6 +111,16 @@ impl Site {
         self.publish(device, &request(device, &nonce(n))).await
     }
 
+    /// The same, signed now.
+    fn signed(&self, key: &SigningKey, device: &DeviceId, n: usize) -> Value {
+        let (now, nonce) = (self.clock.now(), nonce(n));
+        let signature = key.sign(&Statement::Request.bytes(device, &nonce, now));
+        let mut message = request(device, &nonce);
+        message["ts"] = json!(now.0);
+        message["sig"] = json!(b64url(&signature.to_bytes()));
+        message
+    }
+
     async fn answer(&mut self, device: &DeviceId) -> Value {
         let message = tokio::time::timeout(DEADLINE, self.sent.recv()).await;
         let message = message.expect("no answer came").unwrap();
@@ -126,6 +136,15 @@ impl Site {
         self.running.0.cancel();
         let ended = tokio::time::timeout(DEADLINE, self.running.1).await;
         ended.expect("it did not stop").unwrap();
+    }
+}
+
+/// Of a device with this key.
+fn with(key: &SigningKey) -> DeviceOptions {
+    let identity_key = Some(IdentityKey::from_bytes(key.verifying_key().to_bytes()).unwrap());
+    DeviceOptions {
+        identity_key,
+        ..DeviceOptions::default()
     }
 }
 
@@ -187,12 +206,7 @@ async fn a_signed_request_takes_one_commit_as_well_and_an_unsigned_one_none() {
     let mut site = Site::with_role().await;
     let device = id(1);
     let key = SigningKey::from_bytes(&[3; 32]);
-    let identity_key = Some(IdentityKey::from_bytes(key.verifying_key().to_bytes()).unwrap());
-    let options = DeviceOptions {
-        identity_key,
-        ..DeviceOptions::default()
-    };
-    site.allow(&device, options).await;
+    site.allow(&device, with(&key)).await;
     assert_eq!(
         site.ask(&device, 1).await,
         Handled::Refused("signature.missing")
@@ -201,11 +215,7 @@ async fn a_signed_request_takes_one_commit_as_well_and_an_unsigned_one_none() {
     assert!(site.doc(&device).await.outstanding.is_none());
     let _ = site.commits.take();
 
-    let now = site.clock.now();
-    let signature = key.sign(&Statement::Request.bytes(&device, &nonce(1), now));
-    let mut message = request(&device, &nonce(1));
-    message["ts"] = json!(now.0);
-    message["sig"] = json!(b64url(&signature.to_bytes()));
+    let message = site.signed(&key, &device, 1);
     assert_eq!(site.publish(&device, &message).await, Handled::Asked);
     assert!(site.answer(&device).await["secret_id"].is_string());
     assert_eq!(site.commits.take().get("issue_at_once"), Some(&1));
@@ -261,5 +271,30 @@ async fn where_it_cannot_be_done_at_once_it_is_done_in_steps() {
     assert!(site.answer(&device).await["secret_id"].is_string());
     let commits = site.commits.take();
     assert!(commits.get("change_device") >= Some(&2), "{commits:?}");
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn a_commit_that_nobody_knows_the_end_of_makes_nobody_flood_a_device_with_answers() {
+    let mut site = Site::with_role().await;
+    let device = id(1);
+    let key = SigningKey::from_bytes(&[3; 32]);
+    site.allow(&device, with(&key)).await;
+    site.commits.doubt("issue_at_once");
+    let message = site.signed(&key, &device, 1);
+    let began = std::time::Instant::now();
+    for _ in 0..40 {
+        let handled = site.publish(&device, &message).await;
+        assert_eq!(handled, Handled::Refused("store"));
+    }
+    // Twenty at once, and one more every three seconds.
+    let most = 21 + began.elapsed().as_secs() / 3;
+    let mut told = 0;
+    while let Ok(message) = site.sent.try_recv() {
+        let message: Value = serde_json::from_slice(&message.payload).unwrap();
+        assert_eq!(message["error"], "unavailable");
+        told += 1;
+    }
+    assert!((1..=most).contains(&told), "{told} answers");
     site.stop().await;
 }

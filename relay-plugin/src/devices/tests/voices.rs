@@ -151,12 +151,15 @@ async fn who_repeats_a_request_that_was_never_recorded_uses_up_nothing_of_its_ow
     }
     // Refused before its nonce was stored, and so it is as good as new each time.
     let third = sign(&w, &key(), &device, &nonce(3));
+    let began = Instant::now();
     for _ in 0..30 {
         let handled = w.publish(&device, &third).await;
         assert_eq!(handled, Handled::Refused("rate.device_hour"));
     }
-    let told = answers(&mut w);
-    assert!((1..30).contains(&told), "{told} answers");
+    // Twenty at once, and one more every three seconds.
+    let most = 21 + began.elapsed().as_secs() / 3;
+    let told = answers(&mut w) as u64;
+    assert!((1..=most).contains(&told), "{told} answers");
     // The device itself is heard as soon as it may ask again.
     w.later(Duration::from_secs(3600));
     let own = sign(&w, &key(), &device, &nonce(4));
@@ -179,7 +182,7 @@ async fn a_store_that_is_away_makes_nobody_flood_a_device_with_answers() {
         // Twenty at once, and one more every three seconds.
         let most = 21 + began.elapsed().as_secs() / 3;
         let told = answers(&mut w) as u64;
-        assert!((1..=most.min(39)).contains(&told), "{told} answers");
+        assert!((1..=most).contains(&told), "{told} answers");
         // None of it was counted as its own.
         faults.mend(&device);
         let own = sign(&w, &key(), &device, &nonce(100));
