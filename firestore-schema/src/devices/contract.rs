@@ -306,13 +306,13 @@ async fn what_is_issued_at_once_is_stored_whole(store: Arc<dyn Backend>) {
         Some(first.clone())
     );
 
-    // A newer nonce supersedes it, and what it made is named until it is gone.
+    // A newer nonce supersedes it, and what it made is named until a newer one is confirmed.
     let answer = at_once(&*store, 2, gives(second.clone(), nonce(2))).await;
     let Answer::Done(doc) = answer else {
         panic!("{answer:?}");
     };
-    let doomed: Vec<&str> = doc.doomed.iter().map(|it| it.accessor.as_str()).collect();
-    assert_eq!(doomed, [first.accessor.to_string()]);
+    let superseded = doc.superseded.map(|held| held.accessor);
+    assert_eq!(superseded, Some(first.accessor.to_string()));
     let events: Vec<String> = records(&*store)
         .await
         .into_iter()

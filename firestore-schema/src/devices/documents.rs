@@ -9,13 +9,16 @@ use serde::{Deserialize, Serialize};
 pub const NONCES: usize = 64;
 /// Nonces remembered of one device while a signature made with the oldest of them could still be good: with so many it has to wait, for none of them may be forgotten.
 pub const YOUNG_NONCES: usize = 256;
-/// `secret_id`s left to their lifetime; with so many, a device gets no further one until the first of them has ended: none of them may be forgotten.
+/// `secret_id`s left to their lifetime (one more where a device confirms without proof what had superseded another); with so many, a device gets no further one until the first of them has ended: none of them may be forgotten.
 pub const EARLIER: usize = 8;
 /// What counts for one device's hour is remembered so often; no configuration allows more.
 pub const SPENT: usize = NONCES / 2;
 
-/// `secret_id`s that wait for their destruction or are looked for; with so many, a device gets no further one.
+/// `secret_id`s of the issuer in use that wait for their destruction or are looked for; with so many, a device gets no further one.
 pub const PENDING: usize = 32;
+/// The same of all other issuers, which nobody can ask as the configuration is: the wider bound keeps the document small, and a move to another issuer from costing
+/// a device anything.
+pub const PENDING_ELSEWHERE: usize = 4 * PENDING;
 
 /// Whether a device is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -202,8 +205,8 @@ pub struct DeviceDoc {
     pub attempts: u64,
     /// See [`Outstanding`].
     pub outstanding: Option<Outstanding>,
-    /// What the last issue made that reached the device without being confirmed, and that a newer request has overtaken: it may be all that the device has, so it
-    /// goes only when that request has its own.
+    /// What the last issue made that may have reached the device without being confirmed, and that a newer request has overtaken: it may be all that the device has,
+    /// so it goes only when a newer one is confirmed with proof, or takes its place here.
     #[serde(default)]
     pub superseded: Option<Held>,
     /// The `secret_id` that the device confirmed last.

@@ -6,7 +6,7 @@
 //! What must always hold:
 //! - an intent is recorded before the issuer is called, and is forgotten only when its outcome is known: every `secret_id` that may live is named in the
 //!   document, by accessor (`outstanding`, `superseded`, `current`, `earlier`, `doomed`) or by the nonce it was asked for with (`unresolved`);
-//! - one unconfirmed issue per device; a newer nonce supersedes it, and what it made goes when the newer one has its own;
+//! - one unconfirmed issue per device; a newer nonce supersedes it, and what it made goes when a newer one is proven or superseded too;
 //! - the `secret_id` in use is destroyed before its time only after a proven `ok` of its successor, or by the operator;
 //! - a nonce is accepted once per device;
 //! - lists are bounded by refusing, never by forgetting what still counts.

@@ -45,7 +45,7 @@ impl Draft {
         self.done_with_doc()
     }
 
-    /// The new `secret_id` is known by its accessor, so what it supersedes can go. One that was overtaken meanwhile is doomed itself.
+    /// The new `secret_id` is known by its accessor. Nothing goes for it yet: it has not left the relay. One that was overtaken meanwhile is doomed itself.
     pub(super) fn issued(mut self, fresh: Fresh) -> Decision {
         let Fresh {
             attempt,
@@ -79,9 +79,6 @@ impl Draft {
                 ..issue
             });
             self.spend();
-            if let Some(old) = self.doc.superseded.take() {
-                self.doom(old, "superseded");
-            }
             return self.done_with_doc();
         }
         // A repeat of this very change after an unknown outcome.
@@ -90,6 +87,11 @@ impl Draft {
         });
         if known {
             return Decision::unchanged(Answer::Repeat);
+        }
+        // The same, after it was overtaken.
+        let mut doomed = self.doc.doomed.iter();
+        if doomed.any(|doomed| doomed.accessor == accessor) {
+            return Decision::unchanged(Answer::Superseded(Box::new(self.doc)));
         }
         // Overtaken by a newer request, by the deadline or by the operator: with this the outcome is known.
         let known = self

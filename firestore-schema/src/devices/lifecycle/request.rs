@@ -7,8 +7,8 @@ use keyturn_proto::device::{DeviceNonce, IdentityKey};
 
 use super::{Decision, Draft};
 use crate::devices::documents::{
-    DeviceState, EARLIER, NONCES, Outstanding, PENDING, SPENT, Spent, Stage, UsedNonce,
-    YOUNG_NONCES,
+    DeviceState, EARLIER, NONCES, Outstanding, PENDING, PENDING_ELSEWHERE, SPENT, Spent, Stage,
+    UsedNonce, YOUNG_NONCES,
 };
 use crate::devices::store::{Answer, Limits};
 
@@ -62,7 +62,7 @@ impl Draft {
             return Decision::unchanged(Answer::NonceUsed);
         }
         self.forget_dead();
-        if let Some(until) = self.full_until(&limits) {
+        if let Some(until) = self.full_until(&issuer, &limits) {
             return Decision::unchanged(Answer::TooMany(until));
         }
         self.doc.nonces.push(UsedNonce { hash, at: self.now });
@@ -95,7 +95,7 @@ impl Draft {
         self.done_with_doc()
     }
 
-    /// The outstanding issue makes way. What it made stays until the new one has its own: the device may have nothing else.
+    /// The outstanding issue makes way. What it made stays until a newer one is confirmed, or has to make way too: the device may have nothing else.
     fn supersede(&mut self) {
         let Some(issue) = &mut self.doc.outstanding else {
             return;
@@ -110,17 +110,21 @@ impl Draft {
             return;
         };
         self.doc.outstanding = None;
-        // There is none: an issue that made something has taken its place.
+        // A third is not kept.
         if let Some(older) = self.doc.superseded.replace(held) {
             self.doom(older, "superseded");
         }
     }
 
     /// When another request is possible, if there is no room for one now. Nothing that still counts is forgotten to make room.
-    fn full_until(&mut self, limits: &Limits) -> Option<UnixMs> {
+    fn full_until(&mut self, issuer: &str, limits: &Limits) -> Option<UnixMs> {
         let doc = &self.doc;
-        // While the issuer destroys nothing, nothing more is made for this device.
-        let pending = doc.doomed.len() + doc.unresolved.len() >= PENDING;
+        let doomed = doc.doomed.iter().map(|doomed| &doomed.issuer);
+        let pending = doomed.chain(doc.unresolved.iter().map(|issue| &issue.issuer));
+        let (ours, others): (Vec<_>, Vec<_>) =
+            pending.partition(|made_by| made_by.as_deref().is_none_or(|it| it == issuer));
+        // While the issuer destroys nothing, nothing more is made for this device. What another one made waits for its end, and is only kept in mind.
+        let pending = ours.len() >= PENDING || others.len() >= PENDING_ELSEWHERE;
         let pending = pending.then(|| self.now.plus(limits.step));
         let kept = (doc.earlier.len() >= EARLIER)
             .then(|| doc.earlier.iter().map(|held| held.expires_at).min())

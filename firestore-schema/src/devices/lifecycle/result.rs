@@ -65,7 +65,9 @@ impl Draft {
         };
         self.by_device(event, &report.reason, &report.nonce, Some(&held.accessor));
         let old = self.doc.current.replace(held);
-        self.doc.earlier.extend(old);
+        // What it had superseded, if anything, is older as well.
+        let older = [old, self.doc.superseded.take()];
+        self.doc.earlier.extend(older.into_iter().flatten());
         if self.doc.options.policy == DevicePolicy::Scheduled {
             self.doc.ping_at = Some(report.next_ping);
         }

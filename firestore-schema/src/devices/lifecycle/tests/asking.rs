@@ -1,7 +1,7 @@
 //! A device asks: nonces, limits, deadlines.
 
 use super::*;
-use crate::devices::documents::{EARLIER, NONCES, YOUNG_NONCES};
+use crate::devices::documents::{EARLIER, NONCES, PENDING, PENDING_ELSEWHERE, YOUNG_NONCES};
 
 #[test]
 fn a_nonce_counts_once() {
@@ -136,6 +136,36 @@ fn who_never_proves_anything_gets_no_more_than_is_kept_in_mind() {
     }
     w.now = first_ends;
     assert!(matches!(w.ask(100), Answer::Done(_)));
+}
+
+/// Whoever moves to another issuer leaves behind what nobody can destroy any more: it waits for its end, for as long as thirty days.
+#[test]
+fn what_another_issuer_made_keeps_no_device_from_asking_this_one() {
+    let mut w = World::new();
+    let mut asked = 0;
+    let mut lose = |w: &mut World, issuer: &str| {
+        asked += 1;
+        let answer = w.waits_for(issuer, asked, LIMITS);
+        if matches!(answer, Answer::Done(_)) {
+            w.start(w.attempt());
+            w.failed("timeout", true);
+        }
+        // None of its nonces is young.
+        w.later(MINUTE);
+        answer
+    };
+    for _ in 0..PENDING {
+        assert!(matches!(lose(&mut w, "vault:one"), Answer::Done(_)));
+    }
+    assert!(matches!(lose(&mut w, "vault:one"), Answer::TooMany(_)));
+    let issuers = ["vault:two", "vault:three", "vault:four"];
+    for issuer in issuers {
+        for _ in 0..PENDING {
+            assert!(matches!(lose(&mut w, issuer), Answer::Done(_)));
+        }
+    }
+    assert_eq!(w.doc().unresolved.len(), PENDING_ELSEWHERE);
+    assert!(matches!(lose(&mut w, "embedded"), Answer::TooMany(_)));
 }
 
 /// However long a request waits for its turn: the issuer is called only while nobody may have given the request up.

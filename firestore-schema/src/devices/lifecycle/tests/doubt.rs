@@ -11,6 +11,10 @@ fn an_issue_that_was_overtaken_while_the_issuer_worked_is_doomed_when_it_comes()
     assert_eq!(w.doc().unresolved.len(), 1, "its outcome is open");
     assert!(matches!(w.issued_as(first, "a", 1), Answer::Superseded(_)));
     assert_eq!((w.doomed(), w.doc().unresolved.len()), (vec!["a"], 0));
+    // The write of unknown outcome is repeated.
+    let before = (w.doc().clone(), w.events.clone());
+    assert!(matches!(w.issued_as(first, "a", 1), Answer::Superseded(_)));
+    assert_eq!((w.doc().clone(), w.events.clone()), before);
     assert!(matches!(w.issued_as(w.attempt(), "b", 2), Answer::Done(_)));
 }
 

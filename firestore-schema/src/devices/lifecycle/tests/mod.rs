@@ -98,12 +98,15 @@ impl World {
         self.waits_within(n, LIMITS)
     }
     fn waits_within(&mut self, n: u32, limits: Limits) -> Answer {
+        self.waits_for("embedded", n, limits)
+    }
+    fn waits_for(&mut self, issuer: &str, n: u32, limits: Limits) -> Answer {
         self.change(Change::Ask {
             nonce: nonce(n),
             reason: "invalid_secret".into(),
             identity: None,
             owner: "relay".into(),
-            issuer: "embedded".into(),
+            issuer: issuer.into(),
             limits,
         })
     }

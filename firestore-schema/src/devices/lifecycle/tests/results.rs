@@ -107,7 +107,7 @@ fn a_device_that_never_answers_keeps_what_it_may_use() {
 
 /// The issuer may fail for the newer one, and then the older one is all that the device has.
 #[test]
-fn a_newer_nonce_supersedes_and_what_the_old_one_made_goes_when_the_newer_has_its_own() {
+fn a_newer_nonce_supersedes_and_what_the_old_one_made_goes_when_the_newer_is_confirmed() {
     let mut w = World::new();
     w.issue(1, "a");
     w.ask(2);
@@ -124,10 +124,53 @@ fn a_newer_nonce_supersedes_and_what_the_old_one_made_goes_when_the_newer_has_it
     w.later(MINUTE).ask(4);
     assert!(w.doomed().is_empty(), "nothing has taken its place");
     w.issued_as(w.attempt(), "b", 4);
-    assert_eq!(w.doomed(), ["a"]);
-    assert_eq!(w.proven(1, "a"), Answer::Stale, "too late");
+    assert!(w.doomed().is_empty(), "it has not reached the device");
     w.proven(4, "b");
     assert_eq!((w.current(), w.doomed()), (Some("b"), vec!["a"]));
+    assert_eq!(w.proven(1, "a"), Answer::Stale, "too late");
+}
+
+#[test]
+fn of_what_was_superseded_only_the_last_is_kept() {
+    let mut w = World::new();
+    w.issue(1, "a");
+    w.issue(2, "b");
+    assert!(w.doomed().is_empty());
+    w.issue(3, "c");
+    assert_eq!(w.doomed(), ["a"]);
+    // Without a proof nothing that may be in use goes early.
+    w.result(3, true, None);
+    assert_eq!((w.current(), w.doomed()), (Some("c"), vec!["a"]));
+    assert!(matches!(w.proven(3, "c"), Answer::Confirmed { .. }));
+    assert_eq!(w.doomed(), ["a", "b"]);
+}
+
+/// Its successor never left the relay, does not work, or was never heard of again: then it is all that the device has.
+#[test]
+fn what_was_superseded_outlives_a_successor_that_nobody_has() {
+    let gone: [fn(&mut World); 3] = [
+        |w| {
+            let attempt = w.attempt();
+            let done = w.change(Change::NotSent { attempt });
+            assert!(matches!(done, Answer::Done(_)));
+        },
+        |w| assert!(matches!(w.result(2, false, None), Answer::Done(_))),
+        |w| {
+            assert!(matches!(
+                w.later(MINUTE * 5).expire(false),
+                Answer::Interrupted(_)
+            ))
+        },
+    ];
+    for gone in gone {
+        let mut w = World::new();
+        w.issue(1, "a");
+        w.issue(2, "b");
+        gone(&mut w);
+        assert!(!w.doomed().contains(&"a"));
+        assert!(matches!(w.proven(1, "a"), Answer::Confirmed { .. }));
+        assert_eq!(w.current(), Some("a"));
+    }
 }
 
 #[test]

@@ -53,7 +53,7 @@ proptest! {
                 _ => {}
             }
             let doc = w.doc();
-            prop_assert!(doc.nonces.len() <= YOUNG_NONCES && doc.spent.len() <= SPENT && doc.earlier.len() <= EARLIER);
+            prop_assert!(doc.nonces.len() <= YOUNG_NONCES && doc.spent.len() <= SPENT && doc.earlier.len() <= EARLIER + 1);
             prop_assert!(doc.unresolved.len() <= PENDING && doc.doomed.len() <= PENDING + EARLIER + 4);
             let mut named: Vec<&str> = w.doomed();
             named.extend(doc.held().map(|held| held.accessor.as_str()));
