@@ -274,13 +274,15 @@ impl Devices {
         }
     }
 
-    /// Changes a device's document. Where the outcome of the write is unknown, it is repeated: every change tells its own repeat.
+    /// Changes a device's document. Where the outcome of the write is unknown, it is repeated. A change that is found done then was done by us, and is answered as if
+    /// the outcome had been known.
     pub(super) async fn change(
         &self,
         device: &DeviceId,
         change: Change,
     ) -> Result<Answer, StoreError> {
         let mut pause = Duration::from_millis(50);
+        let mut in_doubt = false;
         for _ in 0..REPEATS {
             let tried = self
                 .parts
@@ -289,8 +291,12 @@ impl Devices {
                 .await;
             match tried {
                 Err(StoreError::Unknown { .. }) => tokio::time::sleep(pause).await,
+                Ok(again @ (Answer::Repeat | Answer::Stale)) if in_doubt => {
+                    return self.first_answer(device, &change, again).await;
+                }
                 settled => return settled,
             }
+            in_doubt = true;
             pause *= 2;
         }
         Err(StoreError::Unknown {

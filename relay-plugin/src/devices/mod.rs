@@ -21,6 +21,7 @@ pub mod outgoing;
 mod outlast;
 pub mod queue;
 pub mod refusals;
+mod repeated;
 mod results;
 pub mod settings;
 pub mod start;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::{StreamExt as _, stream};
 use keyturn_proto::UnixMs;
 use keyturn_proto::device::{DeviceError, DeviceNonce};
-use keyturn_store::devices::{Answer, Change, DeviceDoc, Doomed, Unresolved};
+use keyturn_store::devices::{Answer, Change, DeviceDoc, Doomed, Outstanding, Stage, Unresolved};
 use keyturn_store::store::StoreError;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,8 @@ const LEASE: &str = "devices";
 const LEASE_TTL: Duration = Duration::from_secs(30);
 /// Documents taken from the store at once.
 const BATCH: usize = 256;
+/// When a device is to ask again whose request was interrupted.
+const AGAIN: Duration = Duration::from_secs(2);
 /// First and longest pause between attempts to destroy one secret_id.
 const RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
 
@@ -120,7 +122,16 @@ impl Devices {
         match self.change(&doc.device_id, change).await {
             Ok(Answer::Interrupted(nonce)) => {
                 let error = DeviceError::Interrupted;
-                self.tell(&doc.device_id, &nonce, error, Duration::from_secs(2));
+                self.tell(&doc.device_id, &nonce, error, AGAIN);
+                true
+            }
+            // Ended by a try of ours whose outcome was unknown; nobody has told the device.
+            Ok(Answer::Repeat) => {
+                let waits = |it: &&Outstanding| matches!(it.stage, Stage::Asked | Stage::Issuing);
+                if let Some(issue) = doc.outstanding.as_ref().filter(waits) {
+                    let error = DeviceError::Interrupted;
+                    self.tell(&doc.device_id, &issue.nonce, error, AGAIN);
+                }
                 true
             }
             Ok(Answer::Done(_)) => true,

@@ -25,6 +25,8 @@ pub(in crate::devices) enum Fault {
     Panic,
     /// It fails for good.
     Damaged,
+    /// The first change of this kind is made, and nobody learns of it.
+    Loses(fn(&Change) -> bool),
 }
 
 /// The store, and what is wrong with it. Clones are told by each other.
@@ -72,7 +74,7 @@ impl Faults {
             *self.met.lock().unwrap().entry(id.clone()).or_default() += 1;
             match fault {
                 Fault::Gate(gate) => gate.clone(),
-                Fault::Away(0) | Fault::Unwritable(0) => return Ok(()),
+                Fault::Away(0) | Fault::Unwritable(0) | Fault::Loses(_) => return Ok(()),
                 Fault::Away(times) | Fault::Unwritable(times) => {
                     *times -= 1;
                     return Err(StoreError::Unavailable { cause: "a test" });
@@ -88,13 +90,26 @@ impl Faults {
         let _ = gate.wait_for(|open| *open).await;
         Ok(())
     }
+
+    fn lose(&self, id: &DeviceId, change: &Change) -> Result<()> {
+        let mut faults = self.of.lock().unwrap();
+        match faults.get(id) {
+            Some(Fault::Loses(which)) if which(change) => {
+                faults.remove(id);
+                Err(StoreError::Unknown { cause: "a test" })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 #[async_trait]
 impl DeviceStore for Faulty {
     async fn change_device(&self, id: &DeviceId, change: Change, now: UnixMs) -> Result<Answer> {
         self.faults.meet(id, true).await?;
-        self.store.change_device(id, change, now).await
+        let answer = self.store.change_device(id, change.clone(), now).await?;
+        self.faults.lose(id, &change)?;
+        Ok(answer)
     }
     async fn issue_at_once(
         &self,

@@ -12,5 +12,6 @@ mod recorded;
 mod refused;
 mod schedule;
 mod trouble;
+mod unknown;
 mod voices;
 pub(super) mod world;
