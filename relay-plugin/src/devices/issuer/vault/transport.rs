@@ -229,8 +229,8 @@ impl Transport {
             .timeout(settings.timeout)
             .connect_timeout(settings.timeout)
             .pool_max_idle_per_host(settings.max_in_flight)
-            // Well before a load balancer closes it: a request on a connection that is being closed leaves its outcome in doubt.
-            .pool_idle_timeout(Duration::from_secs(20))
+            // Before a server or a load balancer closes it, which some do after five seconds: a request on a connection that is being closed leaves its outcome in doubt.
+            .pool_idle_timeout(Duration::from_secs(3))
             .https_only(settings.address.tls())
             .http1_only()
             .no_proxy();
