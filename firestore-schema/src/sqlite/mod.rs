@@ -2,7 +2,7 @@
 //!
 //! What must always hold:
 //! - every port method is one `BEGIN IMMEDIATE` transaction, so that what the lifecycle judged is what is changed, also against another process;
-//! - what was answered survives a power cut, but for what was asked for before that ([`crate::store::Early`]);
+//! - `synchronous=FULL`: what was answered survives a power cut, and nobody sees it before; the one exception is what wants to be told of early ([`crate::store::Early`], `durable.rs`);
 //! - the file is readable by its owner only;
 //! - errors name kinds of documents and stable causes, never values.
 //!

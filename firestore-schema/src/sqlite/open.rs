@@ -129,10 +129,10 @@ impl SqliteStore {
         reader
             .pragma_update(None, "query_only", true)
             .map_err(sqlite)?;
-        let log = Log::of(&writer).map_err(sqlite)?;
+        let log = Log::of(&writer).map_err(file)?;
         let (one, other) = ("keyturn-store-w", "keyturn-store-r");
         Ok(Self {
-            writer: Worker::start(one, writer, Some(log), instance.clone()).map_err(file)?,
+            writer: Worker::start(one, writer, log, instance.clone()).map_err(file)?,
             reader: Worker::start(other, reader, None, instance.clone()).map_err(file)?,
         })
     }

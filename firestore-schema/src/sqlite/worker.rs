@@ -6,6 +6,7 @@
 //! Nobody is told of a commit before it is durable, but those who have asked for that ([`Worker::write_early`]).
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::ops::Deref;
 use std::time::Instant;
 
@@ -26,11 +27,17 @@ enum Job {
     Grouped(Grouped),
 }
 
-/// Runs on the connection, outside any transaction that is not its own.
-type Alone = Box<dyn FnOnce(&mut Connection, Option<&Log>) + Send>;
+/// Is given the connection, if anything may still be written.
+type Alone = Box<dyn FnOnce(Result<&mut Connection>) + Send>;
 
-/// Runs inside the shared transaction (or is told why there is none) and says how to reply once the commit's fate is known.
-type Grouped = Box<dyn FnOnce(Result<&Shared<'_>>) -> Reply + Send>;
+/// A change that shares its transaction.
+struct Grouped {
+    /// Whether it wants to be told before the commit is durable.
+    early: bool,
+    /// Runs inside the transaction (or is told why there is none) and says how to reply once the commit's fate is known.
+    work: Box<dyn FnOnce(Result<&Shared<'_>>) -> Reply + Send>,
+}
+
 type Tell = Box<dyn FnOnce(Result<()>) + Send>;
 
 struct Reply {
@@ -76,20 +83,24 @@ impl Worker {
     pub(super) fn start(
         name: &str,
         mut db: Connection,
-        log: Option<Log>,
+        mut log: Option<Log>,
         instance: Instance,
     ) -> std::io::Result<Self> {
         let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
         std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
-                let mut next = None;
-                while let Some(job) = next.take().or_else(|| queue.blocking_recv()) {
-                    match job {
-                        Job::Alone(work) => work(&mut db, log.as_ref()),
-                        Job::Grouped(first) => {
-                            next = group(&mut db, log.as_ref(), first, &mut queue);
+                let mut waiting = Waiting::default();
+                while waiting.look(&mut queue) {
+                    let whole = log.as_ref().is_none_or(Log::is_whole);
+                    if !waiting.grouped.is_empty() {
+                        let log = log.as_mut();
+                        match whole {
+                            true => group(&mut db, log, &mut waiting.grouped),
+                            false => waiting.grouped.drain(..).for_each(|it| it.cannot(LOST)),
                         }
+                    } else if let Some(work) = waiting.alone.take() {
+                        work(if whole { Ok(&mut db) } else { Err(LOST) });
                     }
                 }
             })?;
@@ -103,19 +114,16 @@ impl Worker {
         F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     {
         let instance = self.instance.clone();
-        self.run("write", move |db, log| {
+        self.run("write", move |db| {
             let tx = Tx {
                 db: db
                     .transaction_with_behavior(TransactionBehavior::Immediate)
                     .map_err(error::sql)?,
                 instance: &instance,
             };
-            let before = tx.db.total_changes();
             // An early return drops the transaction, which rolls it back.
             let answer = work(&tx)?;
-            let wrote = tx.db.total_changes() != before;
             tx.db.commit().map_err(error::commit)?;
-            sync(log, wrote)?;
             Ok(answer)
         })
         .await
@@ -130,7 +138,7 @@ impl Worker {
     {
         let instance = self.instance.clone();
         self.send("write_grouped", move |reply| {
-            Job::Grouped(Box::new(move |tx| {
+            let work = move |tx: Result<&Shared<'_>>| {
                 let answer = tx.and_then(|shared| shared.run(|tx| work(tx, &instance)));
                 Reply {
                     early: None,
@@ -139,7 +147,11 @@ impl Worker {
                         drop(reply.send(answer.and_then(|answer| durable.map(|()| answer))));
                     }),
                 }
-            }))
+            };
+            Job::Grouped(Grouped {
+                early: false,
+                work: Box::new(work),
+            })
         })
         .await
     }
@@ -155,7 +167,7 @@ impl Worker {
         let (tell, durable) = oneshot::channel();
         let answer = self
             .send("write_early", move |reply| {
-                Job::Grouped(Box::new(move |tx| {
+                let work = move |tx: Result<&Shared<'_>>| {
                     let answer = tx.and_then(|shared| shared.run(|tx| work(tx, &instance)));
                     Reply {
                         early: Some(Box::new(move |committed| {
@@ -163,7 +175,11 @@ impl Worker {
                         })),
                         durable: Box::new(move |durable| drop(tell.send(durable))),
                     }
-                }))
+                };
+                Job::Grouped(Grouped {
+                    early: true,
+                    work: Box::new(work),
+                })
             })
             .await?;
         let durable = async move { durable.await.map_err(|_| STOPPED)? };
@@ -176,7 +192,7 @@ impl Worker {
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     {
-        self.run("read", move |db, _| {
+        self.run("read", move |db| {
             let tx = db.transaction().map_err(error::sql)?;
             work(&tx)
         })
@@ -186,12 +202,12 @@ impl Worker {
     async fn run<T, F>(&self, op: &'static str, work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Connection, Option<&Log>) -> Result<T> + Send + 'static,
+        F: FnOnce(&mut Connection) -> Result<T> + Send + 'static,
     {
         self.send(op, move |reply| {
-            Job::Alone(Box::new(move |db, log| {
+            Job::Alone(Box::new(move |db| {
                 // The caller may have gone; the work is done all the same.
-                drop(reply.send(work(db, log)));
+                drop(reply.send(db.and_then(work)));
             }))
         })
         .await
@@ -218,9 +234,17 @@ const STOPPED: StoreError = StoreError::Unknown {
     cause: "the store stopped while working",
 };
 
-/// Waits until what was written is on the disk. A commit that changed nothing has nothing to wait for.
-fn sync(log: Option<&Log>, wrote: bool) -> Result<()> {
-    log.filter(|_| wrote).map_or(Ok(()), Log::sync)
+const LOST: StoreError = StoreError::Unavailable {
+    cause: "the disk has failed; nothing is written before a restart",
+};
+
+impl Grouped {
+    /// There is no transaction to run it in.
+    fn cannot(self, error: StoreError) {
+        let mut reply = (self.work)(Err(error));
+        reply.tell_early(&Ok(()));
+        (reply.durable)(Ok(()));
+    }
 }
 
 impl Reply {
@@ -231,57 +255,101 @@ impl Reply {
     }
 }
 
-/// Runs `first` and whatever grouped work waits behind it in one transaction. Returns the job that ended the group.
-fn group(
-    db: &mut Connection,
-    log: Option<&Log>,
-    first: Grouped,
-    queue: &mut mpsc::Receiver<Job>,
-) -> Option<Job> {
+/// Jobs taken out of the channel: those that share a transaction, and behind them at most one that does not.
+#[derive(Default)]
+struct Waiting {
+    grouped: VecDeque<Grouped>,
+    alone: Option<Alone>,
+}
+
+impl Waiting {
+    /// Waits until there is something to do, and takes what is there already; false at the end.
+    fn look(&mut self, queue: &mut mpsc::Receiver<Job>) -> bool {
+        if self.grouped.is_empty() && self.alone.is_none() {
+            match queue.blocking_recv() {
+                Some(job) => self.take(job),
+                None => return false,
+            }
+        }
+        while self.alone.is_none() && self.grouped.len() < GROUP {
+            match queue.try_recv() {
+                Ok(job) => self.take(job),
+                Err(_) => break,
+            }
+        }
+        true
+    }
+
+    fn take(&mut self, job: Job) {
+        match job {
+            Job::Grouped(work) => self.grouped.push_back(work),
+            Job::Alone(work) => self.alone = Some(work),
+        }
+    }
+}
+
+/// Runs what waits in one transaction; what comes behind a change that failed half-way is left.
+///
+/// Those who want to be told early are so only among themselves: with anybody else in the group, its commit waits for the disk as any other, and nobody sees it
+/// before.
+fn group(db: &mut Connection, log: Option<&mut Log>, waiting: &mut VecDeque<Grouped>) {
+    match log.filter(|_| waiting.iter().all(|one| one.early)) {
+        None => {
+            let (mut replies, committed) = commit(db, waiting);
+            replies
+                .iter_mut()
+                .for_each(|one| one.tell_early(&committed));
+            replies
+                .into_iter()
+                .for_each(|one| (one.durable)(committed.clone()));
+        }
+        Some(log) => {
+            let (mut replies, committed) = match log.wait_within(db, false) {
+                Ok(()) => commit(db, waiting),
+                Err(error) => return waiting.drain(..).for_each(|it| it.cannot(error.clone())),
+            };
+            replies
+                .iter_mut()
+                .for_each(|one| one.tell_early(&committed));
+            let durable = committed.and_then(|()| log.sync());
+            // Whatever comes of it, the log knows.
+            let _ = log.wait_within(db, true);
+            replies
+                .into_iter()
+                .for_each(|one| (one.durable)(durable.clone()));
+        }
+    }
+}
+
+/// The replies of those that were run, and what became of their transaction.
+fn commit(db: &mut Connection, waiting: &mut VecDeque<Grouped>) -> (Vec<Reply>, Result<()>) {
     let tx = match db.transaction_with_behavior(TransactionBehavior::Immediate) {
         Ok(tx) => tx,
         Err(error) => {
-            let mut reply = first(Err(error::sql(error)));
-            reply.tell_early(&Ok(()));
-            (reply.durable)(Ok(()));
-            return None;
+            let error = error::sql(error);
+            let replies = waiting.drain(..).map(|it| (it.work)(Err(error.clone())));
+            return (replies.collect(), Ok(()));
         }
     };
-    let before = tx.total_changes();
     let shared = Shared {
         tx,
         spoilt: Cell::new(false),
     };
-    let mut replies = vec![first(Ok(&shared))];
-    let mut next = None;
-    while replies.len() < GROUP && shared.is_whole() {
-        match queue.try_recv() {
-            Ok(Job::Grouped(work)) => replies.push(work(Ok(&shared))),
-            Ok(alone @ Job::Alone(_)) => {
-                next = Some(alone);
-                break;
-            }
-            Err(_) => break,
-        }
+    let mut replies = Vec::with_capacity(waiting.len());
+    while shared.is_whole()
+        && let Some(one) = waiting.pop_front()
+    {
+        replies.push((one.work)(Ok(&shared)));
     }
-    let wrote = shared.tx.total_changes() != before;
     let committed = if shared.is_whole() {
         shared.tx.commit().map_err(error::commit)
     } else {
         // Dropped, it is rolled back.
-        drop(shared);
         Err(StoreError::Unavailable {
             cause: "the transaction was given up",
         })
     };
-    for reply in &mut replies {
-        reply.tell_early(&committed);
-    }
-    let durable = committed.and_then(|()| sync(log, wrote));
-    for reply in replies {
-        (reply.durable)(durable.clone());
-    }
-    next
+    (replies, committed)
 }
 
 impl Shared<'_> {
@@ -367,30 +435,43 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_who_asked_for_it_is_told_before_the_disk_has_it() {
+    async fn only_who_asked_for_it_is_told_before_the_disk_has_it_and_a_lost_log_ends_all_writing()
+    {
         let dir = tempfile::tempdir().unwrap();
-        let db = Connection::open(dir.path().join("t.db")).unwrap();
+        let path = dir.path().join("t.db");
+        let db = Connection::open(&path).unwrap();
+        db.pragma_update(None, "journal_mode", "WAL").unwrap();
         db.execute("CREATE TABLE t (n INTEGER)", []).unwrap();
-        // A log that is not there cannot be waited for.
-        let lost = Log::at(dir.path().join("lost"));
-        let worker = Worker::start("test", db, Some(lost), Instance::operator()).unwrap();
+        let mode = |db: &Connection| db.query_row("PRAGMA synchronous", [], |row| row.get(0));
+        let full: i64 = mode(&db).unwrap();
+        let log = Log::of(&db).unwrap().unwrap();
+        let failing = log.fails_when(dir.path().join("broken"));
+        let worker = Worker::start("test", db, Some(failing), Instance::operator()).unwrap();
         let insert = |tx: &Transaction<'_>| {
             tx.execute("INSERT INTO t VALUES (1)", []).unwrap();
             Ok(7)
         };
         let early = worker.write_early(move |tx, _| insert(tx)).await.unwrap();
         assert_eq!(early.answer, 7);
-        let unknown = |result| matches!(result, Err(StoreError::Unknown { .. }));
-        assert!(unknown(early.durable().await));
-        assert!(unknown(
-            worker
-                .write_grouped(move |tx, _| insert(tx))
-                .await
-                .map(drop)
-        ));
-        assert!(unknown(worker.write(move |tx| insert(tx)).await.map(drop)));
-        // What writes nothing waits for nothing.
-        worker.write_grouped(|_, _| Ok(())).await.unwrap();
-        worker.write(|_| Ok(())).await.unwrap();
+        early.durable().await.unwrap();
+        let after = worker
+            .read(move |tx| mode(tx).map_err(error::sql))
+            .await
+            .unwrap();
+        assert_eq!(after, full, "the next commit would not wait for the disk");
+
+        std::fs::write(dir.path().join("broken"), "").unwrap();
+        // Who does not ask to be told early waits within the commit, and does not need the log.
+        worker.write_grouped(move |tx, _| insert(tx)).await.unwrap();
+        let early = worker.write_early(move |tx, _| insert(tx)).await.unwrap();
+        assert_eq!(early.answer, 7);
+        let durable = early.durable().await;
+        assert!(matches!(durable, Err(StoreError::Unknown { .. })));
+        std::fs::remove_file(dir.path().join("broken")).unwrap();
+        // What is behind it in the log may be lost with it: nobody is told "done" any more, not even of a repeat that changes nothing.
+        let grouped = worker.write_grouped(|_, _| Ok(())).await;
+        assert_eq!(grouped, Err(LOST));
+        assert_eq!(worker.write(|_| Ok(())).await, Err(LOST));
+        assert!(worker.write_early(|_, _| Ok(())).await.is_err());
     }
 }
