@@ -2,7 +2,8 @@
 //! with one commit. No queue, no worker, and nothing to look for after a crash: the intent and what came of it are there together, or neither is.
 //!
 //! The device is told before the commit is on the disk, and the broker afterwards. A power cut in between takes the secret_id with it, everywhere; the broker
-//! delivers the request again, and the device is told of another one.
+//! delivers the request again, and the device is told of another one. A disk that fails in between ends all writing (`sqlite/durable.rs`): nothing that the
+//! device does with its secret_id is recorded before the relay has been started anew, and then either both are there or neither.
 //!
 //! Whatever is not plain sailing goes the long way ([`super::queue`] → [`super::work`]), which has a word for every refusal.
 
@@ -29,7 +30,8 @@ impl Devices {
         identity: Option<IdentityKey>,
         arrived: Instant,
     ) -> Option<Handled> {
-        if !self.parts.issuer.makes_at_once() {
+        // Nothing is made that could not be handed over: requests wait elsewhere.
+        if !self.parts.issuer.makes_at_once() || !self.parts.outlet.has_room() {
             return None;
         }
         let AuthRequest { nonce, reason, .. } = request;
@@ -107,7 +109,7 @@ impl Devices {
             Ok(()) => Some(Handled::Asked),
             Err(error) => {
                 tracing::error!(%device, %nonce, %error, "an issued secret_id may not survive a power cut");
-                Some(Handled::Refused("store"))
+                Some(Handled::Unrecorded)
             }
         }
     }

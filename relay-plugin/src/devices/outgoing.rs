@@ -46,6 +46,8 @@ pub trait Outlet: Send + Sync {
     /// # Errors
     /// [`NotSent`] when there is no room for too long, or the connection was shut down.
     async fn send(&self, message: Outgoing) -> Result<(), NotSent>;
+    /// Whether a message that matters could be handed over now.
+    fn has_room(&self) -> bool;
     /// Hands over a message that may be lost.
     ///
     /// # Errors

@@ -86,6 +86,10 @@ impl Outlet for Outbox {
             .map_err(|_| NotSent)
     }
 
+    fn has_room(&self) -> bool {
+        self.first.capacity() > 0
+    }
+
     fn offer(&self, message: Outgoing) -> Result<(), NotSent> {
         let queue = if message.forgets() {
             &self.first

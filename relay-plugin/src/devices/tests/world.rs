@@ -223,6 +223,9 @@ impl Outlet for Channel {
         }
         self.offer(message)
     }
+    fn has_room(&self) -> bool {
+        true
+    }
     fn offer(&self, message: Outgoing) -> Result<(), NotSent> {
         self.0.send(message).map_err(|_| NotSent)
     }
