@@ -89,6 +89,7 @@ impl<'t> Reading<'t> {
             match answer.result {
                 Some(GetResult::Found(document)) => {
                     let (path, found) = self.found(document)?;
+                    latest = later(latest, Some(found.update_time));
                     self.seen.insert(path, Some(found));
                 }
                 Some(GetResult::Missing(name)) => {
@@ -230,7 +231,9 @@ impl<'t> Reading<'t> {
         for answer in answers {
             latest = later(latest, answer.read_time);
             if let Some(document) = answer.document {
-                documents.push(self.found(document)?);
+                let (path, found) = self.found(document)?;
+                latest = later(latest, Some(found.update_time));
+                documents.push((path, found));
             }
         }
         link.counters.reads(self.turn.op(), documents.len().max(1));
@@ -277,6 +280,7 @@ impl<'t> Reading<'t> {
     }
 }
 
+/// The moment to read on at. Never before the last change that was seen, whatever read time came with it: else what was written with that change would be missing.
 fn later(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
     let key = |stamp: &Timestamp| (stamp.seconds, stamp.nanos);
     one.into_iter().chain(other).max_by_key(key)
