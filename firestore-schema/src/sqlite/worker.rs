@@ -35,9 +35,10 @@ struct Grouped {
     /// Whether it wants to be told before the commit is durable.
     early: bool,
     /// Runs inside the transaction (or is told why there is none) and says how to reply once the commit's fate is known.
-    work: Box<dyn FnOnce(Result<&Shared<'_>>) -> Reply + Send>,
+    work: Work,
 }
 
+type Work = Box<dyn FnOnce(Result<&Shared<'_>>) -> Reply + Send>;
 type Tell = Box<dyn FnOnce(Result<()>) + Send>;
 
 struct Reply {
