@@ -25,7 +25,7 @@ pub struct Reserve {
     pub audit: AuditRecord,
 }
 
-/// Result of [`SecretStore::reserve`].
+/// Result of [`crate::store::SecretStore::reserve`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reserved {
     /// The client is ours.
@@ -82,7 +82,7 @@ pub struct RecordAck {
     pub audit: AuditRecord,
 }
 
-/// Result of [`SecretStore::record_ack`].
+/// Result of [`crate::store::SecretStore::record_ack`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AckResult {
     /// The rotation afterwards.
@@ -135,7 +135,7 @@ pub struct Withdraw {
     pub audit: AuditRecord,
 }
 
-/// Result of [`SecretStore::withdraw`].
+/// Result of [`crate::store::SecretStore::withdraw`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Withdrawn {
     /// This very transaction ended the rotation.
