@@ -248,7 +248,7 @@ impl Devices {
             // The store counts no more of them.
             requests_per_hour: keys.number("devices.requests_per_hour", 1..=32, 12)? as u32,
             messages_per_minute: keys.number("devices.messages_per_minute", 1..=10_000, 60)? as u32,
-            messages_per_second: keys.number("devices.messages_per_second", 1..=100_000, 2_000)?
+            messages_per_second: keys.number("devices.messages_per_second", 1..=100_000, 5_000)?
                 as u32,
             clock_skew: keys.duration("devices.clock_skew", second..=MINUTE * 25, MINUTE * 5)?,
             schedule: keys.duration("devices.schedule", MINUTE..=DAY * 7, HOUR * 6)?,

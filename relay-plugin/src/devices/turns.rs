@@ -2,7 +2,7 @@
 //! its webhook share the lines.
 //!
 //! What must always hold:
-//! - a turn is given where the message comes in ([`Turns::take`] never waits), so that no scheduler can change the order;
+//! - a turn is given where the message comes in (`Turns::take` never waits), so that no scheduler can change the order;
 //! - whoever is dropped, having panicked or been given up, lets the next one go; whoever is dropped while it waits lets nobody overtake those before it;
 //! - a device without messages takes no memory, and no lock is held while a message is handled.
 
