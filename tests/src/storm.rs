@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
-use keyturn_store::devices::{Change, DeviceDoc, DeviceOptions, DeviceStore as _};
+use keyturn_store::devices::{Change, DeviceDoc, DeviceOptions, DeviceStore};
 use keyturn_store::store::AuditTrail as _;
 use tokio::time::Instant;
 
@@ -112,6 +112,22 @@ impl World {
     pub async fn recorded(&self, event: &str) -> usize {
         let trail = self.store().read(None, usize::MAX).await.unwrap();
         trail.iter().filter(|record| record.event == event).count()
+    }
+}
+
+/// Waits until one device's report is believed, as [`World::settled_devices`] does for many.
+pub async fn settled_device(store: &dyn DeviceStore, n: usize) {
+    let until = Instant::now() + SETTLED;
+    loop {
+        let doc = store.device(&fleet::id(n)).await.unwrap().unwrap();
+        if settled(&doc) {
+            return;
+        }
+        assert!(
+            Instant::now() < until,
+            "its report is not recorded: {doc:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

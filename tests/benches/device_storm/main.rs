@@ -186,8 +186,7 @@ struct Embedded {
 
 async fn embedded(broker: SocketAddr) -> Embedded {
     let mut site = Site::new(broker, storm::embedded_issuer).await;
-    let (round_trip, single) = singles(broker).await;
-    site.world.settled_devices(DEVICES..DEVICES + SINGLES).await;
+    let (round_trip, single) = singles(broker, &site.world).await;
     heading();
     let (mut rate, mut overtaken) = (Sample::default(), 0);
     for n in 1..=STORMS {
@@ -212,19 +211,21 @@ async fn embedded(broker: SocketAddr) -> Embedded {
 }
 
 /// The broker's own round trip, and the time from one device's request to its secret_id.
-async fn singles(broker: SocketAddr) -> (Sample, Sample) {
+async fn singles(broker: SocketAddr, world: &World) -> (Sample, Sample) {
     let echo = Echo::start(broker).await;
     let mut line = Line::open("single", broker, DEVICES..DEVICES + SINGLES).await;
     line.listen_to(&echo).await;
     let (mut round_trip, mut single) = (Sample::default(), Sample::default());
     let mut disk = Disk::new();
+    let store = world.store();
     for place in 0..SINGLES {
         round_trip.push(milliseconds(line.round_trip(&echo).await));
         single.push(milliseconds(line.single(place).await));
+        // Behind it the report is on its way, too. The next device asks when nobody else is being served.
+        line.round_trip(&echo).await;
+        storm::settled_device(&store, DEVICES + place).await;
         disk.sync();
     }
-    // Behind it the last report is on its way, too.
-    line.round_trip(&echo).await;
     println!(
         "{:<58} {:>9} {:>9}",
         format!("milliseconds, {SINGLES} times in turns"),
