@@ -122,6 +122,7 @@ impl SqliteStore {
         let schema = |error| schema_error(path, error);
         let mut writer = connect_within(path, OPENING).map_err(schema)?;
         schema::migrate(&mut writer, instance).map_err(schema)?;
+        write_back(&writer).map_err(sqlite)?;
         let reader = connect_within(path, OPENING).map_err(schema)?;
         for db in [&writer, &reader] {
             db.busy_timeout(BUSY).map_err(sqlite)?;
@@ -239,6 +240,12 @@ fn write_ahead(db: &Connection, wait: Duration) -> Result<(), rusqlite::Error> {
             turned => return turned.map(drop),
         }
     }
+}
+
+/// Copies what the log holds into the database, which has a wait for the disk of its own. A disk may have failed under the process before: what it could not write
+/// of the log is reported once, and would be a gap in it for ever after. Waits for nobody who works on the file meanwhile.
+fn write_back(db: &Connection) -> rusqlite::Result<()> {
+    db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
 }
 
 pub(super) fn connect(path: &Path) -> Result<Connection, SchemaError> {

@@ -242,13 +242,16 @@ const LOST: StoreError = StoreError::Unavailable {
 impl Grouped {
     /// There is no transaction to run it in.
     fn cannot(self, error: StoreError) {
-        let mut reply = (self.work)(Err(error));
-        reply.tell_early(&Ok(()));
-        (reply.durable)(Ok(()));
+        (self.work)(Err(error)).settle(&Ok(()));
     }
 }
 
 impl Reply {
+    fn settle(mut self, committed: &Result<()>) {
+        self.tell_early(committed);
+        (self.durable)(committed.clone());
+    }
+
     fn tell_early(&mut self, committed: &Result<()>) {
         if let Some(early) = self.early.take() {
             early(committed.clone());
@@ -296,13 +299,8 @@ impl Waiting {
 fn group(db: &mut Connection, log: Option<&mut Log>, waiting: &mut VecDeque<Grouped>) {
     match log.filter(|_| waiting.iter().all(|one| one.early)) {
         None => {
-            let (mut replies, committed) = commit(db, waiting);
-            replies
-                .iter_mut()
-                .for_each(|one| one.tell_early(&committed));
-            replies
-                .into_iter()
-                .for_each(|one| (one.durable)(committed.clone()));
+            let (replies, committed) = commit(db, waiting);
+            replies.into_iter().for_each(|one| one.settle(&committed));
         }
         Some(log) => {
             let (mut replies, committed) = match log.wait_within(db, false) {
@@ -332,6 +330,7 @@ fn commit(db: &mut Connection, waiting: &mut VecDeque<Grouped>) -> (Vec<Reply>, 
             return (replies.collect(), Ok(()));
         }
     };
+    let began = tx.total_changes();
     let shared = Shared {
         tx,
         spoilt: Cell::new(false),
@@ -340,7 +339,13 @@ fn commit(db: &mut Connection, waiting: &mut VecDeque<Grouped>) -> (Vec<Reply>, 
     while shared.is_whole()
         && let Some(one) = waiting.pop_front()
     {
-        replies.push((one.work)(Ok(&shared)));
+        let reply = (one.work)(Ok(&shared));
+        if shared.tx.total_changes() == began && shared.is_whole() {
+            // So far nobody has written anything: what this one saw was there before, whatever becomes of the others.
+            reply.settle(&Ok(()));
+        } else {
+            replies.push(reply);
+        }
     }
     let committed = if shared.is_whole() {
         shared.tx.commit().map_err(error::commit)
@@ -425,6 +430,42 @@ mod tests {
     #[tokio::test]
     async fn a_change_that_refuses_harms_nobody_who_shares_its_commit() {
         assert_eq!(three(0).await, (vec![true, true], 2));
+    }
+
+    #[tokio::test]
+    async fn who_comes_before_anything_is_written_depends_on_nobody() {
+        let db = Connection::open_in_memory().unwrap();
+        db.execute("CREATE TABLE t (n INTEGER)", []).unwrap();
+        let worker = Worker::start("test", db, None, Instance::operator()).unwrap();
+        let (go, held) = std::sync::mpsc::channel::<()>();
+        let holding = worker.read(move |_| {
+            held.recv().unwrap();
+            Ok(())
+        });
+        let looks = || worker.write_grouped(|_, _| Ok(()));
+        let fails = worker.write_grouped(|tx, _| -> Result<()> {
+            tx.execute("INSERT INTO t VALUES (1)", []).unwrap();
+            Err(REFUSED)
+        });
+        let writes = worker.write_grouped(|tx, _| {
+            tx.execute("INSERT INTO t VALUES (1)", []).unwrap();
+            Ok(())
+        });
+        let release = async {
+            while worker.jobs.capacity() > QUEUE - 3 {
+                tokio::task::yield_now().await;
+            }
+            go.send(()).unwrap();
+        };
+        let (held, before, writes, fails, ()) =
+            tokio::join!(holding, looks(), writes, fails, release);
+        held.unwrap();
+        assert_eq!(before, Ok(()));
+        assert!(
+            writes.is_err(),
+            "given up with the one that failed half-way"
+        );
+        assert_eq!(fails, Err(REFUSED));
     }
 
     #[tokio::test]

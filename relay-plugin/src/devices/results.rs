@@ -76,13 +76,16 @@ impl Devices {
                 newest = Some(doc);
                 ("failed", Ok(Handled::Reported))
             }
-            Answer::Repeat => match before {
-                Some(held) if wrong(&held) => ("repeat", Err(silent(&device, "proof.wrong"))),
+            Answer::Repeat => match &before {
+                Some(held) if wrong(held) => ("repeat", Err(silent(&device, "proof.wrong"))),
                 // What works does not stop working because somebody says so later.
                 _ if !ok => ("repeat", Err(silent(&device, "result.contradicts"))),
                 _ => ("repeat", Ok(Handled::Ignored)),
             },
             Answer::KeyChanged => return Ok(Err(silent(&device, "signature.key_changed"))),
+            _ if before.as_ref().is_some_and(wrong) => {
+                ("stale", Err(silent(&device, "proof.wrong")))
+            }
             // Nothing to do, and nothing to tell.
             _ if is_among(&nonces, &nonce) => ("stale", Err(silent(&device, "result.stale"))),
             _ => ("stale", Err(silent(&device, "result.unasked"))),
@@ -100,10 +103,7 @@ impl Devices {
 
 /// What was issued for this nonce, as far as the document still knows it.
 pub(super) fn issued_for<'a>(doc: &'a DeviceDoc, nonce: &DeviceNonce) -> Option<&'a Held> {
-    let issue = doc.outstanding.as_ref();
-    let held = issue.and_then(|issue| issue.held.as_ref());
-    let all = held.into_iter().chain(&doc.current).chain(&doc.earlier);
-    all.into_iter().find(|held| held.nonce == *nonce)
+    doc.held().find(|held| held.nonce == *nonce)
 }
 
 /// Whether the device has asked under this nonce, as far as the document still knows it.

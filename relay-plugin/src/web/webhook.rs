@@ -20,6 +20,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::{Web, routes::problem};
 use crate::devices::{Carriage, Devices, Incoming, flow::Handled};
+use crate::metrics::PANICS;
 
 /// Where it is.
 pub(super) const PATH: &str = "/kr/v1/mqtt/webhook";
@@ -105,15 +106,27 @@ pub(crate) async fn deliver(devices: &Arc<Devices>, body: &[u8]) -> Response {
             "expected a JSON object with topic and payload",
         );
     };
-    let handled = devices
-        .handle(Incoming {
+    let turn = devices.line_up(&published.topic);
+    let (devices, arrived) = (Arc::clone(devices), Instant::now());
+    // A task of its own: a caller that hangs up, or whose time is over, leaves nothing half done.
+    let handling = tokio::spawn(async move {
+        let incoming = Incoming {
             carriage: Carriage::Webhook,
             topic: &published.topic,
             payload: published.payload.as_bytes(),
             retained: published.retain || published.flags.retain,
-            arrived: Instant::now(),
-        })
-        .await;
+            arrived,
+        };
+        devices.handle_in(turn, incoming).await
+    });
+    let Ok(handled) = handling.await else {
+        metrics::counter!(PANICS, "part" => "devices").increment(1);
+        return problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal_error",
+            "the message could not be handled",
+        );
+    };
     // Also a refusal is a success towards the broker: it has nothing to try again.
     let result = match handled {
         Handled::Asked | Handled::Reported => "accepted",
