@@ -27,6 +27,7 @@ use crate::devices::issuer::embedded::{EmbeddedIssuer, Parts as IssuerParts};
 use crate::devices::outgoing::Outgoing;
 use crate::devices::settings::Settings;
 use crate::rotation::ports::Clock as _;
+use crate::web::deliver;
 
 struct Site {
     devices: Arc<Devices>,
@@ -296,5 +297,29 @@ async fn a_commit_that_nobody_knows_the_end_of_makes_nobody_flood_a_device_with_
         told += 1;
     }
     assert!((1..=most).contains(&told), "{told} answers");
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn a_webhooks_caller_that_hangs_up_leaves_nothing_half_done() {
+    let mut site = Site::with_role().await;
+    let device = id(1);
+    site.allow(&device, DeviceOptions::default()).await;
+    let before = site.commits.calls("issue_at_once");
+    let held = site.commits.hold("issue_at_once");
+    let payload = request(&device, &nonce(1)).to_string();
+    let body = json!({ "topic": format!("iot/{device}/status"), "payload": payload }).to_string();
+    {
+        let call = deliver(&site.devices, body.as_bytes());
+        tokio::pin!(call);
+        while site.commits.calls("issue_at_once") == before {
+            tokio::select! {
+                _ = &mut call => panic!("it was answered while the store was held"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+    }
+    drop(held);
+    assert!(site.answer(&device).await["secret_id"].is_string());
     site.stop().await;
 }
