@@ -83,13 +83,13 @@ impl<'t> Reading<'t> {
             })
             .await?;
         link.counters.reads(self.turn.op(), paths.len());
-        let mut latest = None;
+        let (mut read, mut shown) = (None, None);
         for answer in answers {
-            latest = later(latest, answer.read_time);
+            read = later(read, answer.read_time);
             match answer.result {
                 Some(GetResult::Found(document)) => {
                     let (path, found) = self.found(document)?;
-                    latest = later(latest, Some(found.update_time));
+                    shown = later(shown, Some(found.update_time));
                     self.seen.insert(path, Some(found));
                 }
                 Some(GetResult::Missing(name)) => {
@@ -103,8 +103,20 @@ impl<'t> Reading<'t> {
         if !paths.iter().all(|path| self.seen.contains_key(path)) {
             return Err(StoreError::Damaged { what: "answer" });
         }
-        self.at = self.at.or(latest);
-        Ok(())
+        if self.begins_at(read, shown) {
+            return Ok(());
+        }
+        for path in paths {
+            self.seen.remove(path);
+        }
+        Box::pin(self.fetch_some(paths)).await
+    }
+
+    /// Settles the moment with its first answer; false if that is to be asked for again.
+    fn begins_at(&mut self, read: Option<Timestamp>, shown: Option<Timestamp>) -> bool {
+        let (at, settled) = moment(self.at, read, shown);
+        self.at = at;
+        settled
     }
 
     /// One document.
@@ -226,19 +238,21 @@ impl<'t> Reading<'t> {
                 Ok(answers)
             })
             .await?;
-        let mut latest = None;
+        let (mut read, mut shown) = (None, None);
         let mut documents = Vec::with_capacity(answers.len());
         for answer in answers {
-            latest = later(latest, answer.read_time);
+            read = later(read, answer.read_time);
             if let Some(document) = answer.document {
                 let (path, found) = self.found(document)?;
-                latest = later(latest, Some(found.update_time));
+                shown = later(shown, Some(found.update_time));
                 documents.push((path, found));
             }
         }
         link.counters.reads(self.turn.op(), documents.len().max(1));
-        self.at = self.at.or(latest);
-        Ok(documents)
+        if self.begins_at(read, shown) {
+            return Ok(documents);
+        }
+        Box::pin(self.page(ask, size, after)).await
     }
 
     /// Takes note of what [`Reading::raw`] found, so that it can be written.
@@ -280,8 +294,39 @@ impl<'t> Reading<'t> {
     }
 }
 
-/// The moment to read on at. Never before the last change that was seen, whatever read time came with it: else what was written with that change would be missing.
+/// The moment that is read, and whether an answer is of it. The first answer settles it, unless it shows a change later than the time it claims to be of: on from
+/// there, what was written with that change would be missing, so the change's own time is the moment.
+fn moment(
+    at: Option<Timestamp>,
+    read: Option<Timestamp>,
+    shown: Option<Timestamp>,
+) -> (Option<Timestamp>, bool) {
+    match at {
+        Some(_) => (at, true),
+        None => {
+            let at = later(read, shown);
+            (at, at == read)
+        }
+    }
+}
+
 fn later(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
     let key = |stamp: &Timestamp| (stamp.seconds, stamp.nanos);
     one.into_iter().chain(other).max_by_key(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_answer_settles_the_moment_unless_it_shows_what_came_later() {
+        let at = |seconds, nanos| Some(Timestamp { seconds, nanos });
+        assert_eq!(moment(None, at(2, 0), at(1, 6)), (at(2, 0), true));
+        assert_eq!(moment(None, at(2, 0), None), (at(2, 0), true));
+        assert_eq!(moment(None, at(1, 5), at(1, 6)), (at(1, 6), false));
+        assert_eq!(moment(at(1, 6), at(1, 6), at(1, 6)), (at(1, 6), true));
+        // What is read of a moment in the past was not changed later.
+        assert_eq!(moment(at(3, 0), None, at(1, 0)), (at(3, 0), true));
+    }
 }
