@@ -238,9 +238,12 @@ impl Devices {
     ) {
         let device = message.device.clone();
         crash::point(crash::Point::AfterIssueRecorded).await;
-        tracing::info!(%device, %nonce, %accessor, "issued a secret_id");
         let word = match self.parts.outlet.send(message).await {
-            Ok(()) => "issued",
+            Ok(()) => {
+                // After it has been handed over: a log takes its time.
+                tracing::info!(%device, %nonce, %accessor, "issued a secret_id");
+                "issued"
+            }
             Err(error) => {
                 tracing::warn!(%device, %nonce, %error, "an issued secret_id could not be sent; the device has to ask again");
                 self.not_sent(&device, nonce, attempt).await;
