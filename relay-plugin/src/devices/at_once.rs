@@ -35,10 +35,9 @@ impl Devices {
             return None;
         }
         let AuthRequest { nonce, reason, .. } = request;
-        // Without an identity nothing was looked at yet.
+        // Without an identity it bore no signature that could have been looked at.
         let voice = match identity {
             Some(_) => Voice::Verified,
-            None if request.signature.is_some() => Voice::Signed,
             None => Voice::Unsigned,
         };
         let ask = Change::Ask {

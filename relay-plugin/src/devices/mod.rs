@@ -2,8 +2,8 @@
 //! none of its policy; either works when the other is down.
 //!
 //! In the order a message walks: [`mqtt`] or the web listener's webhook → [`turns`] (one device's after one another) → [`intake`] (checks, pure) → [`limits`] → `judge` and [`flow`] (the store decides) →
-//! [`queue`] (in fair order) → [`work`] (the issuer) → [`outgoing`] (the answer) → [`flow`] again (the device's result) → [`upkeep`] (destruction,
-//! orphans, deadlines, pings).
+//! `at_once` (the short way: one commit and the answer), or [`queue`] (in fair order) → [`work`] (the issuer) → [`outgoing`] (the answer) → `results` (the device's own, with `outlast` while the store is
+//! away) → [`upkeep`] (destruction, orphans, deadlines, pings). `repeated` tells what a write of unknown outcome came to, [`refusals`] what becomes of the rest.
 //!
 //! What must always hold:
 //! - a message is acknowledged to the broker only when what it caused is stored, or the device has been told to ask again;
